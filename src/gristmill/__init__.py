@@ -1,0 +1,1 @@
+"""Gristmill: a self-hosted, asynchronous REST batch-job service for AI work."""

@@ -1,0 +1,1 @@
+"""The rules, pure: no I/O, no clock, no imports from any other room."""

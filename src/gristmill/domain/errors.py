@@ -1,0 +1,86 @@
+"""Errors a caller can cause. `api/errors.py` is the one place that gives each its HTTP status."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a request: where (a JSON pointer, or the name of a query parameter or header), what, in words."""
+
+    pointer: str
+    code: str
+    detail: str
+
+
+class ServiceError(Exception):
+    """`code` is for programs and never changes; `detail` is for people and never echoes the input."""
+
+    code = "internal_error"
+    title = "Internal error"
+
+    def __init__(self, detail: str, *, code: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        if code is not None:
+            self.code = code
+
+
+class Invalid(ServiceError):
+    """The request is wrong; `problems` lists all that was found, at most 100."""
+
+    code = "invalid_request"
+    title = "The request is not valid"
+
+    def __init__(self, problems: Sequence[Problem], detail: str | None = None) -> None:
+        count = len(problems)
+        super().__init__(detail or (problems[0].detail if count == 1 else f"{count} problems in the request"))
+        self.problems = list(problems[:100])
+        if count == 1:
+            self.code = problems[0].code
+
+
+class Unauthenticated(ServiceError):
+    code = "unauthenticated"
+    title = "No or bad credentials"
+
+
+class Forbidden(ServiceError):
+    code = "forbidden"
+    title = "Not allowed"
+
+
+class NotFound(ServiceError):
+    """Unknown, or another tenant's: the two look the same."""
+
+    code = "not_found"
+    title = "Not found"
+
+
+class Conflict(ServiceError):
+    """The thing is in a state that does not allow this; `detail` names the state."""
+
+    code = "conflict"
+    title = "Not possible in this state"
+
+
+class TooLarge(ServiceError):
+    code = "too_large"
+    title = "Too large"
+
+
+class UnsupportedMediaType(ServiceError):
+    code = "unsupported_media_type"
+    title = "Unsupported media type"
+
+
+class RequestTimeout(ServiceError):
+    code = "request_timeout"
+    title = "The request did not arrive in time"
+
+
+class Unavailable(ServiceError):
+    """Postgres cannot be reached, or cannot take more; the caller may try again soon."""
+
+    code = "unavailable"
+    title = "Not available right now"

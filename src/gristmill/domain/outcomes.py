@@ -1,0 +1,116 @@
+"""What a processor may answer (an outcome), and what we do about it (a verdict).
+
+Pure: no clock, no database, no HTTP. This is where the rule "how many attempts" lives.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+from uuid import UUID
+
+from gristmill.domain.retry import RetryPolicy
+from gristmill.domain.usage import Usage
+
+ErrorCode = Literal[400, 408, 499, 500]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemError:
+    """Why an item failed. `code` is one of the four numbers of the contract; the rest is the detail.
+
+    `type` is a stable word for programs (`upstream_error`, `item_timeout`, `worker_lost`, …), `message` and
+    `suggestion` are for people and hold no secrets.
+    """
+
+    code: ErrorCode
+    type: str
+    message: str
+    upstream_status: int | None = None
+    retryable: bool = False
+    suggestion: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "type": self.type,
+            "message": self.message,
+            "upstream_status": self.upstream_status,
+            "retryable": self.retryable,
+            "suggestion": self.suggestion,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of a chat: what was asked and what was answered, to be kept with the result."""
+
+    user_message: str
+    reply: str
+    history_id: int | None  # None: the item began a new chat
+    name: str | None = None  # both kept on a new chat
+    external_user_id: str | None = None
+    agent_id: UUID | None = None
+    file_ids: tuple[UUID, ...] = ()  # attached to the user's message
+
+
+@dataclass(frozen=True, slots=True)
+class Success:
+    """`content` is text for people (`response_content`), `output` any JSON value. At least one of them is set."""
+
+    output: Any = None
+    content: str | None = None
+    usage: Usage | None = None
+    turn: Turn | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Permanent: another attempt would fail the same way."""
+
+    error: ItemError
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """May work later. `waiting` means that nothing is wrong with the item (429, no capacity, upstream down):
+    it uses up no attempt and is bounded by the batch's deadline only. `delay_seconds` None: by the retry policy."""
+
+    error: ItemError
+    delay_seconds: float | None = None
+    waiting: bool = False
+    usage: Usage | None = None
+
+
+Outcome = Success | Failure | Retry
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The item has ended with this result."""
+
+    result: Success | Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Requeue:
+    """Run it again after `delay_seconds`. `attempts_used` counts those that are gone for good."""
+
+    delay_seconds: float
+    attempts_used: int
+    error: ItemError
+    waiting: bool
+
+
+Verdict = Record | Requeue
+
+
+def decide(outcome: Outcome, *, attempt: int, max_attempts: int, policy: RetryPolicy) -> Verdict:
+    """What follows from the outcome of attempt number `attempt` (1-based)."""
+    match outcome:
+        case Success() | Failure():
+            return Record(outcome)
+        case Retry(error, delay_seconds, True):
+            return Requeue(policy.delay(1) if delay_seconds is None else delay_seconds, attempt - 1, error, True)
+        case Retry(error, _, False, usage) if attempt >= max_attempts:
+            return Record(Failure(error, usage))
+        case Retry(error, delay_seconds, False):
+            return Requeue(policy.delay(attempt) if delay_seconds is None else delay_seconds, attempt, error, False)

@@ -1,0 +1,97 @@
+"""Every setting, with its unit and default. The only reader of the environment.
+
+Each is read from `GRISTMILL_<NAME>`; those marked with `_FILES` below also from a file named by `GRISTMILL_<NAME>_FILE`
+(a mounted secret), whose text is used without the newline at its end.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+PREFIX = "GRISTMILL_"
+_FILES = frozenset({"database_url", "api_key", "secret_key", "llm_base_url", "llm_api_key", "public_url"})
+
+
+class _FromFiles(PydanticBaseSettingsSource):
+    """Reads `GRISTMILL_<NAME>_FILE` for the settings that may be secrets."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        path = os.environ.get(f"{PREFIX}{field_name.upper()}_FILE") if field_name in _FILES else None
+        return (Path(path).read_text().rstrip("\n") if path else None), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        values = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def _default_data_dir() -> Path:
+    """As root a system folder (Postgres must not run as root and could not reach a root-only home), else the user's own."""
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        return Path("/var/lib/gristmill")
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "gristmill"
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
+
+    # Where
+    database_url: SecretStr | None = None  # unset: the embedded Postgres in data_dir
+    data_dir: Path = Field(default_factory=_default_data_dir)  # embedded Postgres, files, the generated secret key
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    public_url: str | None = None  # start of absolute links; unset: http://host:port
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    # Postgres
+    database_pool_size: Annotated[int, Field(ge=2, le=200)] = 10  # connections for the engine and for hot reads
+    database_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0  # for one statement; a half-open link shows within it
+    database_prepared_statements: bool = True  # false behind a PgBouncer that does not keep them (before 1.21)
+    migrate_on_start: bool = True  # `serve` and `worker` bring the database to this version's schema
+
+    # Credentials
+    api_key: SecretStr | None = None  # accepted for the default tenant; unset: one is made on first start, shown once
+    secret_key: SecretStr | None = None  # encrypts secrets, peppers key hashes; required with database_url
+
+    # Work
+    concurrency: Annotated[int, Field(ge=1, le=100_000)] = 256  # items in flight per worker process
+    lease_seconds: Annotated[float, Field(gt=0)] = 30.0  # without a heartbeat for so long, a worker is dead
+    item_timeout_seconds: Annotated[float, Field(ge=1, le=3600)] = 300.0  # for one run of an item, unless its batch says
+    poll_seconds: Annotated[float, Field(gt=0)] = 1.0  # between looks for work when nothing woke the worker
+    drain_seconds: Annotated[float, Field(ge=0)] = 20.0  # on SIGTERM, for items in flight to finish
+    retention_days: Annotated[int, Field(ge=1, le=3650)] = 30  # after the end of a batch
+
+    # The model: any OpenAI-compatible endpoint
+    llm_base_url: str | None = None  # such as https://api.openai.com/v1
+    llm_api_key: SecretStr | None = None
+    llm_model: str | None = None  # for agents that name none
+    llm_concurrency: Annotated[int, Field(ge=1, le=10_000)] = 64  # calls in flight per worker process
+    llm_timeout_seconds: Annotated[float, Field(gt=0)] = 120.0  # for one call, from connect to the last byte
+    llm_price_prompt: Annotated[float, Field(ge=0)] | None = None  # US dollars per 1,000,000 tokens
+    llm_price_completion: Annotated[float, Field(ge=0)] | None = None
+
+    # Network
+    allow_private_addresses: bool = False  # http and private addresses for webhooks and URLs: for local work only
+    webhook_timeout_seconds: Annotated[float, Field(gt=0)] = 15.0  # for one POST, from connect to the last byte
+    upload_max_bytes: Annotated[int, Field(ge=1)] = 2_000_000_000
+    body_max_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024  # of a JSON request
+
+    @field_validator("public_url", "llm_base_url")
+    @classmethod
+    def _without_slash(cls, url: str | None) -> str | None:
+        return url.rstrip("/") if url else url
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, _FromFiles(settings_cls)

@@ -1,0 +1,397 @@
+"""The tables. What Postgres can keep true, it keeps: keys, checks, uniqueness.
+
+`item`, `result` and `item_attempt` are big and only ever inserted into; they are partitioned by time of their batch
+(batch ids are UUIDv7) so that retention drops whole partitions. What churns lives in tables of a few hundred narrow
+rows: `span`, `lease`, `batch_count`, `batch_schedule`, `tenant_schedule`, `history_lock`, `worker`.
+See docs/decisions/0001-spans-and-results.md.
+"""
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Float,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+        "pk": "%(table_name)s_pkey",
+    }
+)
+
+PARTITIONED = ("item", "result", "item_attempt")
+_PARTITIONED: dict[str, Any] = {"postgresql_partition_by": "RANGE (batch_id)"}
+# Few rows, many updates: room for HOT updates in the page. Vacuum settings are in the migration (no dialect option has them).
+_HOT: dict[str, Any] = {"postgresql_with": {"fillfactor": 50}}
+
+
+def _id() -> Column[Any]:
+    return Column("id", Uuid, primary_key=True)
+
+
+def _at(name: str, *, nullable: bool = True) -> Column[Any]:
+    return Column(name, DateTime(timezone=True), nullable=nullable)
+
+
+def _created_at() -> Column[Any]:
+    return Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now())
+
+
+def _number(name: str, kind: type[Any] = Integer) -> Column[Any]:
+    """A counter that starts at 0."""
+    return Column(name, kind, nullable=False, server_default=text("0"))
+
+
+# --- who -------------------------------------------------------------------------------------------------------------
+
+tenant = Table("tenant", metadata, _id(), Column("name", Text, nullable=False, unique=True), _created_at())
+
+api_key = Table(
+    "api_key",
+    metadata,
+    _id(),
+    Column("tenant_id", Uuid, nullable=False, index=True),
+    Column("name", Text, nullable=False),
+    Column("prefix", Text, nullable=False),  # the first characters, to recognise a key by
+    Column("last_four", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False, unique=True),  # HMAC-SHA-256 under the secret key
+    Column("scopes", ARRAY(Text), nullable=False),
+    _created_at(),
+    _at("expires_at"),
+    _at("revoked_at"),
+)
+
+# --- what to run -----------------------------------------------------------------------------------------------------
+
+agent = Table(
+    "agent",
+    metadata,
+    _id(),
+    Column("tenant_id", Uuid, nullable=False),
+    Column("latest_version", Integer, nullable=False),
+    Column("published_version", Integer),
+    _created_at(),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Index(None, "tenant_id", "id"),
+)
+
+agent_version = Table(
+    "agent_version",
+    metadata,
+    Column("agent_id", Uuid, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("model", Text),
+    Column("instructions", Text, nullable=False),
+    Column("parameters", JSONB, nullable=False),
+    Column("mcp_servers", LargeBinary),  # JSON list of {name, url, headers}, encrypted: headers carry credentials
+    _created_at(),
+    _at("published_at"),
+)
+
+file = Table(
+    "file",
+    metadata,
+    _id(),
+    Column("tenant_id", Uuid, nullable=False),
+    Column("filename", Text, nullable=False),
+    Column("media_type", Text, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("sha256", LargeBinary, nullable=False),
+    _created_at(),
+    Index(None, "tenant_id", "id"),
+)
+
+# --- chats -----------------------------------------------------------------------------------------------------------
+
+chat = Table(
+    "chat",
+    metadata,
+    Column("history_id", BigInteger, Identity(), primary_key=True),
+    Column("tenant_id", Uuid, nullable=False),
+    Column("agent_id", Uuid),
+    Column("name", Text),
+    Column("external_user_id", Text),
+    _created_at(),
+    Index(None, "tenant_id", "history_id"),
+    Index(None, "tenant_id", "external_user_id", "history_id"),
+)
+
+chat_turn = Table(
+    "chat_turn",
+    metadata,
+    Column("history_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("conversation_id", BigInteger, Identity(), primary_key=True),
+    Column("batch_id", Uuid, nullable=False),
+    Column("ordinal", Integer, nullable=False),
+    Column("user_message", Text, nullable=False),
+    Column("reply", Text, nullable=False),
+    Column("file_ids", ARRAY(Uuid), nullable=False),  # attached to the user's message
+    _created_at(),
+)
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+batch = Table(
+    "batch",
+    metadata,
+    _id(),
+    Column("tenant_id", Uuid, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("ending", Text),  # set: nothing starts any more, and why
+    Column("processor", Text, nullable=False),
+    Column("agent_id", Uuid),  # the batch's default agent
+    Column("config", Text, nullable=False),  # JSON, a snapshot: the processor's configuration, agent versions included
+    Column("name", Text),
+    Column("metadata", JSONB, nullable=False),
+    Column("collection", Text),
+    Column("created_by", Text),
+    Column("priority", SmallInteger, nullable=False),
+    Column("max_attempts", SmallInteger, nullable=False),
+    Column("item_timeout_seconds", Float, nullable=False),
+    Column("max_concurrency", Integer),
+    Column("deadline_seconds", Integer, nullable=False),
+    _at("deadline_at", nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("run", SmallInteger, nullable=False, server_default=text("1")),
+    Column("error", Text),  # JSON: why the batch failed
+    Column("webhook_url", Text),
+    Column("webhook_events", ARRAY(Text)),
+    Column("webhook_secret", LargeBinary),  # encrypted
+    _created_at(),
+    _at("completed_at"),  # for completed and failed
+    _at("cancelled_at"),
+    CheckConstraint("total >= 1 AND total <= 1000000", name="total"),
+    CheckConstraint(
+        "status IN ('in_progress', 'paused', 'cancelling', 'completed', 'failed', 'cancelled')", name="status"
+    ),
+    CheckConstraint("ending IN ('cancel', 'deadline')", name="ending"),
+    CheckConstraint("(status IN ('completed', 'failed')) = (completed_at IS NOT NULL)", name="completed_at"),
+    CheckConstraint("(status = 'cancelled') = (cancelled_at IS NOT NULL)", name="cancelled_at"),
+    CheckConstraint("status NOT IN ('cancelling', 'cancelled') OR ending = 'cancel'", name="cancel"),
+    CheckConstraint("priority BETWEEN -100 AND 100", name="priority"),
+    Index(None, "tenant_id", "id"),
+    Index(None, "tenant_id", "status", "id"),
+    Index("batch_ending_idx", "id", postgresql_where=text("ending IS NOT NULL AND status IN ('in_progress', 'cancelling')")),
+)
+
+batch_count = Table(
+    "batch_count",
+    metadata,
+    Column("batch_id", Uuid, primary_key=True),
+    Column("total", Integer, nullable=False),
+    _number("success"),
+    _number("failed"),
+    _number("cancelled"),  # part of failed: code 499
+    _number("expired"),  # part of failed: code 408
+    _number("calls", BigInteger),
+    _number("prompt_tokens", BigInteger),
+    _number("completion_tokens", BigInteger),
+    _number("cost_microusd", BigInteger),
+    _at("first_result_at"),
+    _at("last_result_at"),
+    CheckConstraint("success + failed <= total", name="total"),
+    CheckConstraint("cancelled + expired <= failed", name="failed"),
+    **_HOT,
+)
+
+# A row exists exactly as long as the batch may start items.
+batch_schedule = Table(
+    "batch_schedule",
+    metadata,
+    Column("batch_id", Uuid, primary_key=True),
+    Column("tenant_id", Uuid, nullable=False),
+    Column("processor", Text, nullable=False),
+    Column("weight", Float, nullable=False),
+    Column("vtime", Float, nullable=False),  # items started / weight: the batch with the least is next
+    Column("paused", Boolean, nullable=False),
+    Column("max_concurrency", Integer),
+    _at("deadline_at", nullable=False),
+    Index("batch_schedule_next_idx", "tenant_id", "vtime", "batch_id", postgresql_where=text("NOT paused")),
+    Index(None, "deadline_at"),
+    **_HOT,
+)
+
+tenant_schedule = Table(
+    "tenant_schedule",
+    metadata,
+    Column("tenant_id", Uuid, primary_key=True),
+    Column("vtime", Float, nullable=False),
+    **_HOT,
+)
+
+# --- items -----------------------------------------------------------------------------------------------------------
+
+item = Table(
+    "item",
+    metadata,
+    Column("batch_id", Uuid, primary_key=True),
+    Column("ordinal", Integer, primary_key=True, autoincrement=False),  # dense, 0 … total - 1
+    Column("custom_id", Text, nullable=False),
+    Column("history_id", BigInteger),  # set: no other item of this chat may run at the same time
+    Column("input", Text, nullable=False),  # JSON, checked before it came here; no SQL looks inside
+    Index(None, "batch_id", "custom_id", unique=True),
+    **_PARTITIONED,
+)
+
+result = Table(
+    "result",
+    metadata,
+    Column("batch_id", Uuid, primary_key=True),
+    Column("ordinal", Integer, primary_key=True, autoincrement=False),
+    Column("status", SmallInteger, nullable=False),
+    Column("code", SmallInteger),
+    Column("attempt", SmallInteger, nullable=False),  # 0: ended without a run
+    Column("content", Text),
+    Column("output", Text),  # JSON
+    Column("error", Text),  # JSON
+    Column("usage", Text),  # JSON
+    Column("history_id", BigInteger),
+    Column("conversation_id", BigInteger),
+    _at("started_at"),
+    Column("processed_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint("status IN (1, 2)", name="status"),
+    CheckConstraint("(status = 2) = (code IS NOT NULL)", name="code"),
+    Index("result_failed_idx", "batch_id", "ordinal", postgresql_where=text("status = 2")),
+    **_PARTITIONED,
+)
+
+# Runs that did not end their item: failures that were tried again, and losses.
+item_attempt = Table(
+    "item_attempt",
+    metadata,
+    Column("batch_id", Uuid, primary_key=True),
+    Column("ordinal", Integer, primary_key=True, autoincrement=False),
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("run", SmallInteger, nullable=False),
+    Column("attempt", SmallInteger, nullable=False),
+    Column("code", SmallInteger, nullable=False),
+    Column("error", Text, nullable=False),  # JSON
+    _at("started_at"),
+    Column("ended_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    **_PARTITIONED,
+)
+
+span = Table(
+    "span",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("batch_id", Uuid, nullable=False),
+    Column("first", Integer, nullable=False),
+    Column("last", Integer, nullable=False),  # inclusive
+    _number("attempts", SmallInteger),  # used up
+    _number("losses", SmallInteger),  # workers that died with it
+    Column("available_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("history_id", BigInteger),  # with available_at = infinity: waits for this chat
+    CheckConstraint("first >= 0 AND first <= last", name="range"),
+    CheckConstraint("history_id IS NULL OR first = last", name="history"),
+    Index(None, "batch_id", "available_at", "id"),
+    Index("span_history_idx", "history_id", "batch_id", "first", postgresql_where=text("history_id IS NOT NULL")),
+    **_HOT,
+)
+
+lease = Table(
+    "lease",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("batch_id", Uuid, nullable=False, index=True),
+    Column("worker_id", BigInteger, nullable=False, index=True),
+    Column("first", Integer, nullable=False),
+    Column("last", Integer, nullable=False),
+    Column("remaining", Integer, nullable=False),  # items of it without a verdict yet
+    Column("attempt", SmallInteger, nullable=False),
+    Column("losses", SmallInteger, nullable=False),
+    Column("started_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    _at("deadline_at", nullable=False),  # a live worker that still holds it then is stuck
+    CheckConstraint("remaining >= 0 AND remaining <= last - first + 1", name="remaining"),
+    **_HOT,
+)
+
+history_lock = Table(
+    "history_lock",
+    metadata,
+    Column("history_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("batch_id", Uuid, nullable=False),
+    Column("ordinal", Integer, nullable=False),
+    **_HOT,
+)
+
+worker = Table(
+    "worker",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("name", Text, nullable=False),  # host:pid
+    Column("processors", ARRAY(Text), nullable=False),
+    Column("concurrency", Integer, nullable=False),
+    Column("dead", Boolean, nullable=False, server_default=text("false")),
+    Column("started_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("beat_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    **_HOT,
+)
+
+# --- webhooks --------------------------------------------------------------------------------------------------------
+
+event = Table(
+    "event",
+    metadata,
+    Column("id", Text, primary_key=True),  # evt_…, derived from (batch, type, run)
+    Column("batch_id", Uuid, nullable=False),
+    Column("tenant_id", Uuid, nullable=False),
+    Column("type", Text, nullable=False),  # without the batch. prefix
+    Column("run", SmallInteger, nullable=False),
+    Column("body", Text, nullable=False),  # the exact bytes of every send
+    _created_at(),
+    Index(None, "batch_id", "type", "run", unique=True),
+)
+
+delivery = Table(
+    "delivery",
+    metadata,
+    _id(),
+    Column("event_id", Text, nullable=False, index=True),
+    Column("batch_id", Uuid, nullable=False, index=True),
+    Column("tenant_id", Uuid, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("secret", LargeBinary),  # encrypted
+    Column("status", Text, nullable=False, server_default=text("'pending'")),
+    _number("attempts"),  # all sends so far
+    _number("position", SmallInteger),  # in the schedule; starts again at a redelivery
+    Column("next_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    _at("leased_until"),  # a sender has it until then
+    _at("delivered_at"),
+    _created_at(),
+    CheckConstraint("status IN ('pending', 'delivered', 'dead')", name="status"),
+    CheckConstraint("(status = 'delivered') = (delivered_at IS NOT NULL)", name="delivered_at"),
+    Index("delivery_next_idx", "next_at", postgresql_where=text("status = 'pending'")),
+)
+
+delivery_attempt = Table(
+    "delivery_attempt",
+    metadata,
+    Column("delivery_id", Uuid, primary_key=True),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("sent_at", DateTime(timezone=True), nullable=False),
+    Column("duration_ms", Integer, nullable=False),
+    Column("status_code", Integer),
+    Column("error", Text),  # a word: timeout, refused, tls, …; never more than the tenant may know
+    Column("response", Text),  # the first bytes of the answer
+)
