@@ -82,9 +82,15 @@ class Database:
         return await asyncpg.connect(**(self._options | options))
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
-        """One transaction, READ COMMITTED: committed at the end of the block, rolled back if it raises."""
+    async def transaction(self, *, durable: bool = True) -> AsyncIterator[Transaction]:
+        """One transaction, READ COMMITTED: committed at the end of the block, rolled back if it raises.
+
+        Not durable: its commit does not wait for the disk. For claims and heartbeats only: if the server crashes the
+        claim may vanish, and its items are handed out again.
+        """
         async with self.pool.acquire(timeout=self.timeout_seconds) as connection, connection.transaction():
+            if not durable:
+                await connection.execute("SET LOCAL synchronous_commit = off")
             yield connection
 
     @asynccontextmanager
