@@ -1,0 +1,170 @@
+"""A Postgres for the tests: a throw-away server per run, a database per worker from a migrated template.
+
+`GRISTMILL_TEST_DATABASE_URL` names another server instead (15 or newer, a user who may create databases).
+"""
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from gristmill.db import Database, connect_options
+from gristmill.embedded.postgres import THROWAWAY, EmbeddedPostgres
+from gristmill.store import schema
+from gristmill.tables import metadata
+
+_IN_MEMORY = Path("/dev/shm")
+_ROOM_BYTES = 2 * 1024**3  # containers often have 64 MB there
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where databases are made: the URL of one that exists, and the name of the template."""
+
+    url: str
+    template: str
+
+    def url_of(self, name: str) -> str:
+        return urlsplit(self.url)._replace(path=f"/{name}").geturl()
+
+    async def create(self, name: str, *, template: str | None = None) -> str:
+        # file_copy: with fsync off it takes a third of the time of the default.
+        copy = f"TEMPLATE {template} STRATEGY file_copy" if template else ""
+        await self.run(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", f"CREATE DATABASE {name} {copy}")
+        return self.url_of(name)
+
+    async def drop(self, name: str) -> None:
+        await self.run(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+    async def run(self, *statements: str) -> None:
+        connection = await asyncpg.connect(**connect_options(self.url))
+        try:
+            for statement in statements:
+                await connection.execute(statement)
+        finally:
+            await connection.close()
+
+
+_SERVER = pytest.StashKey[Server]()
+_POSTGRES = pytest.StashKey[EmbeddedPostgres]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Not in a fixture: under xdist only the controller starts a server, and its workers share it."""
+    if handed := getattr(config, "workerinput", {}).get("server"):
+        config.stash[_SERVER] = Server(*handed)
+    elif not config.option.collectonly:
+        url = os.environ.get("GRISTMILL_TEST_DATABASE_URL") or _start_postgres(config)
+        server = config.stash[_SERVER] = Server(url, f"gristmill_test_{os.getpid()}")
+        asyncio.run(_make_template(server))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node) -> None:  # type: ignore[no-untyped-def]  # xdist's
+    server = node.config.stash[_SERVER]
+    node.workerinput["server"] = (server.url, server.template)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):
+        return
+    if postgres := config.stash.get(_POSTGRES, None):
+        postgres.stop()
+        shutil.rmtree(postgres.folder.parent, ignore_errors=True)
+    elif server := config.stash.get(_SERVER, None):
+        asyncio.run(server.drop(server.template))
+
+
+def _start_postgres(config: pytest.Config) -> str:
+    roomy = os.access(_IN_MEMORY, os.W_OK) and shutil.disk_usage(_IN_MEMORY).free > _ROOM_BYTES
+    postgres = config.stash[_POSTGRES] = EmbeddedPostgres(
+        _open_folder(_IN_MEMORY if roomy else None), THROWAWAY
+    )
+    postgres.start()
+    return postgres.url
+
+
+async def _make_template(server: Server) -> None:
+    database = Database(await server.create(server.template))
+    await schema.migrate(database)
+    await database.close()
+
+
+def _open_folder(where: Path | None = None) -> Path:
+    """A new folder that every user can walk through: as root, Postgres runs as another one."""
+    parent = Path(tempfile.mkdtemp(prefix="gristmill-test-", dir=where))
+    parent.chmod(0o711)
+    return parent / "data"
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """For GRISTMILL_DATA_DIR: on a disk, not there yet, and reachable for the user that Postgres runs as."""
+    folder = _open_folder()
+    yield folder
+    shutil.rmtree(folder.parent, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def server(pytestconfig: pytest.Config) -> Server:
+    return pytestconfig.stash[_SERVER]
+
+
+@pytest.fixture(scope="session")
+async def database_url(server: Server, worker_id: str) -> AsyncIterator[str]:
+    """The database that this worker's tests share, one after the other."""
+    name = f"{server.template}_{worker_id}"
+    yield await server.create(name, template=server.template)
+    await server.drop(name)
+
+
+@pytest.fixture(scope="session")
+async def _shared_database(database_url: str) -> AsyncIterator[Database]:
+    database = await Database(database_url).open()
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def database(_shared_database: Database) -> AsyncIterator[Database]:
+    """Empty. For tests whose own process is the only one at work in it, without DDL."""
+    yield _shared_database
+    delete = "".join(f"DELETE FROM {table.name};" for table in metadata.sorted_tables)
+    connection = await _shared_database.connect(
+        server_settings={"lock_timeout": "5s"}
+    )  # a leaked transaction shows
+    try:
+        await connection.execute(delete)
+    finally:
+        await connection.close()
+
+
+@pytest.fixture
+async def own_database_url(server: Server) -> AsyncIterator[str]:
+    """A migrated database of its own: for several processes, crashes, or DDL."""
+    name = f"gristmill_test_{uuid4().hex}"
+    yield await server.create(name, template=server.template)
+    await server.drop(name)
+
+
+@pytest.fixture
+async def empty_database_url(server: Server) -> AsyncIterator[str]:
+    """A database of its own without any table."""
+    name = f"gristmill_test_{uuid4().hex}"
+    yield await server.create(name)
+    await server.drop(name)
+
+
+@pytest.fixture
+def durable_postgres(data_dir: Path) -> Iterator[EmbeddedPostgres]:
+    """A server of its own with the settings of the product, to be killed."""
+    with EmbeddedPostgres(data_dir / "postgres") as postgres:
+        yield postgres
