@@ -147,8 +147,9 @@ TABLES = (
         prompt_tokens BIGINT DEFAULT 0 NOT NULL,
         completion_tokens BIGINT DEFAULT 0 NOT NULL,
         cost_microusd BIGINT DEFAULT 0 NOT NULL,
-        first_result_at timestamptz,
+        started_at timestamptz,
         last_result_at timestamptz,
+        rate FLOAT DEFAULT 0 NOT NULL,
         CONSTRAINT batch_count_pkey PRIMARY KEY (batch_id),
         CONSTRAINT batch_count_total_check CHECK (success + failed <= total),
         CONSTRAINT batch_count_failed_check CHECK (cancelled + expired <= failed))

@@ -63,7 +63,6 @@ class Settings(BaseSettings):
     item_timeout_seconds: Annotated[float, Field(ge=1, le=3600)] = 300.0  # for one run of an item, unless its batch says
     poll_seconds: Annotated[float, Field(gt=0)] = 1.0  # between looks for work when nothing woke the worker
     drain_seconds: Annotated[float, Field(ge=0)] = 20.0  # on SIGTERM, for items in flight to finish
-    retention_days: Annotated[int, Field(ge=1, le=3650)] = 30  # after the end of a batch
 
     # The model: any OpenAI-compatible endpoint
     llm_base_url: str | None = None  # such as https://api.openai.com/v1

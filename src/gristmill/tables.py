@@ -207,8 +207,9 @@ batch_count = Table(
     _number("prompt_tokens", BigInteger),
     _number("completion_tokens", BigInteger),
     _number("cost_microusd", BigInteger),
-    _at("first_result_at"),
+    _at("started_at"),  # of the first item that ended
     _at("last_result_at"),
+    _number("rate", Float),  # items a second, exponentially weighted up to last_result_at (store/counts.py)
     CheckConstraint("success + failed <= total", name="total"),
     CheckConstraint("cancelled + expired <= failed", name="failed"),
     **_HOT,

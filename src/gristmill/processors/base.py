@@ -12,6 +12,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
+from gristmill.domain.files import Attachment as Attachment
 from gristmill.domain.outcomes import Outcome, Turn
 from gristmill.domain.retry import RetryPolicy
 from gristmill.net.session import HttpSession
@@ -22,22 +23,14 @@ Config = TypeVar("Config", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
-class Attachment:
-    """A file of the caller's own tenant."""
-
-    id: UUID
-    filename: str
-    media_type: str
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class Services:
     """What the worker hands to processors: their only way to chats, files, the model and the network."""
 
     upstream: Upstream | None  # None: no endpoint is configured
     http: HttpSession  # every call out goes through its address guard
-    turns: Callable[[UUID, int], Awaitable[Sequence[Turn]]]  # (tenant, history_id) → the chat so far, oldest first
+    turns: Callable[
+        [UUID, int], Awaitable[Sequence[Turn]]
+    ]  # (tenant, history_id) → the chat so far, oldest first
     attachment: Callable[[UUID, UUID], Awaitable[Attachment | None]]  # (tenant, file id)
     decrypt: Callable[[bytes, str], bytes]  # (ciphertext, what it is bound to)
 

@@ -1,0 +1,352 @@
+"""Batches: created whole, read with their live counts, paused, resumed, cancelled, deleted.
+
+Where a batch ends: `store/endings.py`. Where its items are claimed: `store/spans.py`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+from asyncpg import Record
+
+from gristmill.db import Transaction
+from gristmill.domain.errors import Conflict, NotFound
+from gristmill.domain.states import TERMINAL, BatchStatus, Ending
+from gristmill.store import schedules
+
+
+@dataclass(frozen=True, slots=True)
+class NewItem:
+    """`input` is JSON text that its processor has accepted. Ordinals follow the order of the items."""
+
+    custom_id: str
+    input: str
+    history_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewWebhook:
+    url: str
+    events: tuple[str, ...]
+    secret: bytes | None = None  # encrypted
+
+
+@dataclass(frozen=True, slots=True)
+class NewBatch:
+    """`config` is JSON text, a snapshot: later changes of an agent or a configuration do not reach this batch."""
+
+    id: UUID
+    tenant_id: UUID
+    processor: str
+    config: str
+    agent_id: UUID | None = None
+    name: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    collection: str | None = None
+    created_by: str | None = None
+    priority: int = 0
+    max_attempts: int = 3
+    item_timeout_seconds: float = 300.0
+    max_concurrency: int | None = None
+    deadline_seconds: int = 86_400
+    start_paused: bool = False
+    webhook: NewWebhook | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """A batch and its counts, read in one snapshot: total = pending + processing + success + failed."""
+
+    id: UUID
+    tenant_id: UUID
+    status: BatchStatus
+    ending: Ending | None
+    processor: str
+    agent_id: UUID | None
+    name: str | None
+    metadata: Mapping[str, str]
+    collection: str | None
+    created_by: str | None
+    priority: int
+    max_attempts: int
+    item_timeout_seconds: float
+    max_concurrency: int | None
+    deadline_seconds: int
+    deadline_at: datetime
+    run: int
+    error: str | None  # JSON
+    webhook_url: str | None
+    webhook_events: Sequence[str] | None
+    created_at: datetime
+    completed_at: datetime | None
+    cancelled_at: datetime | None
+    total: int
+    success: int
+    failed: int
+    processing: int
+    cancelled: int  # part of failed
+    expired: int  # part of failed
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost_microusd: int
+    throughput: float | None  # items a second
+    next_at: datetime | None  # when the next waiting item may start; None: now, or nothing waits
+    waits_for_chat: bool
+    has_worker: bool
+
+    @property
+    def pending(self) -> int:
+        return self.total - self.success - self.failed - self.processing
+
+    @property
+    def progress(self) -> float:
+        """Ended items in all, 0 to 1; exactly 1.0 only once the batch has ended."""
+        if self.status in TERMINAL:
+            return 1.0
+        return min((self.success + self.failed) / self.total, 0.9999)
+
+    @property
+    def eta_seconds(self) -> int | None:
+        """At the present speed; None while it is not known, or while nothing may start."""
+        if self.status is not BatchStatus.IN_PROGRESS or not self.throughput:
+            return None
+        return round((self.pending + self.processing) / self.throughput)
+
+    @property
+    def waiting_reason(self) -> str | None:
+        """Why waiting items do not start; None while they do, or when none waits."""
+        if self.status is BatchStatus.PAUSED:
+            return "paused"
+        if self.status is not BatchStatus.IN_PROGRESS:
+            return None
+        return "draining" if self.ending else self._reason_not_started()
+
+    def _reason_not_started(self) -> str | None:
+        if self.pending == 0:
+            return None
+        if not self.has_worker:
+            return "no worker for this processor"
+        if self.waits_for_chat:
+            return "another item of the same chat is running"
+        if self.next_at is not None:
+            return f"retry at {self.next_at:%Y-%m-%dT%H:%M:%SZ}"
+        if self.max_concurrency is not None and self.processing >= self.max_concurrency:
+            return "concurrency limit"
+        return "queued behind other work" if self.processing == 0 else None
+
+
+# Rate: see store/counts.py. `finite_at` skips items that wait for a chat (available_at = infinity).
+COLUMNS = """
+    b.id, b.tenant_id, b.status, b.ending, b.processor, b.agent_id, b.name, b.metadata::text AS metadata, b.collection,
+    b.created_by, b.priority, b.max_attempts, b.item_timeout_seconds, b.max_concurrency, b.deadline_seconds,
+    b.deadline_at, b.run, b.error, b.webhook_url, b.webhook_events, b.created_at, b.completed_at, b.cancelled_at,
+    c.total, c.success, c.failed, c.cancelled, c.expired, c.calls, c.prompt_tokens, c.completion_tokens,
+    c.cost_microusd, least(l.processing, c.total - c.success - c.failed)::int AS processing,
+    CASE
+        WHEN c.started_at IS NULL OR c.success + c.failed = 0 THEN NULL
+        WHEN b.status IN ('completed', 'failed', 'cancelled') THEN
+            (c.success + c.failed) / greatest(extract(epoch FROM c.last_result_at - c.started_at), 0.001)::float8
+        ELSE c.rate * exp(-extract(epoch FROM now() - c.last_result_at)::float8 / 30)
+            / greatest(1 - exp(-extract(epoch FROM now() - c.started_at)::float8 / 30), 0.0001)
+    END AS throughput,
+    w.next_at, w.waits_for_chat, w.has_worker
+"""
+SOURCE = """
+    batch b JOIN batch_count c ON c.batch_id = b.id
+    CROSS JOIN LATERAL (SELECT coalesce(sum(remaining), 0) AS processing FROM lease WHERE lease.batch_id = b.id) l
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN first_at > now() AND first_at < 'infinity' THEN first_at END AS next_at,
+            coalesce(first_at = 'infinity', false) AS waits_for_chat,
+            EXISTS (SELECT FROM worker WHERE NOT dead AND b.processor = ANY (worker.processors)) AS has_worker
+        FROM (SELECT min(available_at) AS first_at FROM span WHERE span.batch_id = b.id) s
+    ) w
+"""
+
+_INSERT = """
+WITH new AS (
+    INSERT INTO batch (
+        id, tenant_id, status, processor, agent_id, config, name, metadata, collection, created_by, priority,
+        max_attempts, item_timeout_seconds, max_concurrency, deadline_seconds, deadline_at, total,
+        webhook_url, webhook_events, webhook_secret
+    ) VALUES (
+        $1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9, $10, $11, $12, $13, $14, $15, now() + make_interval(secs => $15),
+        $16, $17, $18, $19
+    )
+), counts AS (INSERT INTO batch_count (batch_id, total) VALUES ($1, $16))
+INSERT INTO span (batch_id, first, last) VALUES ($1, 0, $16 - 1)
+"""
+
+
+async def create(tx: Transaction, new: NewBatch, items: Sequence[NewItem]) -> None:
+    """Store a whole batch. It starts when the caller's transaction commits, unless it starts paused."""
+    webhook = new.webhook
+    status = BatchStatus.PAUSED if new.start_paused else BatchStatus.IN_PROGRESS
+    await tx.execute(
+        _INSERT,
+        new.id,
+        new.tenant_id,
+        status.value,
+        new.processor,
+        new.agent_id,
+        new.config,
+        new.name,
+        orjson.dumps(dict(new.metadata)).decode(),
+        new.collection,
+        new.created_by,
+        new.priority,
+        new.max_attempts,
+        new.item_timeout_seconds,
+        new.max_concurrency,
+        new.deadline_seconds,
+        len(items),
+        webhook.url if webhook else None,
+        list(webhook.events) if webhook else None,
+        webhook.secret if webhook else None,
+    )
+    await tx.copy_records_to_table(
+        "item",
+        columns=("batch_id", "ordinal", "custom_id", "history_id", "input"),
+        records=[(new.id, ordinal, item.custom_id, item.history_id, item.input) for ordinal, item in enumerate(items)],
+    )
+    await schedules.add(tx, new.id)
+
+
+async def get(connection: Transaction, tenant_id: UUID, batch_id: UUID) -> Batch:
+    row = await connection.fetchrow(f"SELECT {COLUMNS} FROM {SOURCE} WHERE b.id = $1 AND b.tenant_id = $2", batch_id, tenant_id)
+    if row is None:
+        raise NotFound("no such batch")
+    return batch_of(row)
+
+
+def batch_of(row: Record) -> Batch:
+    values: dict[str, Any] = dict(row)
+    values["status"] = BatchStatus(values["status"])
+    values["ending"] = Ending(values["ending"]) if values["ending"] else None
+    values["metadata"] = orjson.loads(values["metadata"])
+    return Batch(**values)
+
+
+# --- transitions: each is one guarded UPDATE, and answers with the batch or with why not ------------------------------
+
+_TURN = "UPDATE batch SET status = $3 WHERE id = $1 AND tenant_id = $2 AND status = $4 AND ending IS NULL RETURNING id"
+
+
+async def pause(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> Batch:
+    """No item of it starts after this commits: claims take the schedule row that this waits for and changes."""
+    await schedules.lock(tx, batch_id)
+    await _turn(tx, tenant_id, batch_id, BatchStatus.IN_PROGRESS, BatchStatus.PAUSED, "pause")
+    await schedules.set_paused(tx, batch_id, True)
+    return await get(tx, tenant_id, batch_id)
+
+
+async def resume(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> Batch:
+    await schedules.lock(tx, batch_id)
+    await _turn(tx, tenant_id, batch_id, BatchStatus.PAUSED, BatchStatus.IN_PROGRESS, "resume")
+    await schedules.set_paused(tx, batch_id, False)
+    return await get(tx, tenant_id, batch_id)
+
+
+async def _turn(
+    tx: Transaction, tenant_id: UUID, batch_id: UUID, old: BatchStatus, new: BatchStatus, action: str
+) -> None:
+    if await tx.fetchval(_TURN, batch_id, tenant_id, new.value, old.value) is None:
+        raise await _refusal(tx, tenant_id, batch_id, action)
+
+
+async def cancel(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> Batch:
+    """Nothing starts after this commits; what waits is ended with 499 by the sweeper (`store/endings.py`)."""
+    await schedules.lock(tx, batch_id)
+    cancelling = """
+        UPDATE batch SET status = 'cancelling', ending = 'cancel'
+        WHERE id = $1 AND tenant_id = $2 AND status IN ('in_progress', 'paused') AND ending IS NULL RETURNING id
+    """
+    if await tx.fetchval(cancelling, batch_id, tenant_id) is None:
+        raise await _refusal(tx, tenant_id, batch_id, "cancel")
+    await schedules.remove(tx, batch_id)
+    return await get(tx, tenant_id, batch_id)
+
+
+async def delete(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> None:
+    """Remove an ended batch with everything that belongs to it. Chats stay."""
+    terminal = [status.value for status in TERMINAL]
+    gone = "DELETE FROM batch WHERE id = $1 AND tenant_id = $2 AND status = ANY ($3) RETURNING id"
+    if await tx.fetchval(gone, batch_id, tenant_id, terminal) is None:
+        raise await _refusal(tx, tenant_id, batch_id, "delete")
+    await tx.execute(
+        "DELETE FROM delivery_attempt USING delivery WHERE delivery_id = delivery.id AND delivery.batch_id = $1", batch_id
+    )
+    for table in ("delivery", "event", "batch_count", "span", "item_attempt", "result", "item"):
+        await tx.execute(f"DELETE FROM {table} WHERE batch_id = $1", batch_id)
+
+
+async def _refusal(tx: Transaction, tenant_id: UUID, batch_id: UUID, action: str) -> NotFound | Conflict:
+    row = await tx.fetchrow("SELECT status, ending FROM batch WHERE id = $1 AND tenant_id = $2", batch_id, tenant_id)
+    if row is None:
+        return NotFound("no such batch")
+    draining = row["ending"] is not None and row["status"] == BatchStatus.IN_PROGRESS
+    state = f"'{row['status']}'" + (" and draining" if draining else "")
+    return Conflict(f"cannot {action} a batch with status {state}", code="wrong_status")
+
+
+# --- lists -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFilters:
+    """What a list of batches shows; None means any. `metadata` pairs must all be there."""
+
+    status: BatchStatus | None = None
+    processor: str | None = None
+    agent_id: UUID | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    name: str | None = None
+    collection: str | None = None
+    created_by: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def where(self, tenant_id: UUID) -> tuple[str, list[Any]]:
+        """A condition on `b`, and its arguments."""
+        conditions, arguments = ["b.tenant_id = $1"], [tenant_id]
+        wanted: list[tuple[str, Any]] = [
+            ("b.status = {}", self.status.value if self.status else None),
+            ("b.processor = {}", self.processor),
+            ("b.agent_id = {}", self.agent_id),
+            ("b.created_at > {}", self.created_after),
+            ("b.created_at < {}", self.created_before),
+            ("b.name = {}", self.name),
+            ("b.collection = {}", self.collection),
+            ("b.created_by = {}", self.created_by),
+            ("b.metadata @> {}::jsonb", orjson.dumps(dict(self.metadata)).decode() if self.metadata else None),
+        ]
+        for condition, value in wanted:
+            if value is not None:
+                arguments.append(value)
+                conditions.append(condition.format(f"${len(arguments)}"))
+        return " AND ".join(conditions), arguments
+
+
+async def page(
+    connection: Transaction,
+    tenant_id: UUID,
+    filters: BatchFilters,
+    *,
+    limit: int,
+    offset: int = 0,
+    before: UUID | None = None,
+) -> tuple[list[Batch], int]:
+    """Newest first, and how many the filters match in all. `before` (the last id of a page) goes on flat at any depth."""
+    condition, arguments = filters.where(tenant_id)
+    total = await connection.fetchval(f"SELECT count(*) FROM batch b WHERE {condition}", *arguments)
+    if before is not None:
+        arguments.append(before)
+        condition += f" AND b.id < ${len(arguments)}"
+    ids = f"SELECT b.id FROM batch b WHERE {condition} ORDER BY b.id DESC LIMIT {limit:d} OFFSET {offset:d}"
+    rows = await connection.fetch(
+        f"SELECT {COLUMNS} FROM {SOURCE} WHERE b.id IN ({ids}) ORDER BY b.id DESC", *arguments
+    )
+    return [batch_of(row) for row in rows], total

@@ -1,0 +1,64 @@
+"""The counters of a batch: one narrow row, updated once per flush, last in its transaction.
+
+Only results that were really inserted are counted. When the counts reach the total, the batch has ended
+(`store/endings.py`), in the same transaction.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from gristmill.db import Transaction
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one transaction adds to the counters of one batch."""
+
+    success: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    expired: int = 0
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_microusd: int = 0
+    started_at: datetime | None = None  # of the earliest item among them
+
+
+# `rate` is the exponentially weighted number of items a second with a time constant of 30 s: it fades with the time
+# since the last result, then gets what ended now. Readers divide by 1 - exp(-age / 30) so that a young batch shows right.
+_ADD = """
+UPDATE batch_count c SET
+    success = c.success + g.success, failed = c.failed + g.failed,
+    cancelled = c.cancelled + g.cancelled, expired = c.expired + g.expired,
+    calls = c.calls + g.calls, prompt_tokens = c.prompt_tokens + g.prompt_tokens,
+    completion_tokens = c.completion_tokens + g.completion_tokens, cost_microusd = c.cost_microusd + g.cost_microusd,
+    started_at = least(c.started_at, coalesce(g.started_at, now())),
+    rate = c.rate * exp(-greatest(extract(epoch FROM clock_timestamp() - coalesce(c.last_result_at, now())), 0)::float8 / 30)
+        + (g.success + g.failed) / 30.0,
+    last_result_at = clock_timestamp()
+FROM unnest(
+    $1::uuid[], $2::int[], $3::int[], $4::int[], $5::int[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[],
+    $10::timestamptz[]
+) AS g (batch_id, success, failed, cancelled, expired, calls, prompt_tokens, completion_tokens, cost_microusd, started_at)
+WHERE c.batch_id = g.batch_id
+RETURNING c.batch_id, c.success + c.failed = c.total AS complete
+"""
+
+
+async def add(tx: Transaction, tallies: Mapping[UUID, Tally]) -> list[UUID]:
+    """Add to the counters; answers with the batches that are complete by this, in ascending order."""
+    if not tallies:
+        return []
+    ids = sorted(tallies)
+    if len(ids) > 1:  # one UPDATE locks its rows in no certain order; all who count take them in this one
+        await tx.execute("SELECT FROM batch_count WHERE batch_id = ANY ($1) ORDER BY batch_id FOR UPDATE", ids)
+    rows = await tx.fetch(_ADD, ids, *_columns([tallies[batch_id] for batch_id in ids]))
+    return sorted(row["batch_id"] for row in rows if row["complete"])
+
+
+def _columns(tallies: Collection[Tally]) -> list[list[object]]:
+    names = Tally.__slots__
+    return [[getattr(tally, name) for tally in tallies] for name in names]

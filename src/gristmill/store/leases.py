@@ -1,0 +1,126 @@
+"""Leases that lost their worker: what was not recorded waits again.
+
+A first loss puts runs of items back whole. From the second on they come back one by one, so that a poison item, one that
+takes its worker down, isolates itself; it ends as failed, `worker_lost`, when its attempts are used up.
+"""
+
+from collections.abc import Collection
+from uuid import UUID
+
+import orjson
+from asyncpg import Record
+
+from gristmill.db import Transaction
+from gristmill.domain.outcomes import ItemError
+from gristmill.domain.states import ResultStatus
+from gristmill.store import counts, endings, histories, spans
+from gristmill.store.counts import Tally
+
+# However few attempts a batch allows: an item that was only near a poison item must get a run of its own.
+LEAST_LOSSES = 3
+
+WORKER_LOST = ItemError(
+    code=500,
+    type="worker_lost",
+    message="The worker process ended while this item was running.",
+    retryable=True,
+    suggestion="If it happens again with the same item, its input may exhaust the worker's memory.",
+)
+_WORKER_LOST = orjson.dumps(WORKER_LOST.as_json()).decode()
+
+# Locked first; what is missing is read in a second statement, so that it sees what the holder committed meanwhile.
+_LOST = """
+SELECT l.id, l.batch_id, l.first, l.last, l.attempt, l.losses, l.started_at
+FROM lease l JOIN worker w ON w.id = l.worker_id
+WHERE w.dead OR l.deadline_at < now() ORDER BY l.id LIMIT 20 FOR UPDATE OF l SKIP LOCKED
+"""
+_UNKNOWN = """
+SELECT id, batch_id, first, last, attempt, losses, started_at FROM lease
+WHERE worker_id = $1 AND NOT id = ANY ($2::bigint[]) ORDER BY id FOR UPDATE
+"""
+_MISSING = """
+SELECT g.ordinal FROM generate_series($2::int, $3::int) AS g (ordinal)
+WHERE NOT EXISTS (SELECT FROM result r WHERE r.batch_id = $1 AND r.ordinal = g.ordinal)
+    AND NOT EXISTS (SELECT FROM span s WHERE s.batch_id = $1 AND g.ordinal BETWEEN s.first AND s.last)
+    AND NOT EXISTS (
+        SELECT FROM lease o WHERE o.batch_id = $1 AND o.id <> $4 AND g.ordinal BETWEEN o.first AND o.last
+    )
+ORDER BY g.ordinal
+"""
+
+
+async def reclaim(tx: Transaction) -> int:
+    """Take up to 20 leases from dead or stuck workers; answers with how many. What waits again counts as an attempt."""
+    lost = await tx.fetch(_LOST)
+    tallies: dict[UUID, Tally] = {}
+    for lease in lost:
+        await _take(tx, lease, tallies)
+    await _end(tx, lost)
+    await endings.finish(tx, await counts.add(tx, tallies))
+    return len(lost)
+
+
+async def _take(tx: Transaction, lease: Record, tallies: dict[UUID, Tally]) -> None:
+    batch_id, attempt, losses = lease["batch_id"], lease["attempt"], lease["losses"] + 1
+    missing = await _missing(tx, lease)
+    if not missing:
+        return
+    await _keep_attempts(tx, lease, missing)
+    most: int = await tx.fetchval("SELECT greatest(max_attempts, $2) FROM batch WHERE id = $1", batch_id, LEAST_LOSSES)
+    if attempt >= most:
+        ended = await _fail(tx, batch_id, missing, attempt)
+        tallies.setdefault(batch_id, Tally()).failed += ended
+    else:
+        ranges = spans.runs(missing) if losses < 2 else [(ordinal, ordinal) for ordinal in missing]
+        await spans.put_back(tx, [spans.Waiting(batch_id, a, b, attempt, losses) for a, b in ranges])
+
+
+async def _missing(tx: Transaction, lease: Record) -> list[int]:
+    rows = await tx.fetch(_MISSING, lease["batch_id"], lease["first"], lease["last"], lease["id"])
+    return [row["ordinal"] for row in rows]
+
+
+async def _keep_attempts(tx: Transaction, lease: Record, ordinals: list[int]) -> None:
+    await tx.execute(
+        """
+        INSERT INTO item_attempt (batch_id, ordinal, run, attempt, code, error, started_at)
+        SELECT $1, ordinal, batch.run, $3, 500, $4, $5 FROM batch, unnest($2::int[]) AS ordinal WHERE batch.id = $1
+        """,
+        lease["batch_id"],
+        ordinals,
+        lease["attempt"],
+        _WORKER_LOST,
+        lease["started_at"],
+    )
+
+
+async def _fail(tx: Transaction, batch_id: UUID, ordinals: list[int], attempt: int) -> int:
+    rows = await tx.fetch(
+        f"""
+        INSERT INTO result (batch_id, ordinal, status, code, attempt, error)
+        SELECT $1, ordinal, {ResultStatus.FAILED:d}, 500, $3, $4 FROM unnest($2::int[]) AS ordinal
+        ON CONFLICT DO NOTHING RETURNING ordinal
+        """,
+        batch_id,
+        ordinals,
+        attempt,
+        _WORKER_LOST,
+    )
+    for first, last in spans.runs(sorted(row["ordinal"] for row in rows)):
+        await histories.leave(tx, await histories.held_by(tx, batch_id, first, last))
+    return len(rows)
+
+
+async def _end(tx: Transaction, leases: Collection[Record]) -> None:
+    await tx.execute("DELETE FROM lease WHERE id = ANY ($1)", [lease["id"] for lease in leases])
+
+
+async def disown(tx: Transaction, worker_id: int, known: Collection[int]) -> int:
+    """Give back leases this worker has without knowing: a claim committed and its answer was lost. No attempt is used."""
+    unknown = await tx.fetch(_UNKNOWN, worker_id, list(known))
+    for lease in unknown:
+        ranges = spans.runs(await _missing(tx, lease))
+        waiting = [spans.Waiting(lease["batch_id"], a, b, lease["attempt"] - 1, lease["losses"]) for a, b in ranges]
+        await spans.put_back(tx, waiting)
+    await _end(tx, unknown)
+    return len(unknown)

@@ -1,0 +1,191 @@
+"""Recording what a worker's items came to: one transaction per flush, whatever the number of items.
+
+Exactness comes from the primary key of `result`: only rows really inserted are counted. A flush may be sent twice (its
+commit was not acknowledged), and a worker that was declared dead may still send one: neither changes a count.
+
+Lock order, kept by everything that touches these tables: leases, schedules, results, chats, spans, counters by ascending
+batch, then batch and outbox.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from gristmill.db import Transaction
+from gristmill.domain.outcomes import Turn
+from gristmill.domain.states import ResultStatus
+from gristmill.store import chats, counts, endings, histories, schedules, spans
+from gristmill.store.counts import Tally
+
+# Below this many results one INSERT costs less than a COPY (docs/performance.md).
+COPY_FROM = 50
+
+
+@dataclass(slots=True)
+class Ended:
+    """An item with its result. `content`, `output`, `error` and `usage` are text as it is kept (the latter three JSON)."""
+
+    lease_id: int
+    batch_id: UUID
+    ordinal: int
+    status: ResultStatus
+    code: int | None
+    attempt: int
+    started_at: datetime | None
+    content: str | None = None
+    output: str | None = None
+    error: str | None = None
+    usage: str | None = None
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_microusd: int = 0
+    history_id: int | None = None
+    conversation_id: int | None = None
+    turn: Turn | None = None
+
+
+@dataclass(slots=True)
+class Retried:
+    """An item that runs again after `delay_seconds`. `waiting`: nothing was wrong with it, so no attempt is kept."""
+
+    ended: Ended  # what it ends with if its batch starts nothing any more
+    attempts_used: int
+    losses: int
+    delay_seconds: float
+    waiting: bool
+
+
+@dataclass(slots=True)
+class Flush:
+    """All a worker has to say at once. `remaining` is what each touched lease still has to come, afterwards."""
+
+    remaining: Mapping[int, int]
+    ended: Sequence[Ended]
+    retried: Sequence[Retried] = ()
+    unstarted: Sequence[tuple[int, spans.Waiting]] = ()  # (lease id, items given back without a run)
+
+
+async def record(tx: Transaction, worker_id: int, flush: Flush, *, alone: bool = True) -> None:
+    """Write a flush. `alone`: nobody else can have recorded any of it, so rows go in by COPY, and a row that is there
+    already raises UniqueViolationError: send it again, in a new transaction, with `alone=False`."""
+    held = await spans.hold(tx, worker_id, flush.remaining)
+    again = [r for r in flush.retried if r.ended.lease_id in held]
+    alive = await schedules.alive(tx, {r.ended.batch_id for r in again}) if again else set()
+    ended = [*flush.ended, *(r.ended for r in again if r.ended.batch_id not in alive)]
+    again = [r for r in again if r.ended.batch_id in alive]
+
+    await chats.number(tx, ended)
+    copy = alone and len(ended) >= COPY_FROM and held.issuperset(flush.remaining)
+    inserted = await (_copy(tx, ended) if copy else _insert(tx, ended))
+    await _keep_attempts(tx, again)
+    await chats.append(tx, inserted)
+    await _give_chats_up(tx, inserted)
+    await spans.put_back(tx, [_waiting(r) for r in again] + [w for lease_id, w in flush.unstarted if lease_id in held])
+    await spans.set_remaining(tx, {lease_id: n for lease_id, n in flush.remaining.items() if lease_id in held})
+    await endings.finish(tx, await counts.add(tx, _tallies(inserted)))
+
+
+_COLUMNS = (
+    "batch_id",
+    "ordinal",
+    "status",
+    "code",
+    "attempt",
+    "content",
+    "output",
+    "error",
+    "usage",
+    "history_id",
+    "conversation_id",
+    "started_at",
+)
+_INSERT = f"""
+INSERT INTO result ({", ".join(_COLUMNS)})
+SELECT * FROM unnest(
+    $1::uuid[], $2::int[], $3::smallint[], $4::smallint[], $5::smallint[], $6::text[], $7::text[], $8::text[], $9::text[],
+    $10::bigint[], $11::bigint[], $12::timestamptz[]
+)
+ON CONFLICT DO NOTHING RETURNING batch_id, ordinal
+"""
+
+
+def _row(e: Ended) -> tuple[Any, ...]:
+    return (
+        e.batch_id,
+        e.ordinal,
+        e.status,
+        e.code,
+        e.attempt,
+        e.content,
+        e.output,
+        e.error,
+        e.usage,
+        e.history_id,
+        e.conversation_id,
+        e.started_at,
+    )
+
+
+async def _copy(tx: Transaction, ended: Sequence[Ended]) -> Sequence[Ended]:
+    await tx.copy_records_to_table("result", columns=_COLUMNS, records=[_row(e) for e in ended])
+    return ended
+
+
+async def _insert(tx: Transaction, ended: Sequence[Ended]) -> Sequence[Ended]:
+    """In order of key, so that two flushes with the same rows wait for each other instead of deadlocking."""
+    if not ended:
+        return []
+    rows = sorted((_row(e) for e in ended), key=lambda row: row[:2])
+    new = {(r[0], r[1]) for r in await tx.fetch(_INSERT, *(list(column) for column in zip(*rows, strict=True)))}
+    return [e for e in ended if (e.batch_id, e.ordinal) in new]
+
+
+async def _keep_attempts(tx: Transaction, again: Sequence[Retried]) -> None:
+    failed = [r.ended for r in again if not r.waiting]
+    if not failed:
+        return
+    await tx.execute(
+        """
+        INSERT INTO item_attempt (batch_id, ordinal, run, attempt, code, error, started_at)
+        SELECT g.b, g.o, batch.run, g.a, g.c, g.e, g.s
+        FROM unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::text[], $6::timestamptz[]) AS g (b, o, a, c, e, s)
+        JOIN batch ON batch.id = g.b
+        """,
+        [e.batch_id for e in failed],
+        [e.ordinal for e in failed],
+        [e.attempt for e in failed],
+        [e.code for e in failed],
+        [e.error for e in failed],
+        [e.started_at for e in failed],
+    )
+
+
+async def _give_chats_up(tx: Transaction, ended: Sequence[Ended]) -> None:
+    seats = [histories.Seat(e.history_id, e.batch_id, e.ordinal) for e in ended if e.history_id is not None]
+    await histories.leave(tx, seats)
+
+
+def _waiting(r: Retried) -> spans.Waiting:
+    ordinal = r.ended.ordinal
+    return spans.Waiting(r.ended.batch_id, ordinal, ordinal, r.attempts_used, r.losses, r.delay_seconds)
+
+
+def _tallies(inserted: Sequence[Ended]) -> dict[UUID, Tally]:
+    tallies: dict[UUID, Tally] = {}
+    for e in inserted:
+        tally = tallies.get(e.batch_id)
+        if tally is None:
+            tally = tallies[e.batch_id] = Tally(started_at=e.started_at)
+        if e.status is ResultStatus.SUCCESS:
+            tally.success += 1
+        else:
+            tally.failed += 1
+        if e.usage is not None:
+            tally.calls += e.calls
+            tally.prompt_tokens += e.prompt_tokens
+            tally.completion_tokens += e.completion_tokens
+            tally.cost_microusd += e.cost_microusd
+    return tallies

@@ -1,0 +1,200 @@
+"""Reading items and their results: pages, one, or all of them in windows. Always in input order, at any time.
+
+An item's status is derived: its result if it has one; else processing if a lease covers it and no span does; else pending.
+Unfiltered pages are windows over the dense ordinals, so any offset costs the same.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from asyncpg import Record
+
+from gristmill.db import Transaction
+from gristmill.domain.errors import NotFound
+from gristmill.domain.states import ItemStatus
+from gristmill.store.batches import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """An item and what it came to so far. `output`, `error` and `usage` are JSON text."""
+
+    ordinal: int
+    custom_id: str
+    status: ItemStatus
+    content: str | None
+    output: str | None
+    error: str | None
+    code: int | None
+    usage: str | None
+    history_id: int | None
+    conversation_id: int | None
+    attempt: int | None
+    started_at: datetime | None
+    processed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A run that did not end its item."""
+
+    run: int
+    attempt: int
+    code: int
+    error: str  # JSON
+    started_at: datetime | None
+    ended_at: datetime
+
+
+# What items end with that never ran: kept once here, not a million times in a column.
+CANCELLED = (
+    '{"type":"batch_cancelled","message":"The batch was cancelled before this request ran.",'
+    '"upstream_status":null,"retryable":true,"suggestion":null}'
+)
+EXPIRED = (
+    '{"type":"deadline_exceeded","message":"The batch\'s deadline passed before this request ran.",'
+    '"upstream_status":null,"retryable":true,"suggestion":"Allow more time with deadline_seconds."}'
+)
+_STANDARD_ERRORS = {499: CANCELLED, 408: EXPIRED}
+
+_SELECT = """
+SELECT i.ordinal, i.custom_id, i.history_id AS given_history_id, r.status, r.code, r.attempt, r.content, r.output,
+    r.error, r.usage, r.history_id, r.conversation_id, r.started_at, r.processed_at,
+    r.status IS NULL
+        AND EXISTS (SELECT FROM lease l WHERE l.batch_id = $1 AND i.ordinal BETWEEN l.first AND l.last)
+        AND NOT EXISTS (SELECT FROM span s WHERE s.batch_id = $1 AND i.ordinal BETWEEN s.first AND s.last) AS processing
+FROM item i LEFT JOIN result r ON r.batch_id = $1 AND r.ordinal = i.ordinal
+WHERE i.batch_id = $1
+"""
+_STATUS = {1: ItemStatus.SUCCESS, 2: ItemStatus.FAILED}
+
+
+def _result(row: Record) -> Result:
+    waiting = ItemStatus.PROCESSING if row["processing"] else ItemStatus.PENDING
+    return Result(
+        ordinal=row["ordinal"],
+        custom_id=row["custom_id"],
+        status=_STATUS.get(row["status"], waiting),
+        content=row["content"],
+        output=row["output"],
+        error=row["error"] or _STANDARD_ERRORS.get(row["code"]),
+        code=row["code"],
+        usage=row["usage"],
+        history_id=row["history_id"] if row["history_id"] is not None else row["given_history_id"],
+        conversation_id=row["conversation_id"],
+        attempt=row["attempt"],
+        started_at=row["started_at"],
+        processed_at=row["processed_at"],
+    )
+
+
+async def page(
+    connection: Transaction,
+    batch: Batch,
+    *,
+    limit: int,
+    offset: int = 0,
+    after: int | None = None,
+    status: ItemStatus | None = None,
+    error_code: int | None = None,
+    custom_id: str | None = None,
+) -> tuple[list[Result], int]:
+    """Items in input order, and how many the filters match in all. `after` (the last ordinal of a page) is flat at any
+    depth; `offset` is, too, as long as nothing is filtered."""
+    if status is None and error_code is None and custom_id is None:
+        first = offset if after is None else after + 1
+        return await window(connection, batch, first, limit), batch.total
+    condition, arguments = _filter(status, error_code, custom_id)
+    total = await _total(connection, batch, status if error_code is custom_id is None else None, condition, arguments)
+    if after is not None:
+        arguments.append(after)
+        condition += f" AND i.ordinal > ${len(arguments) + 1}"
+    rows = await connection.fetch(
+        f"{_SELECT} AND {condition} ORDER BY i.ordinal LIMIT {limit:d} OFFSET {offset:d}", batch.id, *arguments
+    )
+    return [_result(row) for row in rows], total
+
+
+async def window(connection: Transaction, batch: Batch, first: int, size: int) -> list[Result]:
+    """The items with ordinals first … first + size - 1."""
+    rows = await connection.fetch(
+        f"{_SELECT} AND i.ordinal >= $2 AND i.ordinal < $3 ORDER BY i.ordinal", batch.id, first, first + size
+    )
+    return [_result(row) for row in rows]
+
+
+_CONDITIONS = {
+    ItemStatus.SUCCESS: "r.status = 1",
+    ItemStatus.FAILED: "r.status = 2",
+    ItemStatus.PROCESSING: (
+        "r.status IS NULL AND EXISTS (SELECT FROM lease l WHERE l.batch_id = $1 AND i.ordinal BETWEEN l.first AND l.last)"
+        " AND NOT EXISTS (SELECT FROM span s WHERE s.batch_id = $1 AND i.ordinal BETWEEN s.first AND s.last)"
+    ),
+    ItemStatus.PENDING: (
+        "r.status IS NULL"
+        " AND (EXISTS (SELECT FROM span s WHERE s.batch_id = $1 AND i.ordinal BETWEEN s.first AND s.last)"
+        " OR NOT EXISTS (SELECT FROM lease l WHERE l.batch_id = $1 AND i.ordinal BETWEEN l.first AND l.last))"
+    ),
+}
+
+
+def _filter(status: ItemStatus | None, code: int | None, custom_id: str | None) -> tuple[str, list[Any]]:
+    """A condition on the items of batch $1; its arguments begin at $2."""
+    conditions: list[str] = [] if status is None else [_CONDITIONS[status]]
+    arguments: list[Any] = []
+    for column, value in (("r.code", code), ("i.custom_id", custom_id)):
+        if value is not None:
+            arguments.append(value)
+            conditions.append(f"{column} = ${len(arguments) + 1}")
+    if code is not None:
+        conditions.append("r.status = 2")  # as in the partial index on failed results
+    return " AND ".join(conditions), arguments
+
+
+async def _total(
+    connection: Transaction, batch: Batch, status: ItemStatus | None, condition: str, arguments: Sequence[Any]
+) -> int:
+    """By status alone from the counters; else counted among the batch's items."""
+    if status is not None:
+        counts: dict[ItemStatus, int] = {
+            ItemStatus.SUCCESS: batch.success,
+            ItemStatus.FAILED: batch.failed,
+            ItemStatus.PROCESSING: batch.processing,
+            ItemStatus.PENDING: batch.pending,
+        }
+        return counts[status]
+    total: int = await connection.fetchval(
+        "SELECT count(*) FROM item i LEFT JOIN result r ON r.batch_id = $1 AND r.ordinal = i.ordinal"
+        f" WHERE i.batch_id = $1 AND {condition}",
+        batch.id,
+        *arguments,
+    )
+    return total
+
+
+async def one(connection: Transaction, batch: Batch, custom_id: str) -> tuple[Result, str, list[Attempt]]:
+    """An item, its input (JSON text), and the runs that did not end it, oldest first."""
+    row = await connection.fetchrow(f"{_SELECT} AND i.custom_id = $2", batch.id, custom_id)
+    if row is None:
+        raise NotFound("no such item in this batch")
+    found = _result(row)
+    text: str = await connection.fetchval(
+        "SELECT input FROM item WHERE batch_id = $1 AND ordinal = $2", batch.id, found.ordinal
+    )
+    rows = await connection.fetch(
+        """
+        SELECT run, attempt, code, error, started_at, ended_at FROM item_attempt
+        WHERE batch_id = $1 AND ordinal = $2 ORDER BY id
+        """,
+        batch.id,
+        found.ordinal,
+    )
+    return found, text, [Attempt(**dict(row)) for row in rows]
+
+
+async def windows(connection: Transaction, batch: Batch, size: int = 5000) -> AsyncIterator[list[Result]]:
+    """All items of the batch, `size` at a time: for streams in bounded memory."""
+    for first in range(0, batch.total, size):
+        yield await window(connection, batch, first, size)

@@ -1,0 +1,59 @@
+"""Which batch is next: start-time fair queueing on two levels, the tenant first, then the batch within the tenant.
+
+Each level keeps a virtual time: the items started so far, divided by the weight. Whoever has the least is next. A new or
+returning tenant or batch starts at the least virtual time of the active ones, so that idle time earns no credit. Priority
+is a weight (10 ** (priority / 100), so 0.1 to 10): it changes the share, and starves nobody.
+
+A row of `batch_schedule` exists exactly as long as its batch may start items; who holds its lock decides whether one may.
+"""
+
+from uuid import UUID
+
+from gristmill.db import Transaction
+
+_ADD_TENANT = """
+INSERT INTO tenant_schedule (tenant_id, vtime)
+SELECT b.tenant_id, coalesce((
+    SELECT min(t.vtime) FROM tenant_schedule t
+    WHERE EXISTS (SELECT FROM batch_schedule s WHERE s.tenant_id = t.tenant_id)
+), 0)
+FROM batch b
+WHERE b.id = $1 AND NOT EXISTS (SELECT FROM batch_schedule s WHERE s.tenant_id = b.tenant_id)
+ON CONFLICT (tenant_id) DO UPDATE SET vtime = greatest(tenant_schedule.vtime, excluded.vtime)
+"""
+
+_ADD_BATCH = """
+INSERT INTO batch_schedule (batch_id, tenant_id, processor, weight, vtime, paused, max_concurrency, deadline_at)
+SELECT id, tenant_id, processor, 10 ^ (priority / 100.0), coalesce((
+    SELECT min(s.vtime) FROM batch_schedule s WHERE s.tenant_id = batch.tenant_id AND NOT s.paused
+), 0), status = 'paused', max_concurrency, deadline_at
+FROM batch WHERE id = $1
+"""
+
+
+async def add(tx: Transaction, batch_id: UUID) -> None:
+    """Let a batch start items as soon as this commits."""
+    await tx.execute(_ADD_TENANT, batch_id)
+    await tx.execute(_ADD_BATCH, batch_id)
+
+
+async def lock(tx: Transaction, batch_id: UUID) -> None:
+    """Wait for a claim of this batch that is under way; none can begin until the caller's transaction ends."""
+    await tx.execute("SELECT FROM batch_schedule WHERE batch_id = $1 FOR UPDATE", batch_id)
+
+
+async def set_paused(tx: Transaction, batch_id: UUID, paused: bool) -> None:
+    await tx.execute("UPDATE batch_schedule SET paused = $2 WHERE batch_id = $1", batch_id, paused)
+
+
+async def remove(tx: Transaction, batch_id: UUID) -> None:
+    """Nothing of this batch starts once this has committed."""
+    await tx.execute("DELETE FROM batch_schedule WHERE batch_id = $1", batch_id)
+
+
+async def alive(tx: Transaction, batch_ids: set[UUID]) -> set[UUID]:
+    """Those of the batches that may still start items; they cannot be cancelled before the caller's transaction ends."""
+    rows = await tx.fetch(
+        "SELECT batch_id FROM batch_schedule WHERE batch_id = ANY ($1) ORDER BY batch_id FOR SHARE", sorted(batch_ids)
+    )
+    return {row["batch_id"] for row in rows}

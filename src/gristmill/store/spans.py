@@ -1,0 +1,230 @@
+"""Claiming: the front of a waiting span becomes a lease of one worker; and the ways back from a lease to a span.
+
+No item row is ever touched by this. What is claimed comes from one batch, chosen fairly (`store/schedules.py`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from uuid import UUID
+
+from gristmill.db import Transaction
+from gristmill.store import histories
+
+# A claim cuts at most so many spans: enough for a full claim of items that wait one by one for their next attempt.
+_MOST_SPANS = 200
+# Beyond twice the item's timeout and this, a live worker that still holds a lease is stuck.
+LEASE_SLACK_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedItem:
+    ordinal: int
+    custom_id: str
+    history_id: int | None
+    input: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right of one worker to record the results of `items`; `attempt` is the number of the run they are in for."""
+
+    id: int
+    batch_id: UUID
+    attempt: int
+    losses: int
+    started_at: datetime
+    items: Sequence[ClaimedItem]
+
+
+# The fair choice: the first tenant in order of virtual time that has a startable batch, and its first such batch.
+# Its schedule row stays locked until the claim commits: that serialises claims of one batch, and makes pause and cancel exact.
+_CLAIM = f"""
+WITH free AS (SELECT * FROM unnest($2::text[], $3::int[]) AS free (processor, slots)),
+pick AS (
+    SELECT next.* FROM tenant_schedule t CROSS JOIN LATERAL (
+        SELECT s.batch_id, s.tenant_id, s.weight,
+            least(free.slots, coalesce(s.max_concurrency - running.items, free.slots))::int AS slots
+        FROM batch_schedule s
+        JOIN free ON free.processor = s.processor
+        CROSS JOIN LATERAL (
+            SELECT CASE WHEN s.max_concurrency IS NOT NULL THEN (
+                SELECT coalesce(sum(l.remaining), 0) FROM lease l WHERE l.batch_id = s.batch_id
+            ) END AS items
+        ) running
+        WHERE s.tenant_id = t.tenant_id AND NOT s.paused AND s.deadline_at > now()
+            AND (s.max_concurrency IS NULL OR s.max_concurrency > running.items)
+            AND EXISTS (SELECT FROM span w WHERE w.batch_id = s.batch_id AND w.available_at <= now())
+        ORDER BY s.vtime, s.batch_id LIMIT 1 FOR UPDATE OF s SKIP LOCKED
+    ) next
+    ORDER BY t.vtime LIMIT 1
+),
+candidate AS (
+    SELECT w.* FROM span w JOIN pick USING (batch_id)
+    WHERE w.available_at <= now() AND EXISTS (SELECT FROM worker WHERE id = $1 AND NOT dead)
+    ORDER BY w.available_at, w.id LIMIT {_MOST_SPANS} FOR UPDATE OF w
+),
+running AS (SELECT *, sum(last - first + 1) OVER (ORDER BY available_at, id) AS upto FROM candidate),
+taken AS (
+    SELECT r.id, r.batch_id, r.first, r.last, r.attempts, r.losses,
+        least(r.last, r.first + (pick.slots - (r.upto - (r.last - r.first + 1)))::int - 1) AS taken_last
+    FROM running r JOIN pick USING (batch_id) WHERE r.upto - (r.last - r.first + 1) < pick.slots
+),
+emptied AS (DELETE FROM span USING taken t WHERE span.id = t.id AND t.taken_last = t.last),
+cut AS (UPDATE span SET first = t.taken_last + 1 FROM taken t WHERE span.id = t.id AND t.taken_last < t.last),
+charge AS (SELECT sum(taken_last - first + 1) AS items FROM taken HAVING count(*) > 0),
+charged_batch AS (
+    UPDATE batch_schedule s SET vtime = s.vtime + charge.items / s.weight
+    FROM pick, charge WHERE s.batch_id = pick.batch_id
+),
+charged_tenant AS (
+    UPDATE tenant_schedule t SET vtime = t.vtime + charge.items FROM pick, charge WHERE t.tenant_id = pick.tenant_id
+)
+INSERT INTO lease (batch_id, worker_id, first, last, remaining, attempt, losses, deadline_at)
+SELECT t.batch_id, $1, t.first, t.taken_last, t.taken_last - t.first + 1, t.attempts + 1, t.losses,
+    now() + make_interval(secs => 2 * b.item_timeout_seconds + {LEASE_SLACK_SECONDS})
+FROM taken t JOIN batch b ON b.id = t.batch_id
+RETURNING id, batch_id, first, last, attempt, losses, started_at
+"""
+
+# A second statement, range by range: a plain join of ranges and items falls off a plan cliff at a million items.
+_ITEMS = """
+SELECT r.id AS lease_id, i.ordinal, i.custom_id, i.history_id, i.input
+FROM unnest($2::bigint[], $3::int[], $4::int[]) AS r (id, first, last)
+CROSS JOIN LATERAL (
+    SELECT ordinal, custom_id, history_id, input FROM item
+    WHERE batch_id = $1 AND ordinal >= r.first AND ordinal <= r.last ORDER BY ordinal LIMIT 100000
+) i
+"""
+# After a loss, a worker that was thought dead may have recorded some of them.
+_ENDED = "SELECT ordinal FROM result WHERE batch_id = $1 AND ordinal >= $2 AND ordinal <= $3"
+
+
+async def claim(tx: Transaction, worker_id: int, free: Mapping[str, int]) -> list[Lease]:
+    """Lease items of one batch to this worker, at most as many as it has free slots for the batch's processor.
+
+    Answers [] when nothing may start, when another claim holds the only batch that could, or when this worker was
+    declared dead. Items whose chat is busy are parked (`store/histories.py`) and not among those returned.
+    """
+    open_slots = {processor: slots for processor, slots in free.items() if slots > 0}
+    rows = await tx.fetch(_CLAIM, worker_id, list(open_slots), list(open_slots.values()))
+    if not rows:
+        return []
+    batch_id = rows[0]["batch_id"]
+    items = await _items(tx, batch_id, [(row["id"], row["first"], row["last"]) for row in rows])
+    for row in rows:
+        if row["losses"]:
+            ended = {r["ordinal"] for r in await tx.fetch(_ENDED, batch_id, row["first"], row["last"])}
+            items[row["id"]] = [item for item in items[row["id"]] if item.ordinal not in ended]
+    leases = [
+        Lease(row["id"], batch_id, row["attempt"], row["losses"], row["started_at"], items[row["id"]]) for row in rows
+    ]
+    sizes = {row["id"]: row["last"] - row["first"] + 1 for row in rows}
+    return await _settle(tx, await _enter_chats(tx, leases), sizes)
+
+
+async def _enter_chats(tx: Transaction, leases: Sequence[Lease]) -> Sequence[Lease]:
+    """Keep the items that have their chat, or need none; park the others."""
+    seats = {
+        (lease.id, item.ordinal): histories.Seat(item.history_id, lease.batch_id, item.ordinal)
+        for lease in leases
+        for item in lease.items
+        if item.history_id is not None
+    }
+    if not seats:
+        return leases
+    entered = await histories.enter(tx, seats.values())
+    out = {place for place, seat in seats.items() if seat not in entered}
+    by_id = {lease.id: lease for lease in leases}
+    await histories.park(tx, [(seats[p], by_id[p[0]].attempt - 1, by_id[p[0]].losses) for p in sorted(out)])
+    return [replace(le, items=[item for item in le.items if (le.id, item.ordinal) not in out]) for le in leases]
+
+
+async def _items(
+    tx: Transaction, batch_id: UUID, ranges: Sequence[tuple[int, int, int]]
+) -> dict[int, list[ClaimedItem]]:
+    ids, firsts, lasts = (list(column) for column in zip(*ranges, strict=True))
+    found: dict[int, list[ClaimedItem]] = {lease_id: [] for lease_id in ids}
+    for lease_id, ordinal, custom_id, history_id, text in await tx.fetch(_ITEMS, batch_id, ids, firsts, lasts):
+        found[lease_id].append(ClaimedItem(ordinal, custom_id, history_id, text))
+    return found
+
+
+async def _settle(tx: Transaction, leases: Sequence[Lease], sizes: Mapping[int, int]) -> list[Lease]:
+    """Bring `remaining` down to what is really to be run; a lease with nothing left ends here."""
+    changed = {lease.id: len(lease.items) for lease in leases if len(lease.items) != sizes[lease.id]}
+    if changed:
+        await set_remaining(tx, changed)
+    return [lease for lease in leases if lease.items]
+
+
+_SET_REMAINING = """
+WITH given AS (SELECT * FROM unnest($1::bigint[], $2::int[]) AS given (id, remaining)),
+ended AS (DELETE FROM lease USING given WHERE lease.id = given.id AND given.remaining = 0)
+UPDATE lease SET remaining = given.remaining FROM given WHERE lease.id = given.id AND given.remaining > 0
+"""
+
+
+async def set_remaining(tx: Transaction, remaining: Mapping[int, int]) -> None:
+    """Set how many items of each lease are without a verdict: a number, not a difference, so that a repeat is harmless."""
+    await tx.execute(_SET_REMAINING, list(remaining), list(remaining.values()))
+
+
+_HELD = """
+SELECT lease.id FROM lease JOIN unnest($1::bigint[], $2::int[]) AS given (id, remaining) ON lease.id = given.id
+WHERE lease.worker_id = $3 AND lease.remaining > given.remaining ORDER BY lease.id FOR UPDATE OF lease
+"""
+
+
+async def hold(tx: Transaction, worker_id: int, remaining: Mapping[int, int]) -> set[int]:
+    """Lock those leases that are still this worker's and have not yet been brought down to `remaining`.
+
+    A flush whose commit was not acknowledged is sent again: if it had committed, its leases are not held a second time,
+    so no item is put back twice.
+    """
+    rows = await tx.fetch(_HELD, list(remaining), list(remaining.values()), worker_id)
+    return {row["id"] for row in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Items of one lease that go back to wait: consecutive ordinals with the same history."""
+
+    batch_id: UUID
+    first: int
+    last: int
+    attempts: int  # used up
+    losses: int
+    delay_seconds: float = 0.0
+
+
+async def put_back(tx: Transaction, waiting: Sequence[Waiting]) -> None:
+    """The items wait again, to be claimed after their delay."""
+    if not waiting:
+        return
+    columns = [
+        (w.batch_id, w.first, w.last, w.attempts, w.losses, w.delay_seconds) for w in sorted(waiting, key=_place)
+    ]
+    await tx.execute(
+        """
+        INSERT INTO span (batch_id, first, last, attempts, losses, available_at)
+        SELECT b, f, l, a, s, now() + make_interval(secs => d)
+        FROM unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::int[], $6::float8[]) AS given (b, f, l, a, s, d)
+        """,
+        *(list(column) for column in zip(*columns, strict=True)),
+    )
+
+
+def _place(waiting: Waiting) -> tuple[UUID, int]:
+    return waiting.batch_id, waiting.first
+
+
+def runs(ordinals: Sequence[int]) -> list[tuple[int, int]]:
+    """Ascending ordinals as ranges of consecutive ones, first and last inclusive."""
+    ranges: list[tuple[int, int]] = []
+    for ordinal in ordinals:
+        if ranges and ranges[-1][1] == ordinal - 1:
+            ranges[-1] = (ranges[-1][0], ordinal)
+        else:
+            ranges.append((ordinal, ordinal))
+    return ranges
