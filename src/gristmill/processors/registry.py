@@ -41,7 +41,9 @@ def collect(found: Iterable[EntryPoint]) -> dict[str, AnyProcessor]:
         if processor is None:
             continue
         if processor.name in processors:
-            log.warning("processor %s of entry point %s is left out: the name is taken", processor.name, point.value)
+            log.warning(
+                "processor %s of entry point %s is left out: the name is taken", processor.name, point.value
+            )
             continue
         processors[processor.name] = processor
     return processors

@@ -32,7 +32,9 @@ def validate(processor: Processor[Any, Any], raw_inputs: Sequence[object], *, in
     except ValidationError as error:
         details = error.errors(include_url=False)
     bad = {detail["loc"][0] for detail in details}
-    good = iter(_check(processor.input_model, [raw for index, raw in enumerate(raw_inputs) if index not in bad]))
+    good = iter(
+        _check(processor.input_model, [raw for index, raw in enumerate(raw_inputs) if index not in bad])
+    )
     inputs = [None if index in bad else next(good) for index in range(len(raw_inputs))]
     return inputs, [_problem(raw_inputs, detail, inside) for detail in details[:MAX_PROBLEMS]]
 
@@ -72,9 +74,7 @@ def _path(raw: object, location: Sequence[int | str], kind: str) -> str:
     segments: list[str] = []
     here = raw
     for position, key in enumerate(location):
-        if isinstance(here, dict) and key in here:
-            here = here[key]
-        elif isinstance(here, list) and isinstance(key, int) and key < len(here):
+        if (isinstance(here, dict) and key in here) or (isinstance(here, list) and isinstance(key, int) and key < len(here)):
             here = here[key]
         elif not (kind == "missing" and position == len(location) - 1):
             continue

@@ -23,7 +23,9 @@ MAX_ANSWER_BYTES = 16 * 1024 * 1024  # after decompression
 _EXCERPT_BYTES = 64 * 1024  # of the body of an error
 _EXCERPT_SECONDS = 5.0
 _CONNECT_SECONDS = 10.0
-_SILENCE_SECONDS = 30.0  # between two pieces of a body; before its first byte a model may think as long as the deadline
+_SILENCE_SECONDS = (
+    30.0  # between two pieces of a body; before its first byte a model may think as long as the deadline
+)
 _KEEP_ALIVE_SECONDS = 15.0  # shorter than what servers grant: a POST into a closing connection is lost
 
 
@@ -49,7 +51,11 @@ class Upstream:
         self.model = settings.llm_model
 
     async def __aenter__(self) -> Self:
-        headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "gristmill"}
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "User-Agent": "gristmill",
+        }
         if self._secret:
             headers["Authorization"] = f"Bearer {self._secret}"
         self._session = aiohttp.ClientSession(
@@ -123,9 +129,13 @@ def _base_url(text: str | None) -> URL:
     except ValueError:
         url = URL()
     if url.scheme not in ("http", "https") or not url.host:
-        raise ValueError("GRISTMILL_LLM_BASE_URL must be an http or https URL, such as https://api.openai.com/v1")
+        raise ValueError(
+            "GRISTMILL_LLM_BASE_URL must be an http or https URL, such as https://api.openai.com/v1"
+        )
     if url.user or url.password:
-        raise ValueError("GRISTMILL_LLM_BASE_URL must hold no credentials: they go into GRISTMILL_LLM_API_KEY")
+        raise ValueError(
+            "GRISTMILL_LLM_BASE_URL must hold no credentials: they go into GRISTMILL_LLM_API_KEY"
+        )
     return url
 
 
