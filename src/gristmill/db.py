@@ -8,12 +8,14 @@ transaction mode works.
 
 import os
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import asyncpg
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
@@ -38,6 +40,29 @@ LOST = (
     TimeoutError,
     OSError,
 )
+
+
+def unavailable(error: BaseException) -> bool:
+    """Whether this says that Postgres is away or can take no more; looks through what SQLAlchemy wraps."""
+    return any(isinstance(one, (*LOST, PoolTimeoutError)) and not _unfit(one) for one in _causes(error))
+
+
+def unstorable(error: BaseException) -> bool:
+    """Whether this says that a value does not fit Postgres: out of range, too deep, a character it cannot hold."""
+    return any(_unfit(one) for one in _causes(error))
+
+
+def _unfit(error: BaseException) -> bool:
+    # The driver's own DataError, raised before anything is sent, is an InterfaceError and a ValueError.
+    refused = isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)
+    return refused or isinstance(error, (asyncpg.DataError, asyncpg.ProgramLimitExceededError))
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.orig if isinstance(seen, DBAPIError) else seen.__cause__
 
 
 class Database:

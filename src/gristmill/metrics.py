@@ -1,0 +1,132 @@
+"""What this process counts, for Prometheus. Each metric is defined once, here; the rooms call the functions.
+
+Labels have few values by construction: routes are templates, never paths; no tenant, no batch, no id.
+"""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+REGISTRY = CollectorRegistry()
+ProcessCollector(namespace="gristmill", registry=REGISTRY)
+
+_HTTP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
+_CALL_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+_requests = Counter(
+    "gristmill_http_requests", "HTTP requests answered", ("method", "route", "status"), registry=REGISTRY
+)
+_request_seconds = Histogram(
+    "gristmill_http_request_seconds",
+    "Time to the first byte of an answer",
+    ("route",),
+    buckets=_HTTP_SECONDS,
+    registry=REGISTRY,
+)
+_batches_created = Counter("gristmill_batches_created", "Batches accepted", ("processor",), registry=REGISTRY)
+_items_created = Counter("gristmill_items_created", "Items accepted", ("processor",), registry=REGISTRY)
+_batches_ended = Counter("gristmill_batches_ended", "Batches ended", ("status",), registry=REGISTRY)
+_items_ended = Counter(
+    "gristmill_items_ended", "Results recorded", ("processor", "status", "code"), registry=REGISTRY
+)
+_items_requeued = Counter(
+    "gristmill_items_requeued", "Runs that will be repeated", ("processor", "reason"), registry=REGISTRY
+)
+_items_in_flight = Gauge("gristmill_items_in_flight", "Items running in this process", registry=REGISTRY)
+_spans_reclaimed = Counter(
+    "gristmill_leases_lost", "Leases taken back from dead or stuck workers", registry=REGISTRY
+)
+_flush_seconds = Histogram("gristmill_flush_seconds", "Time to record a set of results", registry=REGISTRY)
+_claim_seconds = Histogram("gristmill_claim_seconds", "Time to claim work", registry=REGISTRY)
+_upstream_seconds = Histogram(
+    "gristmill_upstream_call_seconds",
+    "Calls to the model endpoint",
+    ("status",),
+    buckets=_CALL_SECONDS,
+    registry=REGISTRY,
+)
+_upstream_tokens = Counter(
+    "gristmill_upstream_tokens", "Tokens as the provider counts them", ("kind",), registry=REGISTRY
+)
+_deliveries = Counter("gristmill_webhook_attempts", "Webhook sends", ("outcome",), registry=REGISTRY)
+_loop_step = Gauge(
+    "gristmill_loop_last_step_timestamp_seconds",
+    "When a loop last ended a step",
+    ("loop",),
+    registry=REGISTRY,
+)
+_loop_errors = Counter("gristmill_loop_errors", "Steps of a loop that raised", ("loop",), registry=REGISTRY)
+_database_lost = Counter(
+    "gristmill_database_unavailable", "Requests refused because Postgres was away", registry=REGISTRY
+)
+
+
+def request_answered(method: str, route: str, status: int, seconds: float) -> None:
+    _requests.labels(method, route, str(status)).inc()
+    _request_seconds.labels(route).observe(seconds)
+
+
+def database_unavailable() -> None:
+    _database_lost.inc()
+
+
+def batch_created(processor: str, items: int) -> None:
+    _batches_created.labels(processor).inc()
+    _items_created.labels(processor).inc(items)
+
+
+def batch_ended(status: str, count: int = 1) -> None:
+    _batches_ended.labels(status).inc(count)
+
+
+def items_ended(processor: str, status: str, code: int | None = None, count: int = 1) -> None:
+    """`code` is one of 400, 408, 499, 500 for failed items."""
+    _items_ended.labels(processor, status, "" if code is None else str(code)).inc(count)
+
+
+def items_requeued(processor: str, reason: str, count: int = 1) -> None:
+    """`reason` is a word: retry, waiting, released."""
+    _items_requeued.labels(processor, reason).inc(count)
+
+
+def items_in_flight(count: int) -> None:
+    _items_in_flight.set(count)
+
+
+def leases_lost(count: int = 1) -> None:
+    _spans_reclaimed.inc(count)
+
+
+def flushed(seconds: float) -> None:
+    _flush_seconds.observe(seconds)
+
+
+def claimed(seconds: float) -> None:
+    _claim_seconds.observe(seconds)
+
+
+def upstream_called(status: str, seconds: float) -> None:
+    """`status` is the HTTP status, or the kind of failure when there was none."""
+    _upstream_seconds.labels(status).observe(seconds)
+
+
+def upstream_tokens(prompt: int, completion: int) -> None:
+    _upstream_tokens.labels("prompt").inc(prompt)
+    _upstream_tokens.labels("completion").inc(completion)
+
+
+def webhook_attempted(outcome: str) -> None:
+    """`outcome` is delivered, retry or dead."""
+    _deliveries.labels(outcome).inc()
+
+
+def loop_stepped(loop: str) -> None:
+    _loop_step.labels(loop).set_to_current_time()
+
+
+def loop_failed(loop: str) -> None:
+    _loop_errors.labels(loop).inc()
+
+
+def render() -> tuple[bytes, str]:
+    """The text for a scrape, and its media type."""
+    return generate_latest(REGISTRY), CONTENT_TYPE_LATEST

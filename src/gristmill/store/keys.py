@@ -1,0 +1,164 @@
+"""API keys and the tenants they belong to. A key is shown once and never stored: only its digest is."""
+
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Row, Select, delete, func, select, true, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gristmill.domain.ids import uuid7
+from gristmill.tables import api_key, tenant
+from gristmill.vault import Vault
+
+DEFAULT_TENANT = "default"
+CONFIGURED = "GRISTMILL_API_KEY"  # the name of the key that the setting brings
+FIRST = "first key"
+
+# `admin` stands for every scope, those of later versions included.
+SCOPES = (
+    "batches:read",
+    "batches:write",
+    "agents:read",
+    "agents:write",
+    "files:read",
+    "files:write",
+    "chats:read",
+    "admin",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    id: UUID
+    tenant_id: UUID
+    tenant: str
+    name: str
+    prefix: str  # the first characters of the key, to recognise it by
+    last_four: str
+    scopes: frozenset[str]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+    def allows(self, scope: str) -> bool:
+        return "admin" in self.scopes or scope in self.scopes
+
+
+async def ensure_tenant(connection: AsyncConnection, name: str) -> UUID:
+    """The id of the tenant with that name, made if there is none; its row is locked until the commit."""
+    await connection.execute(insert(tenant).values(id=uuid7(), name=name).on_conflict_do_nothing())
+    found = await connection.execute(select(tenant.c.id).where(tenant.c.name == name).with_for_update())
+    identifier: UUID = found.scalar_one()
+    return identifier
+
+
+async def ensure_default(connection: AsyncConnection, vault: Vault, configured: str | None) -> str | None:
+    """Sees to it that somebody can sign in: called at every start, by any number of processes at once.
+
+    With a configured key, that one is accepted for the default tenant in place of the one configured before (a
+    key that was revoked by hand stays revoked). Without, the first start makes a key and returns it: shown once.
+    """
+    tenant_id = await ensure_tenant(connection, DEFAULT_TENANT)
+    if configured is not None:
+        await _accept_configured(connection, vault, tenant_id, configured)
+        return None
+    exists = await connection.execute(select(true()).where(api_key.c.tenant_id == tenant_id).limit(1))
+    if exists.scalar() is not None:
+        return None
+    _, plain = await create(connection, vault, tenant_id, name=FIRST, scopes=["admin"])
+    return plain
+
+
+async def _accept_configured(
+    connection: AsyncConnection, vault: Vault, tenant_id: UUID, configured: str
+) -> None:
+    digest = vault.digest(configured)
+    await connection.execute(
+        delete(api_key).where(
+            api_key.c.tenant_id == tenant_id,
+            api_key.c.name == CONFIGURED,
+            api_key.c.digest != digest,
+            api_key.c.revoked_at.is_(None),
+        )
+    )
+    row = _row(tenant_id, CONFIGURED, configured, digest, ["admin"], None)
+    await connection.execute(insert(api_key).values(**row).on_conflict_do_nothing(index_elements=["digest"]))
+
+
+async def create(
+    connection: AsyncConnection,
+    vault: Vault,
+    tenant_id: UUID,
+    *,
+    name: str,
+    scopes: Iterable[str],
+    expires_at: datetime | None = None,
+) -> tuple[Key, str]:
+    """A new key and its text, which cannot be had again. Raises ValueError for an unknown scope."""
+    wanted = sorted(set(scopes))
+    if not wanted or not set(wanted) <= set(SCOPES):
+        raise ValueError(f"scopes are one or more of: {', '.join(SCOPES)}")
+    plain = f"gm_{secrets.token_urlsafe(32)}"
+    row = _row(tenant_id, name, plain, vault.digest(plain), wanted, expires_at)
+    await connection.execute(insert(api_key).values(**row))
+    made = await connection.execute(_select(api_key.c.id == row["id"]))
+    return _key(made.one()), plain
+
+
+def _row(
+    tenant_id: UUID, name: str, plain: str, digest: bytes, scopes: list[str], expires_at: datetime | None
+) -> dict[str, object]:
+    # A short key of the operator's own would be given away by its first and last characters.
+    shown = len(plain) >= 20
+    return {
+        "id": uuid7(),
+        "tenant_id": tenant_id,
+        "name": name,
+        "prefix": plain[:7] if shown else "",
+        "last_four": plain[-4:] if shown else "",
+        "digest": digest,
+        "scopes": scopes,
+        "expires_at": expires_at,
+    }
+
+
+async def list_(connection: AsyncConnection, tenant_id: UUID | None = None) -> list[Key]:
+    """All keys of one tenant, or of all of them, oldest first; expired and revoked ones too."""
+    where = true() if tenant_id is None else api_key.c.tenant_id == tenant_id
+    rows = await connection.execute(_select(where).order_by(api_key.c.id))
+    return [_key(row) for row in rows]
+
+
+async def revoke(connection: AsyncConnection, tenant_id: UUID | None, key_id: UUID) -> bool:
+    """From now on (at most 5 s in processes that know it) the key opens nothing. False: no such live key."""
+    statement = update(api_key).where(api_key.c.id == key_id, api_key.c.revoked_at.is_(None))
+    if tenant_id is not None:
+        statement = statement.where(api_key.c.tenant_id == tenant_id)
+    done = await connection.execute(statement.values(revoked_at=func.now()))
+    return done.rowcount == 1
+
+
+async def find(connection: AsyncConnection, digest: bytes) -> Key | None:
+    """The live key with that digest: neither revoked nor expired."""
+    live = (api_key.c.expires_at.is_(None)) | (api_key.c.expires_at > func.now())
+    rows = await connection.execute(_select(api_key.c.digest == digest, api_key.c.revoked_at.is_(None), live))
+    row = rows.one_or_none()
+    return None if row is None else _key(row)
+
+
+def _select(*where: ColumnElement[bool]) -> Select[Any]:
+    columns = [column for column in api_key.c if column.name != "digest"]
+    return (
+        select(*columns, tenant.c.name.label("tenant"))
+        .join(tenant, tenant.c.id == api_key.c.tenant_id)
+        .where(*where)
+    )
+
+
+def _key(row: Row[Any]) -> Key:
+    return Key(**(row._asdict() | {"scopes": frozenset(row.scopes)}))
