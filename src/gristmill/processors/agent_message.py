@@ -1,4 +1,4 @@
-"""Continues a chat with a published agent: instructions, the chat so far, files, tools over MCP, one answer."""
+"""Continues a chat with a published agent: instructions, the chat so far, files, tools over MCP, answer."""
 
 from typing import Annotated, Any, ClassVar, Self
 from uuid import UUID

@@ -29,7 +29,7 @@ class CompletionConfig(BaseModel):
 
 
 class CompletionInput(RootModel[dict[str, Any]]):
-    """The request body for the path, as the endpoint documents it. Without a `model`, GRISTMILL_LLM_MODEL is meant."""
+    """The request body for the path, as the endpoint has it. GRISTMILL_LLM_MODEL fills in for `model`."""
 
     @model_validator(mode="after")
     def _answers_at_once(self) -> Self:

@@ -37,7 +37,7 @@ class Conversation:
             self._body.pop("tool_choice", None)
 
     async def answer(self, messages: list[Message]) -> Outcome:
-        """At most MAX_ROUNDS rounds of tools, then the model has to answer. Extends `messages` by what they add."""
+        """At most MAX_ROUNDS rounds of tools, which extend `messages`; then the model has to answer."""
         try:
             for _ in range(MAX_ROUNDS):
                 choice, call = await self._ask(messages)

@@ -50,7 +50,7 @@ class _Tool:
 
 
 class Tools:
-    """What a model may call. `definitions` is for the `tools` of a chat completion; empty without any server."""
+    """What a model may call. `definitions` is for the `tools` of a chat completion; empty without servers."""
 
     def __init__(self) -> None:
         self.definitions: list[dict[str, Any]] = []
@@ -152,9 +152,12 @@ async def _client(server: McpServer, http: HttpSession) -> AsyncIterator["Client
     from mcp import Client
     from mcp.client.streamable_http import streamable_http_client
 
-    async with http.guarded_httpx_client(dict(server.headers), _CALL_SECONDS) as transport, Client(
-        streamable_http_client(server.url, http_client=transport), read_timeout_seconds=_CALL_SECONDS
-    ) as client:
+    async with (
+        http.guarded_httpx_client(dict(server.headers), _CALL_SECONDS) as transport,
+        Client(
+            streamable_http_client(server.url, http_client=transport), read_timeout_seconds=_CALL_SECONDS
+        ) as client,
+    ):
         yield client
 
 

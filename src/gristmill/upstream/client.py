@@ -1,7 +1,7 @@
 """The one way to the model: any OpenAI-compatible endpoint of the operator's choice.
 
-It has an HTTP session of its own and not the guarded one of `net`: the endpoint comes from the operator's settings, not from a
-caller, so a private address is fine there. How many calls run at once is the worker's business.
+It has an HTTP session of its own and not the guarded one of `net`: the endpoint comes from the operator's
+settings, not from a caller, so a private address is fine. The worker decides how many calls run at once.
 """
 
 import asyncio
@@ -31,14 +31,14 @@ _KEEP_ALIVE_SECONDS = 15.0  # shorter than what servers grant: a POST into a clo
 
 @dataclass(frozen=True, slots=True)
 class UpstreamAnswer:
-    """A 2xx answer that is a JSON object without an error in it. Holds no character that Postgres cannot keep."""
+    """A 2xx answer: a JSON object without an error in it, and no character that Postgres cannot keep."""
 
     status: int
     body: dict[str, Any]
 
 
 class Upstream:
-    """Calls to the endpoint of GRISTMILL_LLM_BASE_URL, within `async with`. Safe for any number of tasks of one loop."""
+    """Calls to the endpoint of GRISTMILL_LLM_BASE_URL, within `async with`; for all tasks of one loop."""
 
     def __init__(self, settings: Settings) -> None:
         """Raises ValueError, which never quotes the URL, if it is missing or unusable."""
@@ -75,7 +75,7 @@ class Upstream:
     async def post(self, path: str, body: dict[str, Any], *, request_id: str | None = None) -> UpstreamAnswer:
         """Sends `body` to a path such as `/chat/completions`. Raises UpstreamError.
 
-        `request_id` goes along as X-Client-Request-Id, which providers log: the way to find an item's calls there.
+        `request_id` goes along as X-Client-Request-Id, which providers log to find calls by.
         """
         try:
             answer = await self._exchange(path, orjson.dumps(body), request_id)
@@ -162,7 +162,7 @@ async def _piece(response: aiohttp.ClientResponse) -> bytes:
 
 
 async def _excerpt(response: aiohttp.ClientResponse) -> bytes:
-    """The start of an error's body. The status alone decides what follows, so whatever goes wrong here is no news."""
+    """The start of an error's body. The status alone decides, so whatever goes wrong here is no news."""
     told = b""
     with suppress(aiohttp.ClientError, TimeoutError, ConnectionError):
         async with asyncio.timeout(_EXCERPT_SECONDS):

@@ -2,8 +2,8 @@
 
 Three kinds (docs/processors.md):
 * permanent: 4xx except 408, 409 and 429. Another attempt would fail the same way.
-* waiting: 429, 503, and everything that failed before the request reached the endpoint. Nothing is wrong with the
-  item, so it uses up no attempt.
+* waiting: 429, 503, and everything that failed before the request reached the endpoint. Nothing is wrong with
+  the item, so it uses up no attempt.
 * counted: all the rest. Another attempt may work, and each one counts.
 """
 
@@ -23,7 +23,7 @@ _QUOTA_DELAY_SECONDS = 60.0
 
 
 class UpstreamError(Exception):
-    """A call that gave no usable answer. `waiting` and `delay_seconds` mean the same as in `domain.outcomes.Retry`."""
+    """A call that gave no usable answer. `waiting` and `delay_seconds` are those of `outcomes.Retry`."""
 
     def __init__(
         self, error: ItemError, *, waiting: bool = False, delay_seconds: float | None = None
@@ -91,7 +91,7 @@ _REDIRECT = _Rule("upstream_redirect", "redirects elsewhere, which is not follow
 def of_status(
     status: int, headers: Mapping[str, str], body: bytes, *, now: float, secret: str | None
 ) -> UpstreamError:
-    """An answer other than 2xx. `now` is the wall clock in Unix seconds; `secret` is kept out of the message."""
+    """An answer other than 2xx. `now` is in Unix seconds; `secret` is kept out of the message."""
     told, code = _provider_words(body)
     delay = retry_after(headers, now)
     if status == 429 and code == "insufficient_quota":
@@ -176,7 +176,7 @@ def not_json(status: int, media_type: str) -> UpstreamError:
 
 
 def _provider_words(body: bytes) -> tuple[str, str]:
-    """The provider's own message and error code, if the body has the usual shape `{"error": {"message", "code"}}`."""
+    """The provider's message and error code, from the usual shape `{"error": {"message", "code"}}`."""
     try:
         found: Any = orjson.loads(body)
     except orjson.JSONDecodeError:
