@@ -55,7 +55,7 @@ class Vault:
             raise VaultError("damaged, or bound to something else") from error
 
     def digest(self, api_key: str) -> bytes:
-        """What is stored of an API key: HMAC-SHA-256. Keys have 256 random bits, so no slow hash is needed."""
+        """What is stored of an API key: HMAC-SHA-256. Keys have 256 random bits: no slow hash needed."""
         return hmac.digest(self._pepper, api_key.encode(), hashlib.sha256)
 
     def sign(self, payload: bytes) -> bytes:

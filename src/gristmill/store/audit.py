@@ -1,7 +1,7 @@
 """The invariants of the engine, checked against the tables. Used by `gristmill audit` and by the tests.
 
-results = success + failed ≤ total; terminal ⇔ counts = total ⇔ exactly one closing event of the run; every item of a live
-batch is in exactly one of result, span and lease.
+results = success + failed ≤ total; terminal ⇔ counts = total ⇔ exactly one closing event of the run; every item
+of a live batch without a result waits in one span or runs under a lease.
 """
 
 from dataclasses import dataclass
@@ -44,16 +44,17 @@ _RULES = {
         WHERE (s.batch_id IS NOT NULL) <> (b.status IN ('in_progress', 'paused') AND b.ending IS NULL)
             OR s.paused <> (b.status = 'paused')
     """,
-    "every item of a live batch is in exactly one of result, span and lease": """
-        SELECT b.id FROM batch b JOIN batch_count c ON c.batch_id = b.id
-        WHERE b.status NOT IN ('completed', 'failed', 'cancelled') AND c.total <> c.success + c.failed
-            + (SELECT coalesce(sum(last - first + 1), 0) FROM span WHERE batch_id = b.id)
-            + (SELECT coalesce(sum(remaining), 0) FROM lease WHERE batch_id = b.id)
+    "every item of a live batch without a result is in a span or a lease": """
+        SELECT b.id FROM batch b
+        WHERE b.status NOT IN ('completed', 'failed', 'cancelled') AND EXISTS (
+            SELECT FROM generate_series(0, b.total - 1) AS g (ordinal)
+            WHERE NOT EXISTS (SELECT FROM result r WHERE r.batch_id = b.id AND r.ordinal = g.ordinal)
+                AND NOT EXISTS (SELECT FROM span s WHERE s.batch_id = b.id AND g.ordinal BETWEEN s.first AND s.last)
+                AND NOT EXISTS (SELECT FROM lease l WHERE l.batch_id = b.id AND g.ordinal BETWEEN l.first AND l.last)
+        )
     """,
-    "no item of a span has a result or is in another span": """
+    "no item waits in two spans": """
         SELECT s.batch_id FROM span s WHERE EXISTS (
-            SELECT FROM result r WHERE r.batch_id = s.batch_id AND r.ordinal BETWEEN s.first AND s.last
-        ) OR EXISTS (
             SELECT FROM span o WHERE o.batch_id = s.batch_id AND o.id <> s.id AND o.first <= s.last AND s.first <= o.last
         )
     """,

@@ -7,6 +7,7 @@ Lock order, kept by everything that touches these tables: leases, schedules, res
 batch, then batch and outbox.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +17,7 @@ from uuid import UUID
 from gristmill.db import Transaction
 from gristmill.domain.outcomes import Turn
 from gristmill.domain.states import ResultStatus
-from gristmill.store import chats, counts, endings, histories, schedules, spans
+from gristmill.store import counts, endings, histories, schedules, spans, turns
 from gristmill.store.counts import Tally
 
 # Below this many results one INSERT costs less than a COPY (docs/performance.md).
@@ -58,7 +59,7 @@ class Retried:
     waiting: bool
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Flush:
     """All a worker has to say at once. `remaining` is what each touched lease still has to come, afterwards."""
 
@@ -66,6 +67,20 @@ class Flush:
     ended: Sequence[Ended]
     retried: Sequence[Retried] = ()
     unstarted: Sequence[tuple[int, spans.Waiting]] = ()  # (lease id, items given back without a run)
+
+    def apart(self) -> "list[Flush]":
+        """The same, result by result, and last whatever goes back to wait."""
+        back = Counter([r.ended.lease_id for r in self.retried] + [lease_id for lease_id, _ in self.unstarted])
+        left = Counter(dict(self.remaining))
+        left.update(back)
+        left.update(e.lease_id for e in self.ended)
+        flushes = []
+        for ended in self.ended:
+            left[ended.lease_id] -= 1
+            flushes.append(Flush({ended.lease_id: left[ended.lease_id]}, [ended]))
+        if back:
+            flushes.append(Flush({lease_id: self.remaining[lease_id] for lease_id in back}, [], self.retried, self.unstarted))
+        return flushes
 
 
 async def record(tx: Transaction, worker_id: int, flush: Flush, *, alone: bool = True) -> None:
@@ -77,11 +92,11 @@ async def record(tx: Transaction, worker_id: int, flush: Flush, *, alone: bool =
     ended = [*flush.ended, *(r.ended for r in again if r.ended.batch_id not in alive)]
     again = [r for r in again if r.ended.batch_id in alive]
 
-    await chats.number(tx, ended)
+    await turns.number(tx, ended)
     copy = alone and len(ended) >= COPY_FROM and held.issuperset(flush.remaining)
     inserted = await (_copy(tx, ended) if copy else _insert(tx, ended))
     await _keep_attempts(tx, again)
-    await chats.append(tx, inserted)
+    await turns.append(tx, inserted)
     await _give_chats_up(tx, inserted)
     await spans.put_back(tx, [_waiting(r) for r in again] + [w for lease_id, w in flush.unstarted if lease_id in held])
     await spans.set_remaining(tx, {lease_id: n for lease_id, n in flush.remaining.items() if lease_id in held})

@@ -1,0 +1,127 @@
+"""A worker: its loops, its identity, and its orderly end. In the API's process or alone, any number of them."""
+
+import asyncio
+import logging
+
+from gristmill import processors
+from gristmill.db import Database, process_name
+from gristmill.processors.base import Services
+from gristmill.settings import Settings
+from gristmill.store import workers
+from gristmill.vault import Vault
+from gristmill.worker.deliveries import Deliveries
+from gristmill.worker.heartbeat import Heartbeat
+from gristmill.worker.items import Items
+from gristmill.worker.loop import Step, loop
+from gristmill.worker.recorder import Recorder
+from gristmill.worker.upkeep import Upkeep
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    def __init__(self, database: Database, settings: Settings, services: Services, vault: Vault) -> None:
+        self._database = database
+        self._settings = settings
+        self._registry = processors.registry()
+        self._recorder = Recorder(database, ended_batches=self._batches_may_have_ended, drained=self.wake)
+        self._items = Items(
+            database,
+            services,
+            self._registry,
+            self._recorder,
+            concurrency=settings.concurrency,
+            upstream_concurrency=settings.llm_concurrency,
+            trusted=lambda: self._heartbeat is not None and self._heartbeat.trusted,
+        )
+        self._deliveries = Deliveries(database, services.http, vault, settings)
+        self._deliveries_news = asyncio.Event()
+        self._upkeep_news = asyncio.Event()
+        self._upkeep = Upkeep(database, lease_seconds=settings.lease_seconds)
+        self._heartbeat: Heartbeat | None = None
+        self._stop_claiming = asyncio.Event()
+        self._stop_recording = asyncio.Event()
+        self._stop_duties = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._claiming: asyncio.Task[None] | None = None
+        self._recording: asyncio.Task[None] | None = None
+        self._duties: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        await self._take_identity()
+        poll = self._settings.poll_seconds
+        self._claiming = asyncio.create_task(
+            loop("items", self._items.step, news=self._items.news, stop=self._stop_claiming, idle_seconds=poll)
+        )
+        self._recording = asyncio.create_task(self._recorder.run(self._stop_recording))
+        lease = self._settings.lease_seconds
+        self._duty("watch", self._items.watch, 0.1)
+        self._duty("deliveries", self._deliveries.step, poll, self._deliveries_news)
+        self._duty("reaper", self._upkeep.reap, min(5.0, lease / 3))
+        self._duty("sweeper", self._upkeep.sweep, 1.0, self._upkeep_news)
+        self._duty("tidier", self._upkeep.tidy, 60.0)
+        self._duty("partitions", self._upkeep.grow, 3600.0)
+
+    def wake(self) -> None:
+        """There may be work: look now instead of at the next poll."""
+        self._items.news.set()
+        self._upkeep_news.set()
+
+    def hurry(self) -> None:
+        """While draining: do not wait for what runs; still record what has ended."""
+        self._hurry.set()
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Stop claiming, return what has not started, wait for what runs, flush, say goodbye. In that order."""
+        self._stop_claiming.set()
+        if self._claiming is not None:
+            await self._claiming
+        await self._items.drain(self._hurry, grace_seconds)
+        self._stop_recording.set()
+        if self._recording is not None:
+            await asyncio.wait((self._recording,), timeout=self._settings.lease_seconds)
+            self._recording.cancel()
+        self._stop_duties.set()
+        await asyncio.gather(*self._duties, return_exceptions=True)
+        await self._say_goodbye()
+
+    async def _say_goodbye(self) -> None:
+        if self._heartbeat is None:
+            return
+        self._heartbeat.stop()
+        async with self._database.transaction() as tx:
+            await workers.leave(tx, self._items.worker_id)
+
+    def _duty(self, name: str, step: Step, idle_seconds: float, news: asyncio.Event | None = None) -> None:
+        looping = loop(name, step, news=news or asyncio.Event(), stop=self._stop_duties, idle_seconds=idle_seconds)
+        self._duties.append(asyncio.create_task(looping))
+
+    def _batches_may_have_ended(self) -> None:
+        self._deliveries_news.set()
+
+    async def _take_identity(self) -> None:
+        async with self._database.transaction() as tx:
+            worker_id = await workers.join(
+                tx, name=process_name(), processors=sorted(self._registry), concurrency=self._settings.concurrency
+            )
+        self._items.worker_id = self._recorder.worker_id = worker_id
+        on_loop = asyncio.get_running_loop().call_soon_threadsafe
+        self._heartbeat = Heartbeat(
+            self._database, worker_id, self._settings.lease_seconds, lambda: on_loop(self._declared_dead)
+        ).start()
+        log.info("worker ready", extra={"worker_id": worker_id, "concurrency": self._settings.concurrency})
+
+    def _declared_dead(self) -> None:
+        log.warning("declared dead; taking a new identity", extra={"worker_id": self._items.worker_id})
+        self._heartbeat = None
+        self._items.drop()
+        self._duties.append(asyncio.create_task(self._reborn()))
+
+    async def _reborn(self) -> None:
+        while not self._stop_duties.is_set():
+            try:
+                await self._take_identity()
+                return
+            except Exception:
+                log.exception("no new identity yet")
+                await asyncio.sleep(1)

@@ -1,0 +1,74 @@
+"""One line per event, as JSON or text; what others sent cannot begin a line of its own or steer a terminal.
+
+    log = logging.getLogger(__name__)
+    with bind(batch_id=batch.id):
+        log.info("batch ended", extra={"status": "completed"})
+
+Secrets have no place in a message or a field: nothing here removes them.
+"""
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+_bound: ContextVar[Mapping[str, Any]] = ContextVar("bound", default={})  # noqa: B039 - never changed, only replaced
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+# Control characters, line and paragraph separators, and marks that reverse the order of what follows.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def configure(format: Literal["text", "json"], level: str) -> None:
+    """To standard error, replacing whatever was configured before; of other libraries only warnings and errors."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if format == "json" else _Text())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.getLogger("gristmill").setLevel(level.upper())
+
+
+@contextmanager
+def bind(**fields: Any) -> Iterator[None]:
+    """Adds fields to every line of this task, and of the tasks it starts, until the end of the block."""
+    token = _bound.set({**_bound.get(), **fields})
+    try:
+        yield
+    finally:
+        _bound.reset(token)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+    fields = {**_bound.get(), **extra}
+    if record.exc_info:
+        fields["exception"] = logging.Formatter().formatException(record.exc_info)
+    return fields
+
+
+def _at(record: logging.LogRecord) -> str:
+    return (
+        datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    )
+
+
+def _escaped(text: str) -> str:
+    return _UNSAFE.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        head = {"at": _at(record), "level": record.levelname.lower(), "logger": record.name}
+        line = {**_fields(record), **head, "message": record.getMessage()}
+        return json.dumps(
+            line, default=str
+        )  # ASCII only: everything that could steer a terminal is \u escaped
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
+        return _escaped(f"{_at(record)} {record.levelname.lower():7} {record.getMessage()}{fields}")

@@ -1,0 +1,95 @@
+"""Checks inputs and configurations against a processor's models, before a row exists.
+
+Always strict, whatever a model says: no coercion ("12" is not 12), no unknown fields. The check runs on JSON and
+not on Python objects, because that is where strict still lets a UUID or a date be written as a string.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from gristmill.domain.errors import Problem
+from gristmill.processors.base import Processor
+
+MAX_PROBLEMS = 100
+_SEGMENT_CHARACTERS = 64
+_DETAIL_CHARACTERS = 300
+
+Checked = tuple[list[BaseModel | None], list[Problem]]
+
+
+def validate(processor: Processor[Any, Any], raw_inputs: Sequence[object], *, inside: str = "") -> Checked:
+    """The inputs as models, None in the place of each bad one, and what is wrong with those (at most 100 problems).
+
+    Pointers are `/requests/{index}{inside}/…`; `inside` is `/input` where a request holds its input under that key.
+    """
+    try:
+        return list(_check(processor.input_model, raw_inputs)), []
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+    bad = {detail["loc"][0] for detail in details}
+    good = iter(_check(processor.input_model, [raw for index, raw in enumerate(raw_inputs) if index not in bad]))
+    inputs = [None if index in bad else next(good) for index in range(len(raw_inputs))]
+    return inputs, [_problem(raw_inputs, detail, inside) for detail in details[:MAX_PROBLEMS]]
+
+
+def validate_config(
+    processor: Processor[Any, Any], raw: object, *, pointer: str = "/config"
+) -> tuple[BaseModel | None, list[Problem]]:
+    """The configuration as a model, or None and what is wrong with it (at most 100 problems)."""
+    try:
+        return _check(processor.config_model, [raw])[0], []
+    except ValidationError as error:
+        details = error.errors(include_url=False)[:MAX_PROBLEMS]
+    return None, [
+        Problem(pointer + _path(raw, detail["loc"][1:], detail["type"]), detail["type"], _detail(detail))
+        for detail in details
+    ]
+
+
+def _check(model: type[BaseModel], raw: Sequence[object]) -> list[BaseModel]:
+    """All in one call: 1,000 small inputs take about 3 ms."""
+    return _adapter(model).validate_json(orjson.dumps(raw), strict=True, extra="forbid")
+
+
+@cache
+def _adapter(model: type[BaseModel]) -> TypeAdapter[list[BaseModel]]:
+    return TypeAdapter(list[model])  # type: ignore[valid-type]
+
+
+def _problem(raw_inputs: Sequence[object], detail: ErrorDetails, inside: str) -> Problem:
+    index, *rest = detail["loc"]
+    path = _path(raw_inputs[int(index)], rest, detail["type"])
+    return Problem(f"/requests/{index}{inside}{path}", detail["type"], _detail(detail))
+
+
+def _path(raw: object, location: Sequence[int | str], kind: str) -> str:
+    """A JSON pointer to what the caller sent: pydantic's location without the names of union members and the like."""
+    segments: list[str] = []
+    here = raw
+    for position, key in enumerate(location):
+        if isinstance(here, dict) and key in here:
+            here = here[key]
+        elif isinstance(here, list) and isinstance(key, int) and key < len(here):
+            here = here[key]
+        elif not (kind == "missing" and position == len(location) - 1):
+            continue
+        segments.append(str(key)[:_SEGMENT_CHARACTERS].replace("~", "~0").replace("/", "~1"))
+    return "".join(f"/{segment}" for segment in segments)
+
+
+def _detail(detail: ErrorDetails) -> str:
+    """Pydantic's sentence, unless it quotes what was sent."""
+    kind, given = detail["type"], detail["input"]
+    if kind == "uuid_parsing":
+        return "Input should be a valid UUID"
+    if kind == "union_tag_invalid":
+        return f"Input should be one of: {detail['ctx']['expected_tags']}"
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    if isinstance(given, str) and len(given) > 1 and given in message:
+        return "Input is not valid"
+    return message[:_DETAIL_CHARACTERS]

@@ -1,0 +1,24 @@
+"""What a worker must know of a batch to run its items: fixed when the batch was created."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from gristmill.db import Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    batch_id: UUID
+    tenant_id: UUID
+    processor: str
+    config: str  # JSON
+    max_attempts: int
+    item_timeout_seconds: float
+
+
+async def load(connection: Transaction, batch_id: UUID) -> Assignment | None:
+    """None: the batch has been deleted."""
+    row = await connection.fetchrow(
+        "SELECT id, tenant_id, processor, config, max_attempts, item_timeout_seconds FROM batch WHERE id = $1", batch_id
+    )
+    return Assignment(*row) if row else None

@@ -1,0 +1,161 @@
+"""The one way to the model: any OpenAI-compatible endpoint of the operator's choice.
+
+It has an HTTP session of its own and not the guarded one of `net`: the endpoint comes from the operator's settings, not from a
+caller, so a private address is fine there. How many calls run at once is the worker's business.
+"""
+
+import asyncio
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Self
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from gristmill.settings import Settings
+from gristmill.upstream import answers, errors
+from gristmill.upstream.errors import UpstreamError
+from gristmill.upstream.outage import Outage
+
+MAX_ANSWER_BYTES = 16 * 1024 * 1024  # after decompression
+_EXCERPT_BYTES = 64 * 1024  # of the body of an error
+_EXCERPT_SECONDS = 5.0
+_CONNECT_SECONDS = 10.0
+_SILENCE_SECONDS = 30.0  # between two pieces of a body; before its first byte a model may think as long as the deadline
+_KEEP_ALIVE_SECONDS = 15.0  # shorter than what servers grant: a POST into a closing connection is lost
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamAnswer:
+    """A 2xx answer that is a JSON object without an error in it. Holds no character that Postgres cannot keep."""
+
+    status: int
+    body: dict[str, Any]
+
+
+class Upstream:
+    """Calls to the endpoint of GRISTMILL_LLM_BASE_URL, within `async with`. Safe for any number of tasks of one loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises ValueError, which never quotes the URL, if it is missing or unusable."""
+        self._base = _base_url(settings.llm_base_url)
+        self._secret = settings.llm_api_key.get_secret_value() if settings.llm_api_key else None
+        self._timeout_seconds = settings.llm_timeout_seconds
+        self._prices = (settings.llm_price_prompt, settings.llm_price_completion)
+        self._outage = Outage()
+        self._session: aiohttp.ClientSession
+        self.model = settings.llm_model
+
+    async def __aenter__(self) -> Self:
+        headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "gristmill"}
+        if self._secret:
+            headers["Authorization"] = f"Bearer {self._secret}"
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS),
+            timeout=aiohttp.ClientTimeout(
+                total=self._timeout_seconds, sock_connect=min(_CONNECT_SECONDS, self._timeout_seconds / 2)
+            ),
+            headers=headers,
+            cookie_jar=aiohttp.DummyCookieJar(),  # nothing may pass from one tenant's call to another's
+            trust_env=False,
+        )
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._session.close()
+
+    async def post(self, path: str, body: dict[str, Any], *, request_id: str | None = None) -> UpstreamAnswer:
+        """Sends `body` to a path such as `/chat/completions`. Raises UpstreamError.
+
+        `request_id` goes along as X-Client-Request-Id, which providers log: the way to find an item's calls there.
+        """
+        try:
+            answer = await self._exchange(path, orjson.dumps(body), request_id)
+        except UpstreamError as error:
+            if error.waiting:
+                planned = self._outage.delay(time.monotonic())
+                error.delay_seconds = planned if error.delay_seconds is None else error.delay_seconds
+            raise
+        self._outage.over()
+        return answer
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> int | None:
+        """Millionths of a US dollar by the configured prices; None without any."""
+        prompt, completion = self._prices
+        if prompt is None and completion is None:
+            return None
+        return round(prompt_tokens * (prompt or 0) + completion_tokens * (completion or 0))
+
+    async def _exchange(self, path: str, body: bytes, request_id: str | None) -> UpstreamAnswer:
+        url = self._base.with_path(self._base.path.rstrip("/") + path, keep_query=True)
+        headers = {"X-Client-Request-Id": request_id} if request_id else None
+        try:
+            async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
+                return await self._read(response)
+        except aiohttp.ConnectionTimeoutError:
+            raise errors.unreachable("it does not answer to connecting") from None
+        except aiohttp.ClientConnectorDNSError:
+            raise errors.unreachable("its name is not known") from None
+        except aiohttp.ClientSSLError:
+            raise errors.unreachable("its TLS certificate or version is refused") from None
+        except aiohttp.ClientConnectorError:
+            raise errors.unreachable("the connection is refused") from None
+        except TimeoutError:
+            raise errors.timed_out(self._timeout_seconds) from None
+        except (aiohttp.ClientError, ConnectionError):
+            raise errors.connection_lost() from None
+
+    async def _read(self, response: aiohttp.ClientResponse) -> UpstreamAnswer:
+        now = time.time()
+        if not 200 <= response.status < 300:
+            told = await _excerpt(response)
+            raise errors.of_status(response.status, response.headers, told, now=now, secret=self._secret)
+        raw = await _whole(response, MAX_ANSWER_BYTES)
+        found = answers.read(response.status, response.content_type, raw, now=now, secret=self._secret)
+        return UpstreamAnswer(response.status, found)
+
+
+def _base_url(text: str | None) -> URL:
+    try:
+        url = URL(text or "")
+    except ValueError:
+        url = URL()
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ValueError("GRISTMILL_LLM_BASE_URL must be an http or https URL, such as https://api.openai.com/v1")
+    if url.user or url.password:
+        raise ValueError("GRISTMILL_LLM_BASE_URL must hold no credentials: they go into GRISTMILL_LLM_API_KEY")
+    return url
+
+
+async def _whole(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    """The body. Raises UpstreamError as soon as it is larger than `max_bytes`, or silent for too long."""
+    pieces: list[bytes] = []
+    size = 0
+    while piece := await _piece(response):
+        size += len(piece)
+        if size > max_bytes:
+            raise errors.too_large(max_bytes)
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+async def _piece(response: aiohttp.ClientResponse) -> bytes:
+    try:
+        async with asyncio.timeout(_SILENCE_SECONDS) as limit:
+            return await response.content.readany()
+    except TimeoutError:
+        if limit.expired():
+            raise errors.timed_out(_SILENCE_SECONDS, "did not send the next piece of its answer") from None
+        raise
+
+
+async def _excerpt(response: aiohttp.ClientResponse) -> bytes:
+    """The start of an error's body. The status alone decides what follows, so whatever goes wrong here is no news."""
+    told = b""
+    with suppress(aiohttp.ClientError, TimeoutError, ConnectionError):
+        async with asyncio.timeout(_EXCERPT_SECONDS):
+            while len(told) < _EXCERPT_BYTES and (piece := await response.content.readany()):
+                told += piece
+    return told[:_EXCERPT_BYTES]

@@ -1,0 +1,184 @@
+"""What went wrong with a call to the model's endpoint, and what follows from it. Pure: no I/O, no clock.
+
+Three kinds (docs/processors.md):
+* permanent: 4xx except 408, 409 and 429. Another attempt would fail the same way.
+* waiting: 429, 503, and everything that failed before the request reached the endpoint. Nothing is wrong with the
+  item, so it uses up no attempt.
+* counted: all the rest. Another attempt may work, and each one counts.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import orjson
+
+from gristmill.domain.outcomes import Failure, ItemError, Retry
+from gristmill.domain.usage import Usage
+from gristmill.upstream.retry_after import retry_after
+
+_EXCERPT_CHARACTERS = 300
+_CHECK_URL = "Check GRISTMILL_LLM_BASE_URL: it is the part before /chat/completions, such as https://api.openai.com/v1."
+_QUOTA_DELAY_SECONDS = 60.0
+
+
+class UpstreamError(Exception):
+    """A call that gave no usable answer. `waiting` and `delay_seconds` mean the same as in `domain.outcomes.Retry`."""
+
+    def __init__(self, error: ItemError, *, waiting: bool = False, delay_seconds: float | None = None) -> None:
+        super().__init__(f"{error.type}: {error.message}")
+        self.error = error
+        self.waiting = waiting
+        self.delay_seconds = delay_seconds
+
+    def outcome(self, usage: Usage | None = None) -> Failure | Retry:
+        """What the item that made the call ends with; `usage` is what its earlier calls have cost."""
+        if not self.error.retryable:
+            return Failure(self.error, usage)
+        return Retry(self.error, self.delay_seconds, self.waiting, usage)
+
+
+class _Rule(NamedTuple):
+    type: str
+    message: str
+    suggestion: str | None = None
+
+
+_PERMANENT = {
+    400: _Rule("upstream_rejected", "refused the request", "Check the message and the agent's parameters."),
+    401: _Rule("upstream_unauthorized", "refused the credentials", "Check GRISTMILL_LLM_API_KEY."),
+    402: _Rule("upstream_payment_required", "wants payment", "Check the account's balance at the provider."),
+    403: _Rule("upstream_unauthorized", "forbids this", "Check what GRISTMILL_LLM_API_KEY is allowed to do."),
+    404: _Rule("upstream_not_found", "knows no such model or path", f"Check the model's name. {_CHECK_URL}"),
+    405: _Rule("upstream_not_found", "does not offer this call", _CHECK_URL),
+    413: _Rule("upstream_too_long", "finds the request too large", "Shorten the message, its files or the chat."),
+    422: _Rule("upstream_rejected", "refused the request", "Check the message and the agent's parameters."),
+}
+_OTHER_4XX = _Rule("upstream_rejected", "refused the request")
+_TOO_LONG = _Rule(
+    "upstream_too_long",
+    "finds the request longer than the model's context",
+    "Shorten the message, its files or the chat, or choose a model with a longer context.",
+)
+_CONTEXT = re.compile(r"(?i)context.{0,20}(length|window|size)|(exceed|maximum|too long).{0,40}context|prompt is too long")
+_COUNTED = {
+    408: _Rule("upstream_timeout", "did not finish in time"),
+    409: _Rule("upstream_conflict", "reports a conflict"),
+    504: _Rule("upstream_timeout", "did not finish in time"),
+    529: _Rule("upstream_overloaded", "is overloaded"),
+}
+_OTHER_5XX = _Rule("upstream_error", "had an error of its own")
+_WAITING = {
+    429: _Rule("upstream_rate_limited", "limits the rate of calls", "Lower GRISTMILL_LLM_CONCURRENCY if this persists."),
+    503: _Rule("upstream_unavailable", "has no capacity right now"),
+}
+_QUOTA = _Rule("upstream_quota_exhausted", "reports an exhausted quota", "Check the account's quota at the provider.")
+_REDIRECT = _Rule("upstream_redirect", "redirects elsewhere, which is not followed", _CHECK_URL)
+
+
+def of_status(status: int, headers: Mapping[str, str], body: bytes, *, now: float, secret: str | None) -> UpstreamError:
+    """An answer other than 2xx. `now` is the wall clock in Unix seconds; `secret` is kept out of the message."""
+    told, code = _provider_words(body)
+    delay = retry_after(headers, now)
+    if status == 429 and code == "insufficient_quota":
+        return _error(_QUOTA, status, told, secret, waiting=True, delay=delay or _QUOTA_DELAY_SECONDS)
+    if status in _WAITING:
+        return _error(_WAITING[status], status, told, secret, waiting=True, delay=delay)
+    if status >= 500 or status in _COUNTED:
+        return _error(_COUNTED.get(status, _OTHER_5XX), status, told, secret, delay=delay)
+    if status >= 400:
+        return _permanent(status, told, code, secret)
+    return _error(_REDIRECT, status, "", secret, delay=delay)
+
+
+def _permanent(status: int, told: str, code: str, secret: str | None) -> UpstreamError:
+    if status == 400 and _CONTEXT.search(f"{code} {told}"):
+        return _error(_TOO_LONG, status, told, secret, retryable=False)
+    # What is said about credentials may quote them.
+    words = "" if status in (401, 403) else told
+    return _error(_PERMANENT.get(status, _OTHER_4XX), status, words, secret, retryable=False)
+
+
+def _error(
+    rule: _Rule,
+    status: int,
+    told: str,
+    secret: str | None,
+    *,
+    retryable: bool = True,
+    waiting: bool = False,
+    delay: float | None = None,
+) -> UpstreamError:
+    message = f"The model's endpoint {rule.message} (HTTP {status})" + (f": {_masked(told, secret)}" if told else ".")
+    error = ItemError(500, rule.type, message, upstream_status=status, retryable=retryable, suggestion=rule.suggestion)
+    return UpstreamError(error, waiting=waiting, delay_seconds=delay)
+
+
+def unreachable(why: str) -> UpstreamError:
+    """The request never got there: name unknown, connection refused, TLS refused, no answer to connecting."""
+    error = ItemError(
+        500,
+        "upstream_unavailable",
+        f"The model's endpoint cannot be reached: {why}.",
+        retryable=True,
+        suggestion="Check GRISTMILL_LLM_BASE_URL and that the endpoint is up.",
+    )
+    return UpstreamError(error, waiting=True)
+
+
+def timed_out(seconds: float, what: str = "did not answer") -> UpstreamError:
+    message = f"The model's endpoint {what} within {seconds:g} seconds."
+    suggestion = "Raise GRISTMILL_LLM_TIMEOUT_SECONDS if answers take longer."
+    return UpstreamError(ItemError(500, "upstream_timeout", message, retryable=True, suggestion=suggestion))
+
+
+def connection_lost() -> UpstreamError:
+    message = "The connection to the model's endpoint broke before the whole answer had come."
+    return UpstreamError(ItemError(500, "upstream_connection_lost", message, retryable=True))
+
+
+def too_large(max_bytes: int) -> UpstreamError:
+    message = f"The model's endpoint answered with more than {max_bytes} bytes."
+    return UpstreamError(ItemError(500, "upstream_answer_too_large", message, retryable=True))
+
+
+def bad_answer(why: str, status: int = 200, suggestion: str | None = None) -> UpstreamError:
+    """A success by its status that is none by its body."""
+    message = f"The model's endpoint answered HTTP {status}, but {why}."
+    error = ItemError(500, "upstream_bad_answer", message, upstream_status=status, retryable=True, suggestion=suggestion)
+    return UpstreamError(error)
+
+
+def not_json(status: int, media_type: str) -> UpstreamError:
+    if "html" in media_type:
+        return bad_answer("with a web page instead of JSON", status, _CHECK_URL)
+    return bad_answer("its body is not JSON", status)
+
+
+def _provider_words(body: bytes) -> tuple[str, str]:
+    """The provider's own message and error code, if the body has the usual shape `{"error": {"message", "code"}}`."""
+    try:
+        found: Any = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return "", ""
+    error = found.get("error", found) if isinstance(found, dict) else None
+    if isinstance(error, str):
+        return error, ""
+    if not isinstance(error, dict):
+        return "", ""
+    return _first_text(error, "message", "detail"), _first_text(error, "code", "type")
+
+
+def _first_text(found: dict[str, Any], *keys: str) -> str:
+    return next((value for key in keys if isinstance(value := found.get(key), str)), "")
+
+
+_KEY_LIKE = re.compile(r"(?i)\b(?:bearer\s+\S+|(?:sk|gm|key|pk|gsk|xai)[-_][\w*.-]{6,})")
+
+
+def _masked(words: str, secret: str | None) -> str:
+    """The provider's words, one line, bounded, and without anything that looks like a key."""
+    if secret:
+        words = words.replace(secret, "***")
+    line = " ".join(_KEY_LIKE.sub("***", words).replace("\x00", "").split())
+    return line if len(line) <= _EXCERPT_CHARACTERS else line[: _EXCERPT_CHARACTERS - 1] + "…"

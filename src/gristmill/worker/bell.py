@@ -1,0 +1,71 @@
+"""Telling workers that there is work: an event within the process, NOTIFY to the others. Only a hint; polling is the truth.
+
+One NOTIFY per ring, after the commit, in a transaction of its own: inside a hot transaction it would cost seven times
+the throughput. Rings that come while one is being sent are one.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from gristmill.db import LOST, Database
+from gristmill.worker.loop import first_of
+
+log = logging.getLogger(__name__)
+
+CHANNEL = "gristmill_work"
+
+
+class Bell:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._rung = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.listeners: list[Callable[[], None]] = []
+
+    def ring(self) -> None:
+        """There is work; may be called from anywhere on the loop, costs nothing."""
+        for listener in self.listeners:
+            listener()
+        self._rung.set()
+
+    def start(self, *, listen: bool) -> None:
+        """Pass rings on to other processes; with `listen`, also pass theirs on to the listeners here."""
+        self._tasks.append(asyncio.create_task(self._send()))
+        if listen:
+            self._tasks.append(asyncio.create_task(self._listen()))
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _send(self) -> None:
+        while True:
+            await self._rung.wait()
+            self._rung.clear()
+            try:
+                async with self._database.connection() as connection:
+                    await connection.execute(f"NOTIFY {CHANNEL}")
+            except LOST:
+                log.debug("could not notify; pollers will find the work")
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                await self._listen_until_lost()
+            except LOST:
+                log.debug("listening lost its connection; polling goes on")
+            await asyncio.sleep(1)
+
+    async def _listen_until_lost(self) -> None:
+        connection = await self._database.connect()
+        lost = asyncio.Event()
+        try:
+            connection.add_termination_listener(lambda _: lost.set())
+            await connection.add_listener(CHANNEL, lambda *_: [listener() for listener in self.listeners])
+            while not lost.is_set():
+                await connection.execute("SELECT")  # a half-open connection shows here
+                await first_of(lost, seconds=30)
+        finally:
+            connection.terminate()

@@ -1,0 +1,244 @@
+"""Items: claimed when they can start, run side by side in slots, their verdicts handed to the recorder.
+
+Slots are coroutines that live as long as the worker and take one item after the other: a task per item would cost 4.4 µs,
+a timeout per item 5.9 (docs/performance.md). One watch ends what runs over its time.
+"""
+
+import asyncio
+import logging
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gristmill import metrics
+from gristmill.db import LOST, Database
+from gristmill.processors.base import Processor, Services
+from gristmill.store import assignments, leases, spans
+from gristmill.worker.recorder import FULL, Recorder
+from gristmill.worker.work import HeldLease, Job, Work, run, settle, timed_out
+
+log = logging.getLogger(__name__)
+
+JOBS_KEPT = 500  # batches whose configuration stays parsed
+AHEAD_SECONDS = 0.2  # items so fast that their slots empty within a claim are claimed that far ahead
+AHEAD_MOST = 2000
+LINGER_SECONDS = 0.01  # how long a free slot may wait for others, so that a claim is worth its cost
+UNINTERRUPTED_SECONDS = 0.005  # items that never wait let the rest of the loop in after so long
+
+
+class Items:
+    def __init__(
+        self,
+        database: Database,
+        services: Services,
+        processors: Mapping[str, Processor[Any, Any]],
+        recorder: Recorder,
+        *,
+        concurrency: int,
+        upstream_concurrency: int,
+        trusted: Callable[[], bool],
+    ) -> None:
+        self.news = asyncio.Event()
+        self.worker_id = 0
+        self._database = database
+        self._services = services
+        self._processors = processors
+        self._recorder = recorder
+        self._concurrency = concurrency
+        self._upstream_concurrency = upstream_concurrency
+        self._trusted = trusted
+        self._ready: deque[Work] = deque()
+        self._idle: deque[asyncio.Future[None]] = deque()
+        self._running: dict[asyncio.Task[None], tuple[float, Work]] = {}
+        self._overdue: set[asyncio.Task[None]] = set()
+        self._slots: set[asyncio.Task[None]] = set()
+        self._in_hand: Counter[str] = Counter()  # by processor: claimed and without a verdict
+        self._rate = 0.0  # items a second, of late
+        self._ended_since = 0
+        self._rated_at = asyncio.get_running_loop().time()
+        self._yielded_at = self._rated_at
+        self._linger: asyncio.TimerHandle | None = None
+        self._jobs: OrderedDict[Any, Job] = OrderedDict()
+        self._held: dict[int, HeldLease] = {}
+        self._in_doubt = False  # a claim broke: it may have committed without our knowing
+        recorder.busy = lambda: bool(self._running or self._ready)
+
+    # --- claiming ---
+
+    async def step(self) -> int:
+        """Claim items of one batch for the free slots; answers with how many."""
+        self._forget_ended_leases()
+        if not self._trusted():
+            self._return_ready()
+            return 0
+        free = self._free()
+        if not free or self._recorder.backlog >= FULL:
+            return 0
+        if self._in_doubt:
+            await self._settle_doubt()
+        try:
+            async with self._database.transaction(durable=False) as tx:
+                claimed = await spans.claim(tx, self.worker_id, free)
+        except LOST:
+            self._in_doubt = True
+            raise
+        for lease in claimed:
+            self._held[lease.id] = HeldLease(lease, len(lease.items))
+        return sum([await self._take(self._held[lease.id]) for lease in claimed])
+
+    def _free(self) -> dict[str, int]:
+        """How many items of each processor could start now, and a few more if they start and end in no time."""
+        in_hand = sum(self._in_hand.values())
+        ahead = min(int(self._rate * AHEAD_SECONDS), AHEAD_MOST)
+        free = {}
+        for name, processor in self._processors.items():
+            slots = self._concurrency - in_hand + ahead
+            if processor.uses_upstream:
+                slots = min(self._concurrency - in_hand, self._upstream_concurrency - self._in_hand[name])
+            if slots > 0:
+                free[name] = slots
+        return free
+
+    async def _settle_doubt(self) -> None:
+        async with self._database.transaction() as tx:
+            given_back = await leases.disown(tx, self.worker_id, list(self._held))
+        self._in_doubt = False
+        if given_back:
+            log.warning("gave back leases of an unacknowledged claim", extra={"leases": given_back})
+
+    def _forget_ended_leases(self) -> None:
+        if len(self._held) > 2 * self._concurrency or not self._running:
+            self._held = {i: held for i, held in self._held.items() if held.remaining > 0}
+
+    async def _take(self, held: HeldLease) -> int:
+        job = await self._job(held)
+        if job is None:
+            for item in held.lease.items:
+                self._recorder.give_back(held, item.ordinal)
+            return 0
+        name = job.assignment.processor
+        self._in_hand[name] += len(held.lease.items)
+        self._ready.extend([Work(held, item, job) for item in held.lease.items])
+        metrics.items_claimed(name, len(held.lease.items))
+        self._dispatch()
+        return len(held.lease.items)
+
+    async def _job(self, held: HeldLease) -> Job | None:
+        """None: the batch was deleted, or its stored configuration does not fit the processor of this version."""
+        batch_id = held.lease.batch_id
+        if (known := self._jobs.get(batch_id)) is not None:
+            self._jobs.move_to_end(batch_id)
+            return known
+        async with self._database.connection() as connection:
+            assignment = await assignments.load(connection, batch_id)
+        if assignment is None:
+            return None
+        processor = self._processors[assignment.processor]
+        job = Job(assignment, processor, processor.config_model.model_validate_json(assignment.config))
+        self._jobs[batch_id] = job
+        if len(self._jobs) > JOBS_KEPT:
+            self._jobs.popitem(last=False)
+        return job
+
+    # --- running ---
+
+    def _dispatch(self) -> None:
+        """Wake as many slots as there are items ready; make more while there may be."""
+        for _ in range(min(len(self._ready), self._concurrency)):
+            if self._idle:
+                waiting = self._idle.popleft()
+                if not waiting.done():
+                    waiting.set_result(None)
+            elif len(self._slots) < self._concurrency:
+                slot = asyncio.create_task(self._slot())
+                self._slots.add(slot)
+                slot.add_done_callback(self._slots.discard)
+            else:
+                return
+
+    async def _slot(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        while True:
+            while not self._ready:
+                self._slot_is_free()
+                waiting = asyncio.get_running_loop().create_future()
+                self._idle.append(waiting)
+                await waiting
+            await self._run(task, self._ready.popleft())
+
+    async def _run(self, task: asyncio.Task[None], work: Work) -> None:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        self._running[task] = (started + work.job.assignment.item_timeout_seconds, work)
+        try:
+            outcome = await run(work, self._services)
+        except asyncio.CancelledError:
+            if task not in self._overdue:
+                self._recorder.give_back(work.held, work.item.ordinal)
+                raise
+            self._overdue.discard(task)
+            task.uncancel()
+            outcome = timed_out(work)
+        finally:
+            self._running.pop(task, None)
+            self._in_hand[work.job.assignment.processor] -= 1
+        self._recorder.add(work.held, settle(work, outcome))
+        self._ended_since += 1
+        if started - self._yielded_at > UNINTERRUPTED_SECONDS:
+            await asyncio.sleep(0)
+            self._yielded_at = loop.time()
+
+    def _slot_is_free(self) -> None:
+        """News for the claimer: at once if enough slots are free or nothing runs, else after a moment."""
+        if not self._running or len(self._idle) * 4 >= self._concurrency:
+            self.news.set()
+        elif self._linger is None:
+            self._linger = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._lingered)
+
+    def _lingered(self) -> None:
+        self._linger = None
+        self.news.set()
+
+    async def watch(self) -> int:
+        """End what runs over its time, and measure how fast items end of late."""
+        now = asyncio.get_running_loop().time()
+        for task, (deadline, _) in list(self._running.items()):
+            if now > deadline and task not in self._overdue:
+                self._overdue.add(task)
+                task.cancel()
+        elapsed = now - self._rated_at
+        if elapsed >= 0.05:
+            self._rate = 0.5 * self._rate + 0.5 * self._ended_since / elapsed
+            self._ended_since, self._rated_at = 0, now
+        metrics.slots_in_use(len(self._running))
+        return 0
+
+    # --- the end ---
+
+    def _return_ready(self) -> None:
+        while self._ready:
+            work = self._ready.popleft()
+            self._in_hand[work.job.assignment.processor] -= 1
+            self._recorder.give_back(work.held, work.item.ordinal)
+
+    def drop(self) -> None:
+        """This worker has been declared dead: what it has not started is others' now."""
+        for work in self._ready:
+            self._in_hand[work.job.assignment.processor] -= 1
+        self._ready.clear()
+        self._held.clear()
+        self._in_doubt = False
+
+    async def drain(self, hurry: asyncio.Event, grace_seconds: float) -> None:
+        """Give back what has not started; wait for what runs, at most the grace; then interrupt and give back the rest."""
+        self._return_ready()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + grace_seconds
+        while self._running and not hurry.is_set() and loop.time() < until:
+            await asyncio.sleep(0.02)
+        for slot in list(self._slots):
+            slot.cancel()
+        await asyncio.gather(*self._slots, return_exceptions=True)
+        if self._linger is not None:
+            self._linger.cancel()

@@ -1,0 +1,49 @@
+"""The only `while` in the worker's duties: take a step, then wait for news, for time, or for the end."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+
+from gristmill import metrics
+from gristmill.db import LOST
+
+log = logging.getLogger(__name__)
+
+Step = Callable[[], Awaitable[int]]
+
+
+async def loop(
+    name: str, step: Step, *, news: asyncio.Event, stop: asyncio.Event, idle_seconds: float
+) -> None:
+    """Take steps until `stop`. A step that did nothing, or broke, is followed by a wait of `idle_seconds` ± 50 %."""
+    while not stop.is_set():
+        news.clear()  # before the step looks, so that news arriving meanwhile is not lost
+        done = await guarded(name, step)
+        if done == 0 and not stop.is_set():
+            await first_of(news, stop, seconds=idle_seconds * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+
+
+async def guarded(name: str, step: Step) -> int:
+    """One step; 0 if it broke. Postgres being away is expected and said in one line."""
+    try:
+        done = await step()
+    except LOST as error:
+        log.warning("database lost", extra={"loop": name, "error": type(error).__name__})
+        return 0
+    except Exception:
+        log.exception("step failed", extra={"loop": name})
+        return 0
+    metrics.loop_alive(name)
+    return done
+
+
+async def first_of(*events: asyncio.Event, seconds: float) -> None:
+    """Until one of the events is set, or the time is over."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)

@@ -1,0 +1,39 @@
+"""The duties that keep the house: reaping, sweeping, expiring, partitions. Each is a step; any process may take it."""
+
+from gristmill import metrics
+from gristmill.db import Database
+from gristmill.store import endings, histories, leases, partitions, workers
+
+
+class Upkeep:
+    def __init__(self, database: Database, *, lease_seconds: float) -> None:
+        self._database = database
+        self._lease_seconds = lease_seconds
+
+    async def reap(self) -> int:
+        """Declare silent workers dead, and take the leases of the dead and the stuck back."""
+        async with self._database.transaction() as tx:
+            dead = await workers.declare_dead(tx, silent_seconds=self._lease_seconds)
+        metrics.workers_lost(dead)
+        async with self._database.transaction() as tx:
+            return await leases.reclaim(tx)
+
+    async def sweep(self) -> int:
+        """Stop batches whose deadline has passed, and end what waits in batches that start nothing any more."""
+        async with self._database.transaction() as tx:
+            expired = await endings.expire(tx)
+        async with self._database.transaction() as tx:
+            return expired + await endings.sweep(tx)
+
+    async def tidy(self) -> int:
+        """Remove what crashes leave over. Finds nothing to do in a healthy system."""
+        async with self._database.transaction() as tx:
+            await endings.clear_leftovers(tx)
+            await histories.let_stranded_go(tx)
+            await workers.forget(tx)
+        return 0
+
+    async def grow(self) -> int:
+        """Keep partitions ahead of the clock."""
+        await partitions.ensure(self._database)
+        return 0

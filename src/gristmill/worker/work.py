@@ -1,0 +1,130 @@
+"""One item in a worker's hands: run its processor, decide what follows, and put it into the words of the store."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from gristmill import metrics
+from gristmill.domain.outcomes import Failure, ItemError, Outcome, Record, Requeue, Retry, Success, Verdict, decide
+from gristmill.domain.states import ResultStatus
+from gristmill.domain.usage import Usage
+from gristmill.processors.base import Context, Processor, Services
+from gristmill.store.assignments import Assignment
+from gristmill.store.recording import Ended, Retried
+from gristmill.store.spans import ClaimedItem, Lease
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class HeldLease:
+    """A lease and how many of its items are still without a verdict."""
+
+    lease: Lease
+    remaining: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What all items of a batch share, ready for use."""
+
+    assignment: Assignment
+    processor: Processor[Any, Any]
+    config: Any
+
+
+@dataclass(slots=True)
+class Work:
+    held: HeldLease
+    item: ClaimedItem
+    job: Job
+
+
+async def run(work: Work, services: Services) -> Outcome:
+    """No transaction is open here: a processor may take as long as its timeout, which is watched from outside."""
+    assignment, item, lease = work.job.assignment, work.item, work.held.lease
+    context = Context(
+        assignment.tenant_id,
+        lease.batch_id,
+        item.ordinal,
+        item.custom_id,
+        lease.attempt,
+        work.job.config,
+        services,
+    )
+    try:
+        given = work.job.processor.input_model.model_validate_json(item.input)
+        return await work.job.processor.run(given, context)
+    except Exception as error:
+        # A bug of the processor ends its item. What it raised may quote the input, so only the type is told.
+        log.exception("processor failed", extra={"processor": assignment.processor, "batch_id": str(lease.batch_id)})
+        return Failure(ItemError(500, "processor_error", f"The processor failed with {type(error).__name__}."))
+
+
+def timed_out(work: Work) -> Outcome:
+    seconds = work.job.assignment.item_timeout_seconds
+    return Retry(
+        ItemError(
+            500,
+            "item_timeout",
+            f"The item ran longer than {seconds:g} seconds.",
+            retryable=True,
+            suggestion="Allow more time with item_timeout_seconds.",
+        )
+    )
+
+
+def settle(work: Work, outcome: Outcome) -> Ended | Retried:
+    """What the store is to be told: the item's end, or that it waits for another attempt."""
+    job, lease = work.job, work.held.lease
+    verdict: Verdict = decide(
+        outcome, attempt=lease.attempt, max_attempts=job.assignment.max_attempts, policy=job.processor.retry
+    )
+    match verdict:
+        case Record(Success() as success):
+            return _succeeded(work, success)
+        case Record(Failure(error, usage)):
+            return _failed(work, error, usage)
+        case Requeue(delay_seconds, attempts_used, error, waiting):
+            usage = outcome.usage if isinstance(outcome, Retry) else None
+            return Retried(_failed(work, error, usage), attempts_used, lease.losses, delay_seconds, waiting)
+
+
+def _ended(work: Work, status: ResultStatus, code: int | None, usage: Usage | None) -> Ended:
+    lease = work.held.lease
+    metrics.item_ended(work.job.assignment.processor, status.name.lower())
+    ended = Ended(lease.id, lease.batch_id, work.item.ordinal, status, code, lease.attempt, lease.started_at)
+    ended.history_id = work.item.history_id
+    if usage is not None:
+        ended.usage = orjson.dumps(usage.as_json()).decode()
+        ended.calls = len(usage.calls)
+        ended.prompt_tokens = usage.prompt_tokens
+        ended.completion_tokens = usage.completion_tokens
+        ended.cost_microusd = usage.cost_microusd or 0
+    return ended
+
+
+def _succeeded(work: Work, success: Success) -> Ended | Retried:
+    try:
+        output = None if success.output is None else orjson.dumps(success.output).decode()
+    except TypeError:
+        error = ItemError(500, "processor_error", "The processor answered with something that is not JSON.")
+        return _failed(work, error, success.usage)
+    ended = _ended(work, ResultStatus.SUCCESS, None, success.usage)
+    ended.output = output
+    ended.content = None if success.content is None else storable(success.content)
+    ended.turn = success.turn
+    return ended
+
+
+def _failed(work: Work, error: ItemError, usage: Usage | None) -> Ended:
+    ended = _ended(work, ResultStatus.FAILED, error.code, usage)
+    ended.error = storable(orjson.dumps(error.as_json()).decode())
+    return ended
+
+
+def storable(text: str) -> str:
+    """Postgres' text holds neither NUL nor lone surrogates; a model may answer with either."""
+    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
