@@ -1,4 +1,4 @@
-"""The kinds of work this service can do. What a processor is: `base.py`; how to add one: docs/processors.md."""
+"""The kinds of work this service can do. The contract is in `base.py`; how to add one: docs/processors.md."""
 
 from gristmill.processors.registry import get, registry
 from gristmill.processors.validation import validate, validate_config

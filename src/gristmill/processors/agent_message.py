@@ -1,4 +1,4 @@
-"""Continues a chat with a published agent: instructions, the chat so far, files, tools over MCP, one answer."""
+"""Continues a chat with a published agent: instructions, the chat so far, files, tools over MCP, answer."""
 
 from typing import Annotated, Any, ClassVar, Self
 from uuid import UUID
@@ -9,14 +9,11 @@ from pydantic import BaseModel, Field, StringConstraints, model_validator
 from gristmill.domain.outcomes import Failure, ItemError, Outcome, Success, Turn
 from gristmill.processors import prompts, refusals
 from gristmill.processors.base import Context, Processor
-from gristmill.processors.conversation import RESERVED, Conversation
+from gristmill.processors.conversation import Conversation
 from gristmill.processors.fields import CanonicalUUID
 from gristmill.processors.refusals import Refused
 from gristmill.processors.tools import McpServer, open_tools, unseal
 from gristmill.upstream.client import Upstream
-
-# What an agent's parameters may not hold: the processor decides these itself.
-RESERVED_PARAMETERS = RESERVED
 
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
@@ -30,7 +27,9 @@ class AgentSnapshot(BaseModel):
     model: str | None = None  # None: GRISTMILL_LLM_MODEL
     instructions: str = ""
     parameters: dict[str, Any] = Field(default_factory=dict)  # passed through: temperature, max_tokens, …
-    mcp_servers: str | None = None  # base64 of JSON [{name, url, headers}], encrypted, bound to mcp:<agent_id>:<version>
+    mcp_servers: str | None = (
+        None  # base64 of JSON [{name, url, headers}], encrypted, bound to mcp:<agent_id>:<version>
+    )
 
 
 class AgentMessageConfig(BaseModel):
@@ -89,7 +88,9 @@ class AgentMessage(Processor[AgentMessageInput, AgentMessageConfig]):
 def _agent(given: AgentMessageInput, config: AgentMessageConfig) -> AgentSnapshot:
     agent = config.agents.get(given.agent_id or config.agent_id)
     if agent is None:
-        raise Refused(Failure(ItemError(400, "agent_not_found", "The batch holds no agent of this item's agent_id.")))
+        raise Refused(
+            Failure(ItemError(400, "agent_not_found", "The batch holds no agent of this item's agent_id."))
+        )
     return agent
 
 

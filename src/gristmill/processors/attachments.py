@@ -3,15 +3,28 @@
 import base64
 from typing import Any
 
+from gristmill.domain.files import Attachment
 from gristmill.domain.outcomes import Failure, ItemError
-from gristmill.processors.base import Attachment
 from gristmill.processors.refusals import Refused
 
 MAX_TEXT_CHARACTERS = 400_000  # of one file: about 100,000 tokens
 MAX_IMAGE_BYTES = 20 * 1024 * 1024  # of one file: the largest that the big providers take
 
 _TEXT_TYPES = frozenset({"application/json", "application/xml", "application/x-ndjson", "application/yaml"})
-_TEXT_SUFFIXES = (".txt", ".md", ".markdown", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".html", ".htm", ".yaml", ".yml")
+_TEXT_SUFFIXES = (
+    ".txt",
+    ".md",
+    ".markdown",
+    ".csv",
+    ".tsv",
+    ".json",
+    ".jsonl",
+    ".xml",
+    ".html",
+    ".htm",
+    ".yaml",
+    ".yml",
+)
 
 Part = dict[str, Any]
 
@@ -38,7 +51,9 @@ def _framed(file: Attachment) -> str:
             f"The attached file {file.id} has {len(text)} characters, the limit is {MAX_TEXT_CHARACTERS}.",
             "Attach the part that matters.",
         )
-    name = "".join(character for character in file.filename if character.isprintable() and character not in '"<>')
+    name = "".join(
+        character for character in file.filename if character.isprintable() and character not in '"<>'
+    )
     return f'<file name="{name}">\n{text}\n</file>'
 
 

@@ -1,4 +1,4 @@
-"""What a processor is: an input model, a configuration model, and an async function from an input to an outcome.
+"""What a processor is: a model of its inputs, one of its configuration, and an async function to an outcome.
 
 Third parties write one class like this and name it in the entry-point group `gristmill.processors`
 (docs/processors.md has a worked example).
@@ -37,7 +37,7 @@ class Services:
 
 @dataclass(frozen=True, slots=True)
 class Context(Generic[Config]):
-    """Where an input comes from. `idempotency_key` is the same on every attempt: pass it on to systems that know one."""
+    """Where an input comes from. `idempotency_key` is the same on every attempt: for systems that know one."""
 
     tenant_id: UUID
     batch_id: UUID
@@ -55,8 +55,8 @@ class Context(Generic[Config]):
 class Processor(ABC, Generic[Input, Config]):
     """One kind of work. An instance holds no state between items and is shared by all of them.
 
-    `run` may take as long as the item's timeout; no transaction is open meanwhile. What it raises becomes a permanent
-    failure (500, `processor_error`): to ask for another attempt it returns `Retry`.
+    `run` may take as long as the item's timeout; no transaction is open meanwhile. What it raises becomes a
+    permanent failure (500, `processor_error`): to ask for another attempt it returns `Retry`.
     """
 
     name: ClassVar[str]

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from gristmill.domain.outcomes import Failure, ItemError, Outcome, Success
+from gristmill.domain.outcomes import ItemError, Outcome, Success
 from gristmill.domain.usage import Call, Usage
 from gristmill.processors.prompts import Message
 from gristmill.processors.tools import Tools
@@ -13,7 +13,10 @@ from gristmill.upstream.errors import UpstreamError, bad_answer
 
 MAX_ROUNDS = 10
 MAX_CALLS_PER_ROUND = 32
-RESERVED = frozenset({"messages", "model", "stream", "stream_options", "n", "tools", "functions", "function_call"})
+# What an agent's parameters may not hold: these are decided here.
+RESERVED_PARAMETERS = frozenset(
+    {"messages", "model", "stream", "stream_options", "n", "tools", "functions", "function_call"}
+)
 
 
 class Conversation:
@@ -26,43 +29,40 @@ class Conversation:
         self._tools = tools
         self._request_id = request_id
         self._tool_calls: list[Call] = []
-        self._body = {key: value for key, value in parameters.items() if key not in RESERVED} | {"model": model}
+        self._body = {key: value for key, value in parameters.items() if key not in RESERVED_PARAMETERS}
+        self._body["model"] = model
         if tools.definitions:
             self._body["tools"] = tools.definitions
         else:
             self._body.pop("tool_choice", None)
 
     async def answer(self, messages: list[Message]) -> Outcome:
-        """Extends `messages` by what the rounds add. At most MAX_ROUNDS rounds of tools, then the model has to answer."""
+        """At most MAX_ROUNDS rounds of tools, which extend `messages`; then the model has to answer."""
         try:
-            for round_number in range(MAX_ROUNDS + 1):
-                choice, call = await self._ask(messages, last=round_number == MAX_ROUNDS)
+            for _ in range(MAX_ROUNDS):
+                choice, call = await self._ask(messages)
                 asked = choice["message"].get("tool_calls") if self._tools.definitions else None
-                if not asked or round_number == MAX_ROUNDS:
+                if not asked:
                     return self._ended(choice, call)
-                self._tool_calls.append(Call(call.model, "tool_call", call.prompt_tokens, call.completion_tokens))
+                self._tool_calls.append(
+                    Call(call.model, "tool_call", call.prompt_tokens, call.completion_tokens)
+                )
                 messages += await self._run_tools(choice["message"], asked)
                 # A choice that forces a tool is for the first round only: it would never end.
                 self._body.pop("tool_choice", None)
+            self._body["tool_choice"] = "none"
+            return self._ended(*await self._ask(messages))
         except UpstreamError as error:
             return error.outcome(self._usage(None))
-        raise AssertionError("the last round always answers")
 
-    async def _ask(self, messages: list[Message], *, last: bool) -> tuple[dict[str, Any], Call]:
+    async def _ask(self, messages: list[Message]) -> tuple[dict[str, Any], Call]:
         body = self._body | {"messages": messages}
-        if last and self._tools.definitions:
-            body["tool_choice"] = "none"
         answer = await self._upstream.post("/chat/completions", body, request_id=self._request_id)
         return first_choice(answer.body), usage.call(body, answer.body)
 
     async def _run_tools(self, message: Message, asked: list[Any]) -> list[Message]:
         """The model's request as it goes back into the conversation, and each tool's result."""
-        if len(asked) > MAX_CALLS_PER_ROUND:
-            raise bad_answer(f"asks for {len(asked)} tool calls at once")
-        try:
-            calls = [(call["id"], call["function"]["name"], call["function"].get("arguments")) for call in asked]
-        except (KeyError, TypeError, AttributeError):
-            raise bad_answer("its tool calls lack an id or a name") from None
+        calls = _tool_calls(asked)
         results = await asyncio.gather(*(self._tools.call(name, arguments) for _, name, arguments in calls))
         told = [
             {"role": "tool", "tool_call_id": identifier, "content": result}
@@ -79,11 +79,8 @@ class Conversation:
 
     def _usage(self, main: Call | None) -> Usage | None:
         used = Usage(tuple(self._tool_calls), main)
-        if not used.calls:
-            return None
-        return Usage(
-            used.tool_calls, main, self._upstream.cost(used.prompt_tokens, used.completion_tokens)
-        )
+        cost = self._upstream.cost(used.prompt_tokens, used.completion_tokens)
+        return Usage(used.tool_calls, main, cost) if used.calls else None
 
 
 def first_choice(answer: dict[str, Any]) -> dict[str, Any]:
@@ -104,16 +101,26 @@ def text_of(message: Message) -> str:
     return content if isinstance(content, str) else ""
 
 
+def _tool_calls(asked: object) -> list[tuple[str, str, object]]:
+    """(id, name, arguments) of each. Raises UpstreamError."""
+    if not isinstance(asked, list) or len(asked) > MAX_CALLS_PER_ROUND:
+        raise bad_answer(f"it asks for something else than 1 to {MAX_CALLS_PER_ROUND} tool calls")
+    try:
+        calls = [(call["id"], call["function"]["name"], call["function"].get("arguments")) for call in asked]
+    except (KeyError, TypeError, AttributeError):
+        raise bad_answer("its tool calls lack an id or a name") from None
+    if not all(isinstance(identifier, str) and isinstance(name, str) for identifier, name, _ in calls):
+        raise bad_answer("its tool calls lack an id or a name")
+    return calls
+
+
 def _empty(finish_reason: object) -> UpstreamError:
     if finish_reason == "content_filter":
-        error = ItemError(500, "content_filtered", "The provider's content filter withheld the answer.")
-    elif finish_reason == "length":
-        suggestion = "Raise max_tokens in the agent's parameters."
+        return UpstreamError(
+            ItemError(500, "content_filtered", "The provider's content filter withheld the answer.")
+        )
+    if finish_reason == "length":
         message = "The model used up its tokens before it answered."
-        error = ItemError(500, "empty_answer", message, suggestion=suggestion)
-    else:
-        error = ItemError(500, "empty_answer", "The model answered with an empty message.", retryable=True)
-    return UpstreamError(error)
-
-
-__all__ = ["MAX_ROUNDS", "RESERVED", "Conversation", "Failure", "first_choice", "text_of"]
+        suggestion = "Raise max_tokens in the agent's parameters."
+        return UpstreamError(ItemError(500, "empty_answer", message, suggestion=suggestion))
+    return UpstreamError(ItemError(500, "empty_answer", "The model's answer is empty.", retryable=True))

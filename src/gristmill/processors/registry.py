@@ -1,4 +1,4 @@
-"""Which processors there are: those of this package, and those that installed packages bring by entry points."""
+"""Which processors there are: our own, and those that installed packages bring by entry points."""
 
 import inspect
 import logging
@@ -34,14 +34,16 @@ def get(name: str) -> AnyProcessor:
 
 
 def collect(found: Iterable[EntryPoint]) -> dict[str, AnyProcessor]:
-    """One instance of each. What cannot be used is left out with a warning; of two with one name our own wins."""
+    """One instance of each. The unusable are left out with a warning; of two with one name our own wins."""
     processors: dict[str, AnyProcessor] = {}
     for point in sorted(found, key=lambda point: (not point.value.startswith(_OWN), point.name, point.value)):
         processor = _load(point)
         if processor is None:
             continue
         if processor.name in processors:
-            log.warning("processor %s of entry point %s is left out: the name is taken", processor.name, point.value)
+            log.warning(
+                "processor %s of entry point %s is left out: the name is taken", processor.name, point.value
+            )
             continue
         processors[processor.name] = processor
     return processors
@@ -58,7 +60,7 @@ def _load(point: EntryPoint) -> AnyProcessor | None:
     return processor
 
 
-class _Unusable(Exception):
+class _Unusable(Exception):  # noqa: N818 - reads as what it says
     """Breaks a rule of the contract; the text says which."""
 
 

@@ -1,7 +1,7 @@
 """Checks inputs and configurations against a processor's models, before a row exists.
 
-Always strict, whatever a model says: no coercion ("12" is not 12), no unknown fields. The check runs on JSON and
-not on Python objects, because that is where strict still lets a UUID or a date be written as a string.
+Always strict, whatever a model says: no coercion ("12" is not 12), no unknown fields. The check runs on JSON
+and not on Python objects, because that is where strict still lets a UUID or a date be written as a string.
 """
 
 from collections.abc import Sequence
@@ -23,16 +23,18 @@ Checked = tuple[list[BaseModel | None], list[Problem]]
 
 
 def validate(processor: Processor[Any, Any], raw_inputs: Sequence[object], *, inside: str = "") -> Checked:
-    """The inputs as models, None in the place of each bad one, and what is wrong with those (at most 100 problems).
+    """The inputs as models, None in the place of each bad one, and what is wrong (at most 100 problems).
 
-    Pointers are `/requests/{index}{inside}/…`; `inside` is `/input` where a request holds its input under that key.
+    Pointers are `/requests/{index}{inside}/…`; `inside` is `/input` where requests have their input there.
     """
     try:
         return list(_check(processor.input_model, raw_inputs)), []
     except ValidationError as error:
         details = error.errors(include_url=False)
     bad = {detail["loc"][0] for detail in details}
-    good = iter(_check(processor.input_model, [raw for index, raw in enumerate(raw_inputs) if index not in bad]))
+    good = iter(
+        _check(processor.input_model, [raw for index, raw in enumerate(raw_inputs) if index not in bad])
+    )
     inputs = [None if index in bad else next(good) for index in range(len(raw_inputs))]
     return inputs, [_problem(raw_inputs, detail, inside) for detail in details[:MAX_PROBLEMS]]
 
@@ -68,18 +70,23 @@ def _problem(raw_inputs: Sequence[object], detail: ErrorDetails, inside: str) ->
 
 
 def _path(raw: object, location: Sequence[int | str], kind: str) -> str:
-    """A JSON pointer to what the caller sent: pydantic's location without the names of union members and the like."""
+    """A JSON pointer to what the caller sent: pydantic's location without union members and the like."""
     segments: list[str] = []
     here = raw
     for position, key in enumerate(location):
-        if isinstance(here, dict) and key in here:
-            here = here[key]
-        elif isinstance(here, list) and isinstance(key, int) and key < len(here):
-            here = here[key]
-        elif not (kind == "missing" and position == len(location) - 1):
-            continue
-        segments.append(str(key)[:_SEGMENT_CHARACTERS].replace("~", "~0").replace("/", "~1"))
+        found, here = _inside(here, key)
+        if found or (kind == "missing" and position == len(location) - 1):
+            segments.append(str(key)[:_SEGMENT_CHARACTERS].replace("~", "~0").replace("/", "~1"))
     return "".join(f"/{segment}" for segment in segments)
+
+
+def _inside(here: object, key: int | str) -> tuple[bool, object]:
+    """What is in `here` under the key, or `here` itself if there is nothing."""
+    if isinstance(here, dict) and key in here:
+        return True, here[key]
+    if isinstance(here, list) and isinstance(key, int) and key < len(here):
+        return True, here[key]
+    return False, here
 
 
 def _detail(detail: ErrorDetails) -> str:

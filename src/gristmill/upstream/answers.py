@@ -7,7 +7,7 @@ import orjson
 
 from gristmill.upstream.errors import UpstreamError, bad_answer, not_json, of_status
 
-# A JSON escape that Postgres cannot keep as text: NUL, or half of a surrogate pair (a model cut off within an emoji).
+# A JSON escape that Postgres cannot keep as text: NUL, or half a surrogate pair (of an emoji that was cut).
 # Group 1: backslashes escaping each other; group 2: a whole pair, which stays.
 _ESCAPES = re.compile(
     rb"(?<!\\)((?:\\\\)*)"
@@ -23,7 +23,7 @@ def _storable(body: bytes) -> bytes:
 
 
 def read(status: int, media_type: str, body: bytes, *, now: float, secret: str | None) -> dict[str, Any]:
-    """The JSON object of a 2xx answer. Raises UpstreamError if there is none, or if it holds an error after all."""
+    """The JSON object of a 2xx answer. Raises UpstreamError if there is none, or it is an error."""
     try:
         found = orjson.loads(_storable(body))
     except orjson.JSONDecodeError:

@@ -1,7 +1,7 @@
 """The one way to the model: any OpenAI-compatible endpoint of the operator's choice.
 
-It has an HTTP session of its own and not the guarded one of `net`: the endpoint comes from the operator's settings, not from a
-caller, so a private address is fine there. How many calls run at once is the worker's business.
+It has an HTTP session of its own and not the guarded one of `net`: the endpoint comes from the operator's
+settings, not from a caller, so a private address is fine. The worker decides how many calls run at once.
 """
 
 import asyncio
@@ -23,20 +23,22 @@ MAX_ANSWER_BYTES = 16 * 1024 * 1024  # after decompression
 _EXCERPT_BYTES = 64 * 1024  # of the body of an error
 _EXCERPT_SECONDS = 5.0
 _CONNECT_SECONDS = 10.0
-_SILENCE_SECONDS = 30.0  # between two pieces of a body; before its first byte a model may think as long as the deadline
+_SILENCE_SECONDS = (
+    30.0  # between two pieces of a body; before its first byte a model may think as long as the deadline
+)
 _KEEP_ALIVE_SECONDS = 15.0  # shorter than what servers grant: a POST into a closing connection is lost
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamAnswer:
-    """A 2xx answer that is a JSON object without an error in it. Holds no character that Postgres cannot keep."""
+    """A 2xx answer: a JSON object without an error in it, and no character that Postgres cannot keep."""
 
     status: int
     body: dict[str, Any]
 
 
 class Upstream:
-    """Calls to the endpoint of GRISTMILL_LLM_BASE_URL, within `async with`. Safe for any number of tasks of one loop."""
+    """Calls to the endpoint of GRISTMILL_LLM_BASE_URL, within `async with`; for all tasks of one loop."""
 
     def __init__(self, settings: Settings) -> None:
         """Raises ValueError, which never quotes the URL, if it is missing or unusable."""
@@ -49,7 +51,11 @@ class Upstream:
         self.model = settings.llm_model
 
     async def __aenter__(self) -> Self:
-        headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "gristmill"}
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "User-Agent": "gristmill",
+        }
         if self._secret:
             headers["Authorization"] = f"Bearer {self._secret}"
         self._session = aiohttp.ClientSession(
@@ -69,7 +75,7 @@ class Upstream:
     async def post(self, path: str, body: dict[str, Any], *, request_id: str | None = None) -> UpstreamAnswer:
         """Sends `body` to a path such as `/chat/completions`. Raises UpstreamError.
 
-        `request_id` goes along as X-Client-Request-Id, which providers log: the way to find an item's calls there.
+        `request_id` goes along as X-Client-Request-Id, which providers log to find calls by.
         """
         try:
             answer = await self._exchange(path, orjson.dumps(body), request_id)
@@ -123,9 +129,13 @@ def _base_url(text: str | None) -> URL:
     except ValueError:
         url = URL()
     if url.scheme not in ("http", "https") or not url.host:
-        raise ValueError("GRISTMILL_LLM_BASE_URL must be an http or https URL, such as https://api.openai.com/v1")
+        raise ValueError(
+            "GRISTMILL_LLM_BASE_URL must be an http or https URL, such as https://api.openai.com/v1"
+        )
     if url.user or url.password:
-        raise ValueError("GRISTMILL_LLM_BASE_URL must hold no credentials: they go into GRISTMILL_LLM_API_KEY")
+        raise ValueError(
+            "GRISTMILL_LLM_BASE_URL must hold no credentials: they go into GRISTMILL_LLM_API_KEY"
+        )
     return url
 
 
@@ -152,7 +162,7 @@ async def _piece(response: aiohttp.ClientResponse) -> bytes:
 
 
 async def _excerpt(response: aiohttp.ClientResponse) -> bytes:
-    """The start of an error's body. The status alone decides what follows, so whatever goes wrong here is no news."""
+    """The start of an error's body. The status alone decides, so whatever goes wrong here is no news."""
     told = b""
     with suppress(aiohttp.ClientError, TimeoutError, ConnectionError):
         async with asyncio.timeout(_EXCERPT_SECONDS):

@@ -2,8 +2,8 @@
 
 Three kinds (docs/processors.md):
 * permanent: 4xx except 408, 409 and 429. Another attempt would fail the same way.
-* waiting: 429, 503, and everything that failed before the request reached the endpoint. Nothing is wrong with the
-  item, so it uses up no attempt.
+* waiting: 429, 503, and everything that failed before the request reached the endpoint. Nothing is wrong with
+  the item, so it uses up no attempt.
 * counted: all the rest. Another attempt may work, and each one counts.
 """
 
@@ -23,9 +23,11 @@ _QUOTA_DELAY_SECONDS = 60.0
 
 
 class UpstreamError(Exception):
-    """A call that gave no usable answer. `waiting` and `delay_seconds` mean the same as in `domain.outcomes.Retry`."""
+    """A call that gave no usable answer. `waiting` and `delay_seconds` are those of `outcomes.Retry`."""
 
-    def __init__(self, error: ItemError, *, waiting: bool = False, delay_seconds: float | None = None) -> None:
+    def __init__(
+        self, error: ItemError, *, waiting: bool = False, delay_seconds: float | None = None
+    ) -> None:
         super().__init__(f"{error.type}: {error.message}")
         self.error = error
         self.waiting = waiting
@@ -51,7 +53,9 @@ _PERMANENT = {
     403: _Rule("upstream_unauthorized", "forbids this", "Check what GRISTMILL_LLM_API_KEY is allowed to do."),
     404: _Rule("upstream_not_found", "knows no such model or path", f"Check the model's name. {_CHECK_URL}"),
     405: _Rule("upstream_not_found", "does not offer this call", _CHECK_URL),
-    413: _Rule("upstream_too_long", "finds the request too large", "Shorten the message, its files or the chat."),
+    413: _Rule(
+        "upstream_too_long", "finds the request too large", "Shorten the message, its files or the chat."
+    ),
     422: _Rule("upstream_rejected", "refused the request", "Check the message and the agent's parameters."),
 }
 _OTHER_4XX = _Rule("upstream_rejected", "refused the request")
@@ -60,7 +64,9 @@ _TOO_LONG = _Rule(
     "finds the request longer than the model's context",
     "Shorten the message, its files or the chat, or choose a model with a longer context.",
 )
-_CONTEXT = re.compile(r"(?i)context.{0,20}(length|window|size)|(exceed|maximum|too long).{0,40}context|prompt is too long")
+_CONTEXT = re.compile(
+    r"(?i)context.{0,20}(length|window|size)|(exceed|maximum|too long).{0,40}context|prompt is too long"
+)
 _COUNTED = {
     408: _Rule("upstream_timeout", "did not finish in time"),
     409: _Rule("upstream_conflict", "reports a conflict"),
@@ -69,15 +75,23 @@ _COUNTED = {
 }
 _OTHER_5XX = _Rule("upstream_error", "had an error of its own")
 _WAITING = {
-    429: _Rule("upstream_rate_limited", "limits the rate of calls", "Lower GRISTMILL_LLM_CONCURRENCY if this persists."),
+    429: _Rule(
+        "upstream_rate_limited",
+        "limits the rate of calls",
+        "Lower GRISTMILL_LLM_CONCURRENCY if this persists.",
+    ),
     503: _Rule("upstream_unavailable", "has no capacity right now"),
 }
-_QUOTA = _Rule("upstream_quota_exhausted", "reports an exhausted quota", "Check the account's quota at the provider.")
+_QUOTA = _Rule(
+    "upstream_quota_exhausted", "reports an exhausted quota", "Check the account's quota at the provider."
+)
 _REDIRECT = _Rule("upstream_redirect", "redirects elsewhere, which is not followed", _CHECK_URL)
 
 
-def of_status(status: int, headers: Mapping[str, str], body: bytes, *, now: float, secret: str | None) -> UpstreamError:
-    """An answer other than 2xx. `now` is the wall clock in Unix seconds; `secret` is kept out of the message."""
+def of_status(
+    status: int, headers: Mapping[str, str], body: bytes, *, now: float, secret: str | None
+) -> UpstreamError:
+    """An answer other than 2xx. `now` is in Unix seconds; `secret` is kept out of the message."""
     told, code = _provider_words(body)
     delay = retry_after(headers, now)
     if status == 429 and code == "insufficient_quota":
@@ -109,8 +123,12 @@ def _error(
     waiting: bool = False,
     delay: float | None = None,
 ) -> UpstreamError:
-    message = f"The model's endpoint {rule.message} (HTTP {status})" + (f": {_masked(told, secret)}" if told else ".")
-    error = ItemError(500, rule.type, message, upstream_status=status, retryable=retryable, suggestion=rule.suggestion)
+    message = f"The model's endpoint {rule.message} (HTTP {status})" + (
+        f": {_masked(told, secret)}" if told else "."
+    )
+    error = ItemError(
+        500, rule.type, message, upstream_status=status, retryable=retryable, suggestion=rule.suggestion
+    )
     return UpstreamError(error, waiting=waiting, delay_seconds=delay)
 
 
@@ -145,7 +163,9 @@ def too_large(max_bytes: int) -> UpstreamError:
 def bad_answer(why: str, status: int = 200, suggestion: str | None = None) -> UpstreamError:
     """A success by its status that is none by its body."""
     message = f"The model's endpoint answered HTTP {status}, but {why}."
-    error = ItemError(500, "upstream_bad_answer", message, upstream_status=status, retryable=True, suggestion=suggestion)
+    error = ItemError(
+        500, "upstream_bad_answer", message, upstream_status=status, retryable=True, suggestion=suggestion
+    )
     return UpstreamError(error)
 
 
@@ -156,7 +176,7 @@ def not_json(status: int, media_type: str) -> UpstreamError:
 
 
 def _provider_words(body: bytes) -> tuple[str, str]:
-    """The provider's own message and error code, if the body has the usual shape `{"error": {"message", "code"}}`."""
+    """The provider's message and error code, from the usual shape `{"error": {"message", "code"}}`."""
     try:
         found: Any = orjson.loads(body)
     except orjson.JSONDecodeError:

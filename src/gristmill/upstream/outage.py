@@ -12,7 +12,7 @@ _JITTER = 0.2
 class Outage:
     """Waits as long again as the endpoint has been without capacity so far, from 1 to 30 seconds, ± 20 %.
 
-    So the waits double while it is away, whatever the number of items that ask, and start small after it was back.
+    So waits double while it is away, whatever the number of items that ask, and start small once it was back.
     """
 
     since: float | None = None  # by the monotonic clock

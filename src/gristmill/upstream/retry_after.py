@@ -12,10 +12,10 @@ _NUMBER = re.compile(r"\d{1,15}(\.\d{1,9})?")
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds to wait by `retry-after-ms` or `Retry-After` (seconds or an HTTP date), None if absent, junk or not ahead.
+    """Seconds to wait by `retry-after-ms` or `Retry-After` (seconds or HTTP date); None for junk or no wait.
 
-    At most MAX_SECONDS. Never less than asked for below that, and up to a tenth more, so that many items told the
-    same do not come back at the same moment. A date counts from the sender's own `Date`: its clock may differ from `now`.
+    At most MAX_SECONDS. Never less than asked for below that, and up to a tenth more, so that many items told
+    the same do not come back at once. A date counts from the sender's own `Date`, whatever its clock says.
     """
     asked = _milliseconds(headers.get("retry-after-ms")) or _seconds(headers, now)
     if not asked:

@@ -8,7 +8,9 @@ _CHARACTERS_PER_TOKEN = 4
 _MAX_TOKENS = 2**31 - 1
 _MODEL_CHARACTERS = 256
 _MAX_DEPTH = 32
-_TEXT_KEYS = frozenset({"messages", "input", "instructions", "content", "text", "output", "choices", "message", "arguments"})
+_TEXT_KEYS = frozenset(
+    {"messages", "input", "instructions", "content", "text", "output", "choices", "message", "arguments"}
+)
 
 
 def call(sent: dict[str, Any], answer: dict[str, Any], call_type: CallType = "main_response") -> Call:
