@@ -209,6 +209,8 @@ def _tallies(inserted: Sequence[Ended]) -> dict[UUID, Tally]:
         tally = tallies.get(e.batch_id)
         if tally is None:
             tally = tallies[e.batch_id] = Tally(started_at=e.started_at)
+        elif e.started_at is not None and (tally.started_at is None or e.started_at < tally.started_at):
+            tally.started_at = e.started_at
         if e.status is ResultStatus.SUCCESS:
             tally.success += 1
         else:
