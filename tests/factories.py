@@ -1,5 +1,6 @@
 """Rows for tests, made by the product's own functions, so that they are consistent with their state."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -34,6 +35,11 @@ async def make_batch(
     async with database.transaction() as tx:
         await batches.create(tx, new, items)
     return new.id
+
+
+def in_chats(*histories: int | None) -> list[NewItem]:
+    """Items that continue these chats, in this order; None: none."""
+    return [NewItem(f"item-{n}", "{}", history_id) for n, history_id in enumerate(histories)]
 
 
 async def make_worker(database: Database, *, processors: Sequence[str] = ("noop",)) -> int:
@@ -153,6 +159,16 @@ async def sql(database: Database, statement: str, *arguments: Any) -> list[Any]:
     async with database.connection() as connection:
         rows = await connection.fetch(statement, *arguments)
     return [row[0] if len(row) == 1 else tuple(row) for row in rows]
+
+
+async def blocked(database: Database, task: "asyncio.Task[Any]") -> None:
+    """Until the task waits for a lock in Postgres, or is done."""
+    query = """
+        SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+    """
+    async with asyncio.timeout(10):
+        while not task.done() and await sql(database, query) == [0]:
+            await asyncio.sleep(0.001)
 
 
 async def waiting(database: Database, batch_id: UUID) -> list[tuple[int, int]]:

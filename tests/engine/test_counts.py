@@ -3,8 +3,8 @@
 from datetime import timedelta
 
 import pytest
-from factories import TENANT, all_of, claim, failure, get, make_batch, make_worker, record, sql, success
 
+from factories import TENANT, all_of, claim, failure, get, make_batch, make_worker, record, sql, success
 from gristmill.db import Database
 from gristmill.store import batches
 from gristmill.store.batches import BatchFilters

@@ -4,6 +4,7 @@ import asyncio
 import random
 
 import pytest
+
 from factories import (
     all_of,
     claim,
@@ -23,7 +24,6 @@ from factories import (
     violations,
     waiting,
 )
-
 from gristmill.db import Database
 from gristmill.domain.states import BatchStatus
 from gristmill.store import leases

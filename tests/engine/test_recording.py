@@ -1,5 +1,6 @@
 import asyncpg
 import pytest
+
 from factories import (
     all_of,
     claim,
@@ -16,7 +17,6 @@ from factories import (
     turn,
     violations,
 )
-
 from gristmill.db import Database
 from gristmill.domain.states import BatchStatus
 from gristmill.store import batches, recording

@@ -15,7 +15,7 @@ from asyncpg import Record
 from gristmill.db import Transaction
 from gristmill.domain.errors import Conflict, NotFound
 from gristmill.domain.states import TERMINAL, BatchStatus, Ending
-from gristmill.store import schedules
+from gristmill.store import histories, schedules
 from gristmill.store.counts import faded
 
 
@@ -252,6 +252,7 @@ async def resume(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> Batch:
     await schedules.lock(tx, batch_id)
     await _turn(tx, tenant_id, batch_id, BatchStatus.PAUSED, BatchStatus.IN_PROGRESS, "resume")
     await schedules.set_paused(tx, batch_id, False)
+    await histories.let_go(tx, batch_id)
     return await get(tx, tenant_id, batch_id)
 
 
