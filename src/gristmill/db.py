@@ -11,7 +11,7 @@ import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import asyncpg
 from sqlalchemy.exc import DBAPIError
@@ -68,7 +68,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 class Database:
     """Connections to one Postgres. `open` it once per process, `close` it at the end."""
 
-    def __init__(self, url: str, *, pool_size: int = 10, timeout_seconds: float = 10.0, prepared: bool = True) -> None:
+    def __init__(
+        self, url: str, *, pool_size: int = 10, timeout_seconds: float = 10.0, prepared: bool = True
+    ) -> None:
         self.url = url
         self.timeout_seconds = timeout_seconds
         self._pool_size = pool_size
@@ -103,7 +105,9 @@ class Database:
         return await asyncpg.connect(**(self._options | extra))
 
     async def _connect_for_pool(self, *args: Any, **kwargs: Any) -> "asyncpg.Connection[asyncpg.Record]":
-        options = {key: value for key, value in kwargs.items() if key in {"loop", "connection_class", "record_class"}}
+        options = {
+            key: value for key, value in kwargs.items() if key in {"loop", "connection_class", "record_class"}
+        }
         return await asyncpg.connect(**(self._options | options))
 
     @asynccontextmanager
@@ -129,16 +133,29 @@ async def _nothing(connection: Any) -> None:
     """Nothing here leaves state in a connection, so the pool's reset query (50 µs) has nothing to reset."""
 
 
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+
+
 def connect_options(url: str) -> dict[str, Any]:
     """Keyword arguments for `asyncpg.connect` from any usual form of a Postgres URL.
 
     `postgres://`, `postgresql://` and `postgresql+asyncpg://` are the same; libpq's `sslmode`, `connect_timeout`,
     `application_name`, `options`, `host` and `channel_binding` are understood; other parameters become server settings.
-    Raises ValueError for anything that is no Postgres URL.
+    Raises ValueError for anything that is no Postgres URL, without repeating any of it: it holds a password.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in {"postgres", "postgresql", "postgresql+asyncpg"}:
-        raise ValueError("the database URL must begin with postgresql://")
+    try:
+        return _options(urlsplit(url))
+    except ValueError:
+        raise ValueError(
+            "the database URL cannot be used: it is postgresql://user:password@host:port/database with one host, in "
+            "its parts : / ? # @ are written %3A %2F %3F %23 %40, sslmode is one of "
+            f"{', '.join(_SSL_MODES)}, and connect_timeout is a number of seconds"
+        ) from None
+
+
+def _options(parts: SplitResult) -> dict[str, Any]:
+    if parts.scheme not in {"postgres", "postgresql", "postgresql+asyncpg"} or parts.fragment:
+        raise ValueError
     query = dict(parse_qsl(parts.query))
     options: dict[str, Any] = {
         "host": query.pop("host", None) or parts.hostname or None,
@@ -164,9 +181,13 @@ def connect_options(url: str) -> dict[str, Any]:
 
 
 def _ssl(mode: str, query: dict[str, str]) -> ssl.SSLContext | str:
+    if mode not in _SSL_MODES:  # a misspelt verify-full must not become less than that
+        raise ValueError
     if mode in {"disable", "allow", "prefer"}:
         return mode
-    context = ssl.create_default_context(cafile=query.get("sslrootcert") if query.get("sslrootcert") != "system" else None)
+    context = ssl.create_default_context(
+        cafile=query.get("sslrootcert") if query.get("sslrootcert") != "system" else None
+    )
     if query.get("sslcert"):
         context.load_cert_chain(query["sslcert"], query.get("sslkey"), query.get("sslpassword"))
     context.check_hostname = mode == "verify-full"

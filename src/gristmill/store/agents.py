@@ -186,7 +186,7 @@ async def version_of(connection: AsyncConnection, tenant_id: UUID, agent_id: UUI
 async def published(
     connection: AsyncConnection, tenant_id: UUID, agent_ids: Iterable[UUID]
 ) -> dict[UUID, Version | None]:
-    """Those of the ids that are agents of this tenant, with their published versions (None: there is none)."""
+    """Those of the ids that are agents of this tenant, with the published version (None: there is none)."""
     rows = await connection.execute(
         select(agent.c.id.label("known_id"), agent_version)
         .outerjoin(

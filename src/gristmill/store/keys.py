@@ -60,8 +60,8 @@ async def ensure_tenant(connection: AsyncConnection, name: str) -> UUID:
 async def ensure_default(connection: AsyncConnection, vault: Vault, configured: str | None) -> str | None:
     """Sees to it that somebody can sign in: called at every start, by any number of processes at once.
 
-    With a configured key, that one is accepted for the default tenant in place of the one configured before (a
-    key that was revoked by hand stays revoked). Without, the first start makes a key and returns it: shown once.
+    With a configured key, that one is accepted for the default tenant in place of the one configured before
+    (a key that was revoked by hand stays revoked). Without, the first start makes a key and returns it.
     """
     tenant_id = await ensure_tenant(connection, DEFAULT_TENANT)
     if configured is not None:

@@ -1,0 +1,97 @@
+"""Reading a request's body: its type and size checked before it is read, its pace while it arrives."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.types import Message, Receive
+
+from gristmill.api import json
+from gristmill.domain.errors import RequestTimeout, TooLarge, UnsupportedMediaType
+
+IDLE_SECONDS = 10.0  # between two pieces of a body
+GRACE_SECONDS = 30.0  # until then any pace will do …
+MIN_BYTES_PER_SECOND = 64 * 1024  # … from then on this one, over the whole body
+
+T = TypeVar("T", dict[str, Any], list[Any])
+
+
+class PacedBody:
+    """Wraps an ASGI `receive`: a body that drips is a 408, so that slow senders hold no connection for long."""
+
+    def __init__(self, receive: Receive, *, idle_seconds: float, grace_seconds: float) -> None:
+        self._receive = receive
+        self._idle_seconds = idle_seconds
+        self._grace_seconds = grace_seconds
+        self._began = asyncio.get_running_loop().time()
+        self._bytes = 0
+        self.ended = False
+
+    async def receive(self) -> Message:
+        if self.ended:
+            return await self._receive()
+        try:
+            async with asyncio.timeout(self._patience()):
+                message = await self._receive()
+        except TimeoutError:
+            raise RequestTimeout("the body did not arrive in time") from None
+        self._bytes += len(message.get("body", b""))
+        self.ended = message["type"] != "http.request" or not message.get("more_body", False)
+        return message
+
+    def _patience(self) -> float:
+        elapsed = asyncio.get_running_loop().time() - self._began
+        left = self._grace_seconds + self._bytes / MIN_BYTES_PER_SECOND - elapsed
+        return max(0.0, min(self._idle_seconds, left))
+
+
+async def stream(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
+    """The pieces of a body of at most `max_bytes`; a longer one is refused before it is read where it says so."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > max_bytes:
+        raise _too_large(max_bytes)
+    size = 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+        yield piece
+
+
+async def read(request: Request, max_bytes: int) -> bytes:
+    return b"".join([piece async for piece in stream(request, max_bytes)])
+
+
+async def read_json(request: Request, kind: type[T], max_bytes: int) -> T:
+    """The body as strict JSON. Raises UnsupportedMediaType, TooLarge, RequestTimeout, Invalid."""
+    check_json_type(request)
+    return json.parse(await read(request, max_bytes), kind)
+
+
+async def read_optional_object(request: Request, max_bytes: int = 4096) -> dict[str, Any]:
+    """For actions that need no body: nothing at all, or a JSON object."""
+    text = await read(request, max_bytes)
+    if not text:
+        return {}
+    check_json_type(request)
+    return json.parse(text, dict)
+
+
+def check_json_type(request: Request) -> None:
+    media_type, _, parameters = request.headers.get("content-type", "").partition(";")
+    charset = parameters.strip().lower().removeprefix("charset=").strip('"')
+    if media_type.strip().lower() != "application/json":
+        raise UnsupportedMediaType("the body must be sent as Content-Type: application/json")
+    if charset not in {"", "utf-8", "utf8"}:
+        raise UnsupportedMediaType("JSON is read as UTF-8 only", code="unsupported_charset")
+    check_not_encoded(request)
+
+
+def check_not_encoded(request: Request) -> None:
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("a compressed body is not accepted", code="unsupported_encoding")
+
+
+def _too_large(max_bytes: int) -> TooLarge:
+    return TooLarge(f"the body is larger than {max_bytes} bytes")

@@ -1,0 +1,128 @@
+"""Pages of a list: by limit and offset, or by a signed cursor that stays flat at any depth."""
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote, urlencode
+
+from starlette.requests import Request
+
+from gristmill.api.parts import parts
+from gristmill.api.query import Query
+from gristmill.domain.errors import Invalid, Problem
+from gristmill.store.keys import Key
+from gristmill.vault import SIGNATURE_BYTES
+
+DEFAULT_LIMIT = 50
+MAX_LIMIT = 1000
+PARAMETERS = ("limit", "offset", "cursor")
+_FAR = 1_000_000_000  # no list is that long; what lies behind it is an empty page all the same
+_MAX_OFFSET = 2**53 - 1  # the largest integer that every JSON reader keeps
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What was asked for. `position` is the text inside the cursor: the last row of the page before."""
+
+    limit: int
+    offset: int
+    position: str | None
+    list_name: str
+
+    @property
+    def skip(self) -> int:
+        return min(self.offset, _FAR)
+
+    @property
+    def fetch(self) -> int:
+        """One more than shown, when only that tells whether there is a next page."""
+        return self.limit + (self.position is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows(Generic[Row]):
+    """A page that was read: `last` is the position of its last row."""
+
+    shown: Sequence[Row]
+    total: int
+    more: bool
+    last: str | None
+
+
+def asked(request: Request, query: Query, key: Key, list_name: str) -> Page:
+    """`list_name` ties a cursor to one list; the key's tenant ties it to its owner. Raises Invalid, all problems at once."""
+    limit = query.integer("limit", 1, MAX_LIMIT, DEFAULT_LIMIT)
+    offset = min(query.integer("offset", 0, None, 0), _MAX_OFFSET)
+    query.check()
+    cursor = query.values.get("cursor")
+    if cursor is not None and "offset" in query.values:
+        raise Invalid([Problem("cursor", "cursor_and_offset", "give either cursor or offset, not both")])
+    position = None if cursor is None else _open(request, key, list_name, cursor)
+    return Page(limit, offset, position, list_name)
+
+
+def rows(page: Page, found: Sequence[Row], total: int, position: Any) -> Rows[Row]:
+    """Cuts what was fetched to what is shown; `position(row)` is what a cursor keeps of a row."""
+    shown = found[: page.limit]
+    more = len(found) > page.limit if page.position is not None else page.offset + len(shown) < total
+    return Rows(shown, total, more and bool(shown), str(position(shown[-1])) if shown else None)
+
+
+def pagination(request: Request, query: Query, key: Key, page: Page, read: Rows[Any]) -> dict[str, Any]:
+    """The object of seed 004, and `next_cursor` beside it. Links keep every filter."""
+    cursor = _seal(request, key, page.list_name, read.last) if read.more and read.last is not None else None
+    filters = {name: value for name, value in query.values.items() if name not in PARAMETERS}
+    by_offset = page.position is None
+    following = {"offset": page.offset + page.limit} if by_offset else {"cursor": cursor}
+    previous = {"offset": max(0, page.offset - page.limit)}
+    return {
+        "limit": page.limit,
+        "offset": page.offset if by_offset else None,
+        "total_records": read.total,
+        "total_pages": -(-read.total // page.limit),
+        "current_page": page.offset // page.limit + 1 if by_offset else None,
+        "next_page": _link(request, following, page.limit, filters) if read.more else None,
+        "prev_page": _link(request, previous, page.limit, filters) if page.offset else None,
+        "next_cursor": cursor,
+    }
+
+
+def _link(request: Request, where: Mapping[str, Any], limit: int, filters: Mapping[str, str]) -> str:
+    text = urlencode({**where, "limit": limit, **filters}, quote_via=quote)
+    return f"{base_url(request)}{quote(request.scope['path'])}?{text}"
+
+
+def base_url(request: Request) -> str:
+    """Where absolute links begin: as configured, never as the Host header says."""
+    settings = parts(request).settings
+    if settings.public_url:
+        return settings.public_url
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    server = request.scope.get("server")
+    port = settings.port or (server[1] if server else 80)  # 0: the system chose one
+    return f"http://{host}:{port}"
+
+
+def _payload(key: Key, list_name: str, position: bytes) -> bytes:
+    return b"cursor:" + key.tenant_id.bytes + list_name.encode() + b":" + position
+
+
+def _seal(request: Request, key: Key, list_name: str, position: str) -> str:
+    text = position.encode()
+    signature = parts(request).vault.sign(_payload(key, list_name, text))
+    return base64.urlsafe_b64encode(signature + text).decode().rstrip("=")
+
+
+def _open(request: Request, key: Key, list_name: str, cursor: str) -> str:
+    try:
+        raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        raw = b""
+    signature, position = raw[:SIGNATURE_BYTES], raw[SIGNATURE_BYTES:]
+    if not parts(request).vault.verify(_payload(key, list_name, position), signature):
+        raise Invalid([Problem("cursor", "invalid_cursor", "this cursor does not belong to this list")])
+    return position.decode()

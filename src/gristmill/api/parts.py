@@ -1,0 +1,31 @@
+"""What the routes work with, made once per process by `create_app`."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from starlette.requests import Request
+
+from gristmill.api.keyring import KeyRing
+from gristmill.api.watch import Watch
+from gristmill.db import Database
+from gristmill.net.session import HttpSession
+from gristmill.settings import Settings
+from gristmill.vault import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    database: Database
+    vault: Vault
+    settings: Settings
+    wake: Callable[[], None]  # tells the worker of this process that there is work
+    http: HttpSession
+    keys: KeyRing
+    watch: Watch
+    draining: asyncio.Event = field(default_factory=asyncio.Event)  # set: the process is about to end
+
+
+def parts(request: Request) -> Parts:
+    found: Parts = request.app.state.parts
+    return found
