@@ -1,0 +1,46 @@
+"""Signatures of what we send: Standard Webhooks 1.0.0 and the scheme of seed 004, both on one request."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+
+_PREFIX = "whsec_"
+
+
+def headers(secret: str | None, identifier: str, timestamp: int, body: bytes) -> dict[str, str]:
+    """The headers of one attempt: `identifier` is the same for all, `timestamp` (Unix seconds) is its own.
+
+    Without a secret nothing is signed; identifier and timestamp are sent all the same.
+    """
+    found = {
+        "webhook-id": identifier,
+        "webhook-timestamp": str(timestamp),
+        "X-Codeer-Timestamp": str(timestamp),
+    }
+    if secret is not None:
+        found["webhook-signature"] = _standard(secret, identifier, timestamp, body)
+        found["X-Codeer-Signature"] = _codeer(secret, timestamp, body)
+    return found
+
+
+def standard_key(secret: str) -> bytes:
+    """The key of Standard Webhooks: base64 behind `whsec_`, padded or not; else the secret's own bytes."""
+    encoded = secret.removeprefix(_PREFIX)
+    if encoded == secret:
+        return secret.encode()
+    try:
+        return base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True) or secret.encode()
+    except (binascii.Error, ValueError):
+        return secret.encode()
+
+
+def _standard(secret: str, identifier: str, timestamp: int, body: bytes) -> str:
+    signed = f"{identifier}.{timestamp}.".encode() + body
+    digest = hmac.digest(standard_key(secret), signed, hashlib.sha256)
+    return f"v1,{base64.b64encode(digest).decode()}"
+
+
+def _codeer(secret: str, timestamp: int, body: bytes) -> str:
+    signed = f"{timestamp}.".encode() + body
+    return f"sha256={hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest()}"
