@@ -68,7 +68,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 class Database:
     """Connections to one Postgres. `open` it once per process, `close` it at the end."""
 
-    def __init__(self, url: str, *, pool_size: int = 10, timeout_seconds: float = 10.0, prepared: bool = True) -> None:
+    def __init__(
+        self, url: str, *, pool_size: int = 10, timeout_seconds: float = 10.0, prepared: bool = True
+    ) -> None:
         self.url = url
         self.timeout_seconds = timeout_seconds
         self._pool_size = pool_size
@@ -103,7 +105,9 @@ class Database:
         return await asyncpg.connect(**(self._options | extra))
 
     async def _connect_for_pool(self, *args: Any, **kwargs: Any) -> "asyncpg.Connection[asyncpg.Record]":
-        options = {key: value for key, value in kwargs.items() if key in {"loop", "connection_class", "record_class"}}
+        options = {
+            key: value for key, value in kwargs.items() if key in {"loop", "connection_class", "record_class"}
+        }
         return await asyncpg.connect(**(self._options | options))
 
     @asynccontextmanager
@@ -166,7 +170,9 @@ def connect_options(url: str) -> dict[str, Any]:
 def _ssl(mode: str, query: dict[str, str]) -> ssl.SSLContext | str:
     if mode in {"disable", "allow", "prefer"}:
         return mode
-    context = ssl.create_default_context(cafile=query.get("sslrootcert") if query.get("sslrootcert") != "system" else None)
+    context = ssl.create_default_context(
+        cafile=query.get("sslrootcert") if query.get("sslrootcert") != "system" else None
+    )
     if query.get("sslcert"):
         context.load_cert_chain(query["sslcert"], query.get("sslkey"), query.get("sslpassword"))
     context.check_hostname = mode == "verify-full"

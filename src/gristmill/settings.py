@@ -24,7 +24,10 @@ class _FromFiles(PydanticBaseSettingsSource):
         return (Path(path).read_text().rstrip("\n") if path else None), field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        values = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
+        values = {
+            name: self.get_field_value(field, name)[0]
+            for name, field in self.settings_cls.model_fields.items()
+        }
         return {name: value for name, value in values.items() if value is not None}
 
 
@@ -40,7 +43,9 @@ class Settings(BaseSettings):
 
     # Where
     database_url: SecretStr | None = None  # unset: the embedded Postgres in data_dir
-    data_dir: Path = Field(default_factory=_default_data_dir)  # embedded Postgres, files, the generated secret key
+    data_dir: Path = Field(
+        default_factory=_default_data_dir
+    )  # embedded Postgres, files, the generated secret key
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     public_url: str | None = None  # start of absolute links; unset: http://host:port
@@ -48,19 +53,29 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     # Postgres
-    database_pool_size: Annotated[int, Field(ge=2, le=200)] = 10  # connections for the engine and for hot reads
-    database_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0  # for one statement; a half-open link shows within it
-    database_prepared_statements: bool = True  # false behind a PgBouncer that does not keep them (before 1.21)
+    database_pool_size: Annotated[int, Field(ge=2, le=200)] = (
+        10  # connections for the engine and for hot reads
+    )
+    database_timeout_seconds: Annotated[float, Field(gt=0)] = (
+        10.0  # for one statement; a half-open link shows within it
+    )
+    database_prepared_statements: bool = (
+        True  # false behind a PgBouncer that does not keep them (before 1.21)
+    )
     migrate_on_start: bool = True  # `serve` and `worker` bring the database to this version's schema
 
     # Credentials
-    api_key: SecretStr | None = None  # accepted for the default tenant; unset: one is made on first start, shown once
+    api_key: SecretStr | None = (
+        None  # accepted for the default tenant; unset: one is made on first start, shown once
+    )
     secret_key: SecretStr | None = None  # encrypts secrets, peppers key hashes; required with database_url
 
     # Work
     concurrency: Annotated[int, Field(ge=1, le=100_000)] = 256  # items in flight per worker process
     lease_seconds: Annotated[float, Field(gt=0)] = 30.0  # without a heartbeat for so long, a worker is dead
-    item_timeout_seconds: Annotated[float, Field(ge=1, le=3600)] = 300.0  # for one run of an item, unless its batch says
+    item_timeout_seconds: Annotated[float, Field(ge=1, le=3600)] = (
+        300.0  # for one run of an item, unless its batch says
+    )
     poll_seconds: Annotated[float, Field(gt=0)] = 1.0  # between looks for work when nothing woke the worker
     drain_seconds: Annotated[float, Field(ge=0)] = 20.0  # on SIGTERM, for items in flight to finish
 
@@ -74,8 +89,12 @@ class Settings(BaseSettings):
     llm_price_completion: Annotated[float, Field(ge=0)] | None = None
 
     # Network
-    allow_private_addresses: bool = False  # http and private addresses for webhooks and URLs: for local work only
-    webhook_timeout_seconds: Annotated[float, Field(gt=0)] = 15.0  # for one POST, from connect to the last byte
+    allow_private_addresses: bool = (
+        False  # http and private addresses for webhooks and URLs: for local work only
+    )
+    webhook_timeout_seconds: Annotated[float, Field(gt=0)] = (
+        15.0  # for one POST, from connect to the last byte
+    )
     upload_max_bytes: Annotated[int, Field(ge=1)] = 2_000_000_000
     body_max_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024  # of a JSON request
 

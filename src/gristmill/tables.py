@@ -103,7 +103,9 @@ agent_version = Table(
     Column("model", Text),
     Column("instructions", Text, nullable=False),
     Column("parameters", JSONB, nullable=False),
-    Column("mcp_servers", LargeBinary),  # JSON list of {name, url, headers}, encrypted: headers carry credentials
+    Column(
+        "mcp_servers", LargeBinary
+    ),  # JSON list of {name, url, headers}, encrypted: headers carry credentials
     _created_at(),
     _at("published_at"),
 )
@@ -160,7 +162,9 @@ batch = Table(
     Column("ending", Text),  # set: nothing starts any more, and why
     Column("processor", Text, nullable=False),
     Column("agent_id", Uuid),  # the batch's default agent
-    Column("config", Text, nullable=False),  # JSON, a snapshot: the processor's configuration, agent versions included
+    Column(
+        "config", Text, nullable=False
+    ),  # JSON, a snapshot: the processor's configuration, agent versions included
     Column("name", Text),
     Column("metadata", JSONB, nullable=False),
     Column("collection", Text),
@@ -191,7 +195,11 @@ batch = Table(
     CheckConstraint("priority BETWEEN -100 AND 100", name="priority"),
     Index(None, "tenant_id", "id"),
     Index(None, "tenant_id", "status", "id"),
-    Index("batch_ending_idx", "id", postgresql_where=text("ending IS NOT NULL AND status IN ('in_progress', 'cancelling')")),
+    Index(
+        "batch_ending_idx",
+        "id",
+        postgresql_where=text("ending IS NOT NULL AND status IN ('in_progress', 'cancelling')"),
+    ),
 )
 
 batch_count = Table(
@@ -306,7 +314,9 @@ span = Table(
     CheckConstraint("first >= 0 AND first <= last", name="range"),
     CheckConstraint("history_id IS NULL OR first = last", name="history"),
     Index(None, "batch_id", "available_at", "id"),
-    Index("span_history_idx", "history_id", "batch_id", "first", postgresql_where=text("history_id IS NOT NULL")),
+    Index(
+        "span_history_idx", "history_id", "batch_id", "first", postgresql_where=text("history_id IS NOT NULL")
+    ),
     **_HOT,
 )
 

@@ -24,7 +24,15 @@ def instant(at: datetime) -> str:
 
 
 def batch_event_body(
-    *, identifier: str, event: str, at: datetime, batch_id: UUID, status: str, total: int, success: int, failed: int
+    *,
+    identifier: str,
+    event: str,
+    at: datetime,
+    batch_id: UUID,
+    status: str,
+    total: int,
+    success: int,
+    failed: int,
 ) -> str:
     """The JSON text that satisfies seed 004's receiver, Standard Webhooks and OpenAI's typed parser at once."""
     body: dict[str, Any] = {

@@ -22,7 +22,9 @@ def uuid7() -> UUID:
             if _counter > 0xFFF:
                 _last_ms, _counter = _last_ms + 1, 0
         ms, counter = _last_ms, _counter
-    return UUID(int=(ms << 80) | (0x7 << 76) | (counter << 64) | (0b10 << 62) | (int.from_bytes(os.urandom(8)) >> 2))
+    return UUID(
+        int=(ms << 80) | (0x7 << 76) | (counter << 64) | (0b10 << 62) | (int.from_bytes(os.urandom(8)) >> 2)
+    )
 
 
 def first_uuid7_at(unix_ms: int) -> UUID:

@@ -109,8 +109,12 @@ def decide(outcome: Outcome, *, attempt: int, max_attempts: int, policy: RetryPo
         case Success() | Failure():
             return Record(outcome)
         case Retry(error, delay_seconds, True):
-            return Requeue(policy.delay(1) if delay_seconds is None else delay_seconds, attempt - 1, error, True)
+            return Requeue(
+                policy.delay(1) if delay_seconds is None else delay_seconds, attempt - 1, error, True
+            )
         case Retry(error, _, False, usage) if attempt >= max_attempts:
             return Record(Failure(error, usage))
-        case Retry(error, delay_seconds, False):
-            return Requeue(policy.delay(attempt) if delay_seconds is None else delay_seconds, attempt, error, False)
+        case Retry(error, delay_seconds):
+            return Requeue(
+                policy.delay(attempt) if delay_seconds is None else delay_seconds, attempt, error, False
+            )

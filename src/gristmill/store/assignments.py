@@ -19,6 +19,7 @@ class Assignment:
 async def load(connection: Transaction, batch_id: UUID) -> Assignment | None:
     """None: the batch has been deleted."""
     row = await connection.fetchrow(
-        "SELECT id, tenant_id, processor, config, max_attempts, item_timeout_seconds FROM batch WHERE id = $1", batch_id
+        "SELECT id, tenant_id, processor, config, max_attempts, item_timeout_seconds FROM batch WHERE id = $1",
+        batch_id,
     )
     return Assignment(*row) if row else None

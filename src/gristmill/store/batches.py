@@ -173,7 +173,7 @@ WITH new AS (
         max_attempts, item_timeout_seconds, max_concurrency, deadline_seconds, deadline_at, total,
         webhook_url, webhook_events, webhook_secret
     ) VALUES (
-        $1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9, $10, $11, $12, $13, $14, $15, now() + make_interval(secs => $15),
+        $1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9, $10, $11, $12, $13, $14, $15::int, now() + make_interval(secs => $15::int),
         $16, $17, $18, $19
     )
 ), counts AS (INSERT INTO batch_count (batch_id, total) VALUES ($1, $16))
@@ -210,13 +210,18 @@ async def create(tx: Transaction, new: NewBatch, items: Sequence[NewItem]) -> No
     await tx.copy_records_to_table(
         "item",
         columns=("batch_id", "ordinal", "custom_id", "history_id", "input"),
-        records=[(new.id, ordinal, item.custom_id, item.history_id, item.input) for ordinal, item in enumerate(items)],
+        records=[
+            (new.id, ordinal, item.custom_id, item.history_id, item.input)
+            for ordinal, item in enumerate(items)
+        ],
     )
     await schedules.add(tx, new.id)
 
 
 async def get(connection: Transaction, tenant_id: UUID, batch_id: UUID) -> Batch:
-    row = await connection.fetchrow(f"SELECT {COLUMNS} FROM {SOURCE} WHERE b.id = $1 AND b.tenant_id = $2", batch_id, tenant_id)
+    row = await connection.fetchrow(
+        f"SELECT {COLUMNS} FROM {SOURCE} WHERE b.id = $1 AND b.tenant_id = $2", batch_id, tenant_id
+    )
     if row is None:
         raise NotFound("no such batch")
     return batch_of(row)
@@ -277,14 +282,17 @@ async def delete(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> None:
     if await tx.fetchval(gone, batch_id, tenant_id, terminal) is None:
         raise await _refusal(tx, tenant_id, batch_id, "delete")
     await tx.execute(
-        "DELETE FROM delivery_attempt USING delivery WHERE delivery_id = delivery.id AND delivery.batch_id = $1", batch_id
+        "DELETE FROM delivery_attempt USING delivery WHERE delivery_id = delivery.id AND delivery.batch_id = $1",
+        batch_id,
     )
     for table in ("delivery", "event", "batch_count", "span", "item_attempt", "result", "item"):
         await tx.execute(f"DELETE FROM {table} WHERE batch_id = $1", batch_id)
 
 
 async def _refusal(tx: Transaction, tenant_id: UUID, batch_id: UUID, action: str) -> NotFound | Conflict:
-    row = await tx.fetchrow("SELECT status, ending FROM batch WHERE id = $1 AND tenant_id = $2", batch_id, tenant_id)
+    row = await tx.fetchrow(
+        "SELECT status, ending FROM batch WHERE id = $1 AND tenant_id = $2", batch_id, tenant_id
+    )
     if row is None:
         return NotFound("no such batch")
     draining = row["ending"] is not None and row["status"] == BatchStatus.IN_PROGRESS
@@ -321,7 +329,10 @@ class BatchFilters:
             ("b.name = {}", self.name),
             ("b.collection = {}", self.collection),
             ("b.created_by = {}", self.created_by),
-            ("b.metadata @> {}::jsonb", orjson.dumps(dict(self.metadata)).decode() if self.metadata else None),
+            (
+                "b.metadata @> {}::jsonb",
+                orjson.dumps(dict(self.metadata)).decode() if self.metadata else None,
+            ),
         ]
         for condition, value in wanted:
             if value is not None:

@@ -54,7 +54,9 @@ async def add(tx: Transaction, tallies: Mapping[UUID, Tally]) -> list[UUID]:
         return []
     ids = sorted(tallies)
     if len(ids) > 1:  # one UPDATE locks its rows in no certain order; all who count take them in this one
-        await tx.execute("SELECT FROM batch_count WHERE batch_id = ANY ($1) ORDER BY batch_id FOR UPDATE", ids)
+        await tx.execute(
+            "SELECT FROM batch_count WHERE batch_id = ANY ($1) ORDER BY batch_id FOR UPDATE", ids
+        )
     rows = await tx.fetch(_ADD, ids, *_columns([tallies[batch_id] for batch_id in ids]))
     return sorted(row["batch_id"] for row in rows if row["complete"])
 

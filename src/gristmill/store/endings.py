@@ -36,7 +36,9 @@ async def finish(tx: Transaction, batch_ids: Sequence[UUID]) -> None:
         row = await tx.fetchrow(_FINISH, batch_id)
         if row is None:
             continue
-        await tx.execute("DELETE FROM span WHERE batch_id = $1", batch_id)  # of items that a lost worker did record
+        await tx.execute(
+            "DELETE FROM span WHERE batch_id = $1", batch_id
+        )  # of items that a lost worker did record
         await deliveries.queue(
             tx,
             batch_id=batch_id,
@@ -52,8 +54,6 @@ async def finish(tx: Transaction, batch_ids: Sequence[UUID]) -> None:
             webhook_events=row["webhook_events"],
             webhook_secret=row["webhook_secret"],
         )
-
-
 
 
 _OVERDUE = """
@@ -108,7 +108,8 @@ async def sweep(tx: Transaction, *, most: int = 5000) -> int:
         await tx.execute("UPDATE span SET first = $2 WHERE id = $1", span["id"], last + 1)
     await histories.leave(tx, await histories.held_by(tx, batch_id, first, last))
     await finish(tx, await counts.add(tx, {batch_id: _tally(ending, int(done.split()[-1]))}))
-    return last - first + 1
+    swept: int = last - first + 1
+    return swept
 
 
 def _tally(ending: Ending, ended: int) -> Tally:

@@ -66,7 +66,9 @@ async def _take(tx: Transaction, lease: Record, tallies: dict[UUID, Tally]) -> N
     if not missing:
         return
     await _keep_attempts(tx, lease, missing)
-    most: int = await tx.fetchval("SELECT greatest(max_attempts, $2) FROM batch WHERE id = $1", batch_id, LEAST_LOSSES)
+    most: int = await tx.fetchval(
+        "SELECT greatest(max_attempts, $2) FROM batch WHERE id = $1", batch_id, LEAST_LOSSES
+    )
     if attempt >= most:
         ended = await _fail(tx, batch_id, missing, attempt)
         tallies.setdefault(batch_id, Tally()).failed += ended
@@ -120,7 +122,9 @@ async def disown(tx: Transaction, worker_id: int, known: Collection[int]) -> int
     unknown = await tx.fetch(_UNKNOWN, worker_id, list(known))
     for lease in unknown:
         ranges = spans.runs(await _missing(tx, lease))
-        waiting = [spans.Waiting(lease["batch_id"], a, b, lease["attempt"] - 1, lease["losses"]) for a, b in ranges]
+        waiting = [
+            spans.Waiting(lease["batch_id"], a, b, lease["attempt"] - 1, lease["losses"]) for a, b in ranges
+        ]
         await spans.put_back(tx, waiting)
     await _end(tx, unknown)
     return len(unknown)

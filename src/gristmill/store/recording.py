@@ -70,7 +70,9 @@ class Flush:
 
     def apart(self) -> "list[Flush]":
         """The same, result by result, and last whatever goes back to wait."""
-        back = Counter([r.ended.lease_id for r in self.retried] + [lease_id for lease_id, _ in self.unstarted])
+        back = Counter(
+            [r.ended.lease_id for r in self.retried] + [lease_id for lease_id, _ in self.unstarted]
+        )
         left = Counter(dict(self.remaining))
         left.update(back)
         left.update(e.lease_id for e in self.ended)
@@ -79,7 +81,14 @@ class Flush:
             left[ended.lease_id] -= 1
             flushes.append(Flush({ended.lease_id: left[ended.lease_id]}, [ended]))
         if back:
-            flushes.append(Flush({lease_id: self.remaining[lease_id] for lease_id in back}, [], self.retried, self.unstarted))
+            flushes.append(
+                Flush(
+                    {lease_id: self.remaining[lease_id] for lease_id in back},
+                    [],
+                    self.retried,
+                    self.unstarted,
+                )
+            )
         return flushes
 
 
@@ -98,8 +107,12 @@ async def record(tx: Transaction, worker_id: int, flush: Flush, *, alone: bool =
     await _keep_attempts(tx, again)
     await turns.append(tx, inserted)
     await _give_chats_up(tx, inserted)
-    await spans.put_back(tx, [_waiting(r) for r in again] + [w for lease_id, w in flush.unstarted if lease_id in held])
-    await spans.set_remaining(tx, {lease_id: n for lease_id, n in flush.remaining.items() if lease_id in held})
+    await spans.put_back(
+        tx, [_waiting(r) for r in again] + [w for lease_id, w in flush.unstarted if lease_id in held]
+    )
+    await spans.set_remaining(
+        tx, {lease_id: n for lease_id, n in flush.remaining.items() if lease_id in held}
+    )
     await endings.finish(tx, await counts.add(tx, _tallies(inserted)))
 
 
@@ -154,7 +167,9 @@ async def _insert(tx: Transaction, ended: Sequence[Ended]) -> Sequence[Ended]:
     if not ended:
         return []
     rows = sorted((_row(e) for e in ended), key=lambda row: row[:2])
-    new = {(r[0], r[1]) for r in await tx.fetch(_INSERT, *(list(column) for column in zip(*rows, strict=True)))}
+    new = {
+        (r[0], r[1]) for r in await tx.fetch(_INSERT, *(list(column) for column in zip(*rows, strict=True)))
+    }
     return [e for e in ended if (e.batch_id, e.ordinal) in new]
 
 

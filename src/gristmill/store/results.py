@@ -107,12 +107,16 @@ async def page(
         first = offset if after is None else after + 1
         return await window(connection, batch, first, limit), batch.total
     condition, arguments = _filter(status, error_code, custom_id)
-    total = await _total(connection, batch, status if error_code is custom_id is None else None, condition, arguments)
+    total = await _total(
+        connection, batch, status if error_code is None and custom_id is None else None, condition, arguments
+    )
     if after is not None:
         arguments.append(after)
         condition += f" AND i.ordinal > ${len(arguments) + 1}"
     rows = await connection.fetch(
-        f"{_SELECT} AND {condition} ORDER BY i.ordinal LIMIT {limit:d} OFFSET {offset:d}", batch.id, *arguments
+        f"{_SELECT} AND {condition} ORDER BY i.ordinal LIMIT {limit:d} OFFSET {offset:d}",
+        batch.id,
+        *arguments,
     )
     return [_result(row) for row in rows], total
 

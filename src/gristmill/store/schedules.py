@@ -54,6 +54,7 @@ async def remove(tx: Transaction, batch_id: UUID) -> None:
 async def alive(tx: Transaction, batch_ids: set[UUID]) -> set[UUID]:
     """Those of the batches that may still start items; they cannot be cancelled before the caller's transaction ends."""
     rows = await tx.fetch(
-        "SELECT batch_id FROM batch_schedule WHERE batch_id = ANY ($1) ORDER BY batch_id FOR SHARE", sorted(batch_ids)
+        "SELECT batch_id FROM batch_schedule WHERE batch_id = ANY ($1) ORDER BY batch_id FOR SHARE",
+        sorted(batch_ids),
     )
     return {row["batch_id"] for row in rows}

@@ -117,7 +117,8 @@ async def claim(tx: Transaction, worker_id: int, free: Mapping[str, int]) -> lis
             ended = {r["ordinal"] for r in await tx.fetch(_ENDED, batch_id, row["first"], row["last"])}
             items[row["id"]] = [item for item in items[row["id"]] if item.ordinal not in ended]
     leases = [
-        Lease(row["id"], batch_id, row["attempt"], row["losses"], row["started_at"], items[row["id"]]) for row in rows
+        Lease(row["id"], batch_id, row["attempt"], row["losses"], row["started_at"], items[row["id"]])
+        for row in rows
     ]
     sizes = {row["id"]: row["last"] - row["first"] + 1 for row in rows}
     return await _settle(tx, await _enter_chats(tx, leases), sizes)
@@ -137,7 +138,9 @@ async def _enter_chats(tx: Transaction, leases: Sequence[Lease]) -> Sequence[Lea
     out = {place for place, seat in seats.items() if seat not in entered}
     by_id = {lease.id: lease for lease in leases}
     await histories.park(tx, [(seats[p], by_id[p[0]].attempt - 1, by_id[p[0]].losses) for p in sorted(out)])
-    return [replace(le, items=[item for item in le.items if (le.id, item.ordinal) not in out]) for le in leases]
+    return [
+        replace(le, items=[item for item in le.items if (le.id, item.ordinal) not in out]) for le in leases
+    ]
 
 
 async def _items(
@@ -145,7 +148,9 @@ async def _items(
 ) -> dict[int, list[ClaimedItem]]:
     ids, firsts, lasts = (list(column) for column in zip(*ranges, strict=True))
     found: dict[int, list[ClaimedItem]] = {lease_id: [] for lease_id in ids}
-    for lease_id, ordinal, custom_id, history_id, text in await tx.fetch(_ITEMS, batch_id, ids, firsts, lasts):
+    for lease_id, ordinal, custom_id, history_id, text in await tx.fetch(
+        _ITEMS, batch_id, ids, firsts, lasts
+    ):
         found[lease_id].append(ClaimedItem(ordinal, custom_id, history_id, text))
     return found
 
@@ -203,7 +208,8 @@ async def put_back(tx: Transaction, waiting: Sequence[Waiting]) -> None:
     if not waiting:
         return
     columns = [
-        (w.batch_id, w.first, w.last, w.attempts, w.losses, w.delay_seconds) for w in sorted(waiting, key=_place)
+        (w.batch_id, w.first, w.last, w.attempts, w.losses, w.delay_seconds)
+        for w in sorted(waiting, key=_place)
     ]
     await tx.execute(
         """

@@ -26,7 +26,10 @@ async def number(tx: Transaction, ended: Sequence["Ended"]) -> None:
 
 async def _take(tx: Transaction, table: str, column: str, count: int) -> list[int]:
     rows = await tx.fetch(
-        "SELECT nextval(pg_get_serial_sequence($1, $2)) AS id FROM generate_series(1, $3)", table, column, count
+        "SELECT nextval(pg_get_serial_sequence($1, $2)) AS id FROM generate_series(1, $3)",
+        table,
+        column,
+        count,
     )
     return [row["id"] for row in rows]
 
@@ -56,7 +59,15 @@ async def append(tx: Transaction, inserted: Sequence["Ended"]) -> None:
         VALUES ($1, $2, $3, $4, $5, $6, $7)
         """,
         [
-            (e.history_id, e.conversation_id, e.batch_id, e.ordinal, turn.user_message, turn.reply, list(turn.file_ids))
+            (
+                e.history_id,
+                e.conversation_id,
+                e.batch_id,
+                e.ordinal,
+                turn.user_message,
+                turn.reply,
+                list(turn.file_ids),
+            )
             for e, turn in spoken
         ],
     )

@@ -18,7 +18,12 @@ async def join(tx: Transaction, *, name: str, processors: Sequence[str], concurr
 
 async def beat(tx: Transaction, worker_id: int) -> bool:
     """False: this worker has been declared dead, its items are others' now, and it must take a new identity."""
-    return await tx.fetchval("UPDATE worker SET beat_at = now() WHERE id = $1 AND NOT dead RETURNING true", worker_id) is True
+    return (
+        await tx.fetchval(
+            "UPDATE worker SET beat_at = now() WHERE id = $1 AND NOT dead RETURNING true", worker_id
+        )
+        is True
+    )
 
 
 async def leave(tx: Transaction, worker_id: int) -> None:
@@ -29,7 +34,8 @@ async def leave(tx: Transaction, worker_id: int) -> None:
 async def declare_dead(tx: Transaction, *, silent_seconds: float) -> int:
     """Declare dead those without a heartbeat for that long; answers with how many."""
     done: str = await tx.execute(
-        "UPDATE worker SET dead = true WHERE NOT dead AND beat_at < now() - make_interval(secs => $1)", silent_seconds
+        "UPDATE worker SET dead = true WHERE NOT dead AND beat_at < now() - make_interval(secs => $1)",
+        silent_seconds,
     )
     return int(done.split()[-1])
 

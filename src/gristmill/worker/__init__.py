@@ -2,17 +2,19 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 from gristmill import processors
 from gristmill.db import Database, process_name
-from gristmill.processors.base import Services
+from gristmill.processors.base import Processor, Services
 from gristmill.settings import Settings
 from gristmill.store import workers
 from gristmill.vault import Vault
 from gristmill.worker.deliveries import Deliveries
 from gristmill.worker.heartbeat import Heartbeat
 from gristmill.worker.items import Items
-from gristmill.worker.loop import Step, loop
+from gristmill.worker.loop import Step, keep_taking
 from gristmill.worker.recorder import Recorder
 from gristmill.worker.upkeep import Upkeep
 
@@ -20,10 +22,19 @@ log = logging.getLogger(__name__)
 
 
 class Worker:
-    def __init__(self, database: Database, settings: Settings, services: Services, vault: Vault) -> None:
+    """`registry` None: the processors that are installed."""
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        services: Services,
+        vault: Vault,
+        registry: Mapping[str, Processor[Any, Any]] | None = None,
+    ) -> None:
         self._database = database
         self._settings = settings
-        self._registry = processors.registry()
+        self._registry = processors.registry() if registry is None else registry
         self._recorder = Recorder(database, ended_batches=self._batches_may_have_ended, drained=self.wake)
         self._items = Items(
             database,
@@ -51,7 +62,9 @@ class Worker:
         await self._take_identity()
         poll = self._settings.poll_seconds
         self._claiming = asyncio.create_task(
-            loop("items", self._items.step, news=self._items.news, stop=self._stop_claiming, idle_seconds=poll)
+            keep_taking(
+                "items", self._items.step, news=self._items.news, stop=self._stop_claiming, idle_seconds=poll
+            )
         )
         self._recording = asyncio.create_task(self._recorder.run(self._stop_recording))
         lease = self._settings.lease_seconds
@@ -93,7 +106,9 @@ class Worker:
             await workers.leave(tx, self._items.worker_id)
 
     def _duty(self, name: str, step: Step, idle_seconds: float, news: asyncio.Event | None = None) -> None:
-        looping = loop(name, step, news=news or asyncio.Event(), stop=self._stop_duties, idle_seconds=idle_seconds)
+        looping = keep_taking(
+            name, step, news=news or asyncio.Event(), stop=self._stop_duties, idle_seconds=idle_seconds
+        )
         self._duties.append(asyncio.create_task(looping))
 
     def _batches_may_have_ended(self) -> None:
@@ -102,13 +117,19 @@ class Worker:
     async def _take_identity(self) -> None:
         async with self._database.transaction() as tx:
             worker_id = await workers.join(
-                tx, name=process_name(), processors=sorted(self._registry), concurrency=self._settings.concurrency
+                tx,
+                name=process_name(),
+                processors=sorted(self._registry),
+                concurrency=self._settings.concurrency,
             )
         self._items.worker_id = self._recorder.worker_id = worker_id
-        on_loop = asyncio.get_running_loop().call_soon_threadsafe
-        self._heartbeat = Heartbeat(
-            self._database, worker_id, self._settings.lease_seconds, lambda: on_loop(self._declared_dead)
-        ).start()
+        loop = asyncio.get_running_loop()
+
+        def on_death() -> None:  # called in the heartbeat's thread
+            loop.call_soon_threadsafe(self._declared_dead)
+
+        self._heartbeat = Heartbeat(self._database, worker_id, self._settings.lease_seconds, on_death)
+        self._heartbeat.start()
         log.info("worker ready", extra={"worker_id": worker_id, "concurrency": self._settings.concurrency})
 
     def _declared_dead(self) -> None:

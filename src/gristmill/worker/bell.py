@@ -25,8 +25,7 @@ class Bell:
 
     def ring(self) -> None:
         """There is work; may be called from anywhere on the loop, costs nothing."""
-        for listener in self.listeners:
-            listener()
+        self._pass_on()
         self._rung.set()
 
     def start(self, *, listen: bool) -> None:
@@ -58,12 +57,16 @@ class Bell:
                 log.debug("listening lost its connection; polling goes on")
             await asyncio.sleep(1)
 
+    def _pass_on(self, *_: object) -> None:
+        for listener in self.listeners:
+            listener()
+
     async def _listen_until_lost(self) -> None:
         connection = await self._database.connect()
         lost = asyncio.Event()
         try:
             connection.add_termination_listener(lambda _: lost.set())
-            await connection.add_listener(CHANNEL, lambda *_: [listener() for listener in self.listeners])
+            await connection.add_listener(CHANNEL, self._pass_on)
             while not lost.is_set():
                 await connection.execute("SELECT")  # a half-open connection shows here
                 await first_of(lost, seconds=30)

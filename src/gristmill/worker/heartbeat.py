@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from gristmill import metrics
-from gristmill.db import LOST, Database
+from gristmill.db import Database, unavailable
 from gristmill.store import workers
 
 log = logging.getLogger(__name__)
@@ -20,7 +20,9 @@ class Heartbeat:
     """Beats for `worker_id` every `lease_seconds / 6`. `on_death` is called, in the thread, when the database says that
     this worker has been declared dead; the beating ends with that."""
 
-    def __init__(self, database: Database, worker_id: int, lease_seconds: float, on_death: Callable[[], None]) -> None:
+    def __init__(
+        self, database: Database, worker_id: int, lease_seconds: float, on_death: Callable[[], None]
+    ) -> None:
         self._database = database
         self._worker_id = worker_id
         self._every = lease_seconds / 6
@@ -28,11 +30,12 @@ class Heartbeat:
         self._on_death = on_death
         self._last = time.monotonic()
         self._end = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="heartbeat", daemon=True)
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._run()), name="heartbeat", daemon=True
+        )
 
-    def start(self) -> "Heartbeat":
+    def start(self) -> None:
         self._thread.start()
-        return self
 
     def stop(self) -> None:
         self._end.set()
@@ -47,10 +50,11 @@ class Heartbeat:
         while not self._end.is_set():
             try:
                 await self._beat_until_broken()
-            except LOST as error:
-                log.warning("heartbeat lost the database", extra={"error": type(error).__name__})
-            except Exception:
-                log.exception("heartbeat failed")
+            except Exception as error:
+                metrics.loop_failed("heartbeat")
+                log.warning(
+                    "no heartbeat", extra={"error": type(error).__name__}, exc_info=not unavailable(error)
+                )
             await self._pause()
 
     async def _beat_until_broken(self) -> None:
@@ -66,7 +70,7 @@ class Heartbeat:
                     self._on_death()
                     return
                 self._last = began
-                metrics.loop_alive("heartbeat")
+                metrics.loop_stepped("heartbeat")
                 await self._pause()
         finally:
             connection.terminate()

@@ -6,14 +6,14 @@ import random
 from collections.abc import Awaitable, Callable
 
 from gristmill import metrics
-from gristmill.db import LOST
+from gristmill.db import unavailable
 
 log = logging.getLogger(__name__)
 
 Step = Callable[[], Awaitable[int]]
 
 
-async def loop(
+async def keep_taking(
     name: str, step: Step, *, news: asyncio.Event, stop: asyncio.Event, idle_seconds: float
 ) -> None:
     """Take steps until `stop`. A step that did nothing, or broke, is followed by a wait of `idle_seconds` ± 50 %."""
@@ -28,13 +28,14 @@ async def guarded(name: str, step: Step) -> int:
     """One step; 0 if it broke. Postgres being away is expected and said in one line."""
     try:
         done = await step()
-    except LOST as error:
-        log.warning("database lost", extra={"loop": name, "error": type(error).__name__})
+    except Exception as error:
+        metrics.loop_failed(name)
+        if unavailable(error):
+            log.warning("database lost", extra={"loop": name, "error": type(error).__name__})
+        else:
+            log.exception("step failed", extra={"loop": name})
         return 0
-    except Exception:
-        log.exception("step failed", extra={"loop": name})
-        return 0
-    metrics.loop_alive(name)
+    metrics.loop_stepped(name)
     return done
 
 

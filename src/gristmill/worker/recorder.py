@@ -12,7 +12,7 @@ from dataclasses import replace
 import asyncpg
 import orjson
 
-from gristmill.db import LOST, Database
+from gristmill.db import Database, unavailable, unstorable
 from gristmill.domain.outcomes import ItemError
 from gristmill.domain.states import ResultStatus
 from gristmill.store import recording
@@ -24,16 +24,21 @@ log = logging.getLogger(__name__)
 
 FLUSH_ITEMS = 200  # beyond 200 to 500 a larger flush gains nothing (docs/performance.md)
 LINGER_SECONDS = 0.05  # how long a verdict may wait for company while other items run
+RESEND_SECONDS = 0.2
 FULL = 4000  # verdicts waiting: the worker claims nothing more
 
 
 class Recorder:
-    def __init__(self, database: Database, *, ended_batches: Callable[[], None], drained: Callable[[], None]) -> None:
+    def __init__(
+        self, database: Database, *, ended_batches: Callable[[], None], drained: Callable[[], None]
+    ) -> None:
         self._database = database
         self._ended_batches = ended_batches  # called after a flush; a batch may have ended with it
         self._drained = drained  # called when there is room again
         self.worker_id = 0
-        self.busy: Callable[[], bool] = lambda: False  # are items running, whose verdicts are worth waiting for?
+        self.busy: Callable[[], bool] = lambda: (
+            False
+        )  # are items running, whose verdicts are worth waiting for?
         self._ended: list[Ended] = []
         self._retried: list[Retried] = []
         self._unstarted: list[tuple[int, Waiting]] = []
@@ -57,7 +62,9 @@ class Recorder:
     def give_back(self, held: HeldLease, ordinal: int) -> None:
         """The item was not run, or not to its end: it waits again and no attempt is used."""
         lease = held.lease
-        self._unstarted.append((lease.id, Waiting(lease.batch_id, ordinal, ordinal, lease.attempt - 1, lease.losses)))
+        self._unstarted.append(
+            (lease.id, Waiting(lease.batch_id, ordinal, ordinal, lease.attempt - 1, lease.losses))
+        )
         self._touch(held)
 
     def _touch(self, held: HeldLease) -> None:
@@ -90,10 +97,12 @@ class Recorder:
         flush = self._unsent or self._take()
         try:
             await self._write(flush, alone=first_time)
-        except LOST as error:
+        except Exception as error:
+            # Postgres is away, or chose this transaction to end a deadlock. What is sent again is not counted twice.
             self._unsent = flush
-            log.warning("flush not acknowledged", extra={"error": type(error).__name__, "items": len(flush.ended)})
-            await asyncio.sleep(0.2)
+            extra = {"error": type(error).__name__, "items": len(flush.ended)}
+            log.warning("flush not acknowledged", extra=extra, exc_info=not unavailable(error))
+            await asyncio.sleep(RESEND_SECONDS)
             return
         self._unsent = None
         self._ended_batches()
@@ -120,8 +129,12 @@ class Recorder:
             if not alone:
                 raise
             await self._write(flush, alone=False)
-        except (asyncpg.DataError, ValueError) as error:
-            log.error("a result cannot be stored", extra={"error": type(error).__name__, "items": len(flush.ended)})
+        except Exception as error:
+            if not unstorable(error):
+                raise
+            log.error(
+                "a result cannot be stored", extra={"error": type(error).__name__, "items": len(flush.ended)}
+            )
             await self._write_one_by_one(flush)
 
     async def _write_one_by_one(self, flush: Flush) -> None:
@@ -129,7 +142,9 @@ class Recorder:
         for one in flush.apart():
             try:
                 await self._write_plainly(one)
-            except (asyncpg.DataError, ValueError):
+            except Exception as error:
+                if not unstorable(error):
+                    raise
                 await self._write_plainly(replace(one, ended=[_unstorable(ended) for ended in one.ended]))
 
     async def _write_plainly(self, flush: Flush) -> None:

@@ -13,10 +13,11 @@ class Upkeep:
     async def reap(self) -> int:
         """Declare silent workers dead, and take the leases of the dead and the stuck back."""
         async with self._database.transaction() as tx:
-            dead = await workers.declare_dead(tx, silent_seconds=self._lease_seconds)
-        metrics.workers_lost(dead)
+            await workers.declare_dead(tx, silent_seconds=self._lease_seconds)
         async with self._database.transaction() as tx:
-            return await leases.reclaim(tx)
+            lost = await leases.reclaim(tx)
+        metrics.leases_lost(lost)
+        return lost
 
     async def sweep(self) -> int:
         """Stop batches whose deadline has passed, and end what waits in batches that start nothing any more."""

@@ -6,8 +6,17 @@ from typing import Any
 
 import orjson
 
-from gristmill import metrics
-from gristmill.domain.outcomes import Failure, ItemError, Outcome, Record, Requeue, Retry, Success, Verdict, decide
+from gristmill.domain.outcomes import (
+    Failure,
+    ItemError,
+    Outcome,
+    Record,
+    Requeue,
+    Retry,
+    Success,
+    Verdict,
+    decide,
+)
 from gristmill.domain.states import ResultStatus
 from gristmill.domain.usage import Usage
 from gristmill.processors.base import Context, Processor, Services
@@ -59,8 +68,12 @@ async def run(work: Work, services: Services) -> Outcome:
         return await work.job.processor.run(given, context)
     except Exception as error:
         # A bug of the processor ends its item. What it raised may quote the input, so only the type is told.
-        log.exception("processor failed", extra={"processor": assignment.processor, "batch_id": str(lease.batch_id)})
-        return Failure(ItemError(500, "processor_error", f"The processor failed with {type(error).__name__}."))
+        log.exception(
+            "processor failed", extra={"processor": assignment.processor, "batch_id": str(lease.batch_id)}
+        )
+        return Failure(
+            ItemError(500, "processor_error", f"The processor failed with {type(error).__name__}.")
+        )
 
 
 def timed_out(work: Work) -> Outcome:
@@ -82,19 +95,18 @@ def settle(work: Work, outcome: Outcome) -> Ended | Retried:
     verdict: Verdict = decide(
         outcome, attempt=lease.attempt, max_attempts=job.assignment.max_attempts, policy=job.processor.retry
     )
-    match verdict:
-        case Record(Success() as success):
+    if isinstance(verdict, Requeue):
+        ended = _failed(work, verdict.error, outcome.usage)
+        return Retried(ended, verdict.attempts_used, lease.losses, verdict.delay_seconds, verdict.waiting)
+    match verdict.result:
+        case Success() as success:
             return _succeeded(work, success)
-        case Record(Failure(error, usage)):
+        case Failure(error, usage):
             return _failed(work, error, usage)
-        case Requeue(delay_seconds, attempts_used, error, waiting):
-            usage = outcome.usage if isinstance(outcome, Retry) else None
-            return Retried(_failed(work, error, usage), attempts_used, lease.losses, delay_seconds, waiting)
 
 
 def _ended(work: Work, status: ResultStatus, code: int | None, usage: Usage | None) -> Ended:
     lease = work.held.lease
-    metrics.item_ended(work.job.assignment.processor, status.name.lower())
     ended = Ended(lease.id, lease.batch_id, work.item.ordinal, status, code, lease.attempt, lease.started_at)
     ended.history_id = work.item.history_id
     if usage is not None:
