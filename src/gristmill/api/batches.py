@@ -11,7 +11,20 @@ from gristmill import metrics
 from gristmill.api import body, create, pages
 from gristmill.api.auth import caller
 from gristmill.api.envelope import answer, fragment, listing
-from gristmill.api.openapi import CHANGE, LIST, PAGE, READ, WRITE, documented, enveloped, json_body, paged, parameter, ref, responses
+from gristmill.api.openapi import (
+    CHANGE,
+    LIST,
+    PAGE,
+    READ,
+    WRITE,
+    documented,
+    enveloped,
+    json_body,
+    paged,
+    parameter,
+    ref,
+    responses,
+)
 from gristmill.api.parts import Parts, parts
 from gristmill.api.query import Query, uuid_of
 from gristmill.api.schemas import BATCH_EXAMPLES
@@ -22,7 +35,16 @@ from gristmill.store.batches import Batch, BatchFilters
 from gristmill.store.keys import Key
 
 MAX_WAIT_SECONDS = 60
-_FILTERS = ("status", "processor", "agent_id", "created_after", "created_before", "name", "collection", "created_by")
+_FILTERS = (
+    "status",
+    "processor",
+    "agent_id",
+    "created_after",
+    "created_before",
+    "name",
+    "collection",
+    "created_by",
+)
 _METADATA = "metadata."
 
 router = APIRouter(prefix="/api/v1/batches", tags=["Batches"])
@@ -94,7 +116,9 @@ async def find(of: Parts, key: Key, batch_id: str) -> Batch:
     status_code=202,
     summary="Create a batch",
     responses=responses(*WRITE),
-    openapi_extra=documented(body=json_body("BatchCreate", BATCH_EXAMPLES), answer=enveloped(ref("BatchAnswer")), status=202),
+    openapi_extra=documented(
+        body=json_body("BatchCreate", BATCH_EXAMPLES), answer=enveloped(ref("BatchAnswer")), status=202
+    ),
 )
 async def create_batch(request: Request) -> Response:
     """Stores the whole batch or nothing. No request of it starts before the answer is decided."""
@@ -116,7 +140,9 @@ async def create_batch(request: Request) -> Response:
     responses=responses(*LIST),
     openapi_extra=documented(
         *PAGE,
-        parameter("status", {"enum": [status.value for status in BatchStatus]}, "Only batches in this status"),
+        parameter(
+            "status", {"enum": [status.value for status in BatchStatus]}, "Only batches in this status"
+        ),
         parameter("processor", {"type": "string"}, "Only batches of this processor"),
         parameter("agent_id", {"type": "string", "format": "uuid"}, "Only batches with this default agent"),
         parameter("created_after", {"type": "string", "format": "date-time"}, "Only later ones"),
@@ -124,7 +150,11 @@ async def create_batch(request: Request) -> Response:
         parameter("name", {"type": "string"}, "Only batches of this name"),
         parameter("collection", {"type": "string"}, "Only batches of this collection"),
         parameter("created_by", {"type": "string"}, "Only batches made with the API key of this name"),
-        parameter("metadata.<key>", {"type": "string"}, "Only batches with this value; may be given for several keys"),
+        parameter(
+            "metadata.<key>",
+            {"type": "string"},
+            "Only batches with this value; may be given for several keys",
+        ),
         answer=paged(ref("BatchAnswer")),
     ),
 )
@@ -188,7 +218,7 @@ async def get_batch(request: Request, batch_id: str) -> Response:
     return answer(view(batch))
 
 
-_ACTION = {
+_ACTION: dict[str, Any] = {
     "status_code": 202,
     "responses": responses(*CHANGE, 409),
     "openapi_extra": documented(answer=enveloped(ref("BatchAnswer")), status=202),
@@ -235,7 +265,11 @@ async def _actor(request: Request) -> Key:
 
 
 @router.delete(
-    "/{batch_id}", status_code=204, summary="Delete an ended batch", responses=responses(*READ, 409), openapi_extra=documented()
+    "/{batch_id}",
+    status_code=204,
+    summary="Delete an ended batch",
+    responses=responses(*READ, 409),
+    openapi_extra=documented(),
 )
 async def delete_batch(request: Request, batch_id: str) -> Response:
     """With its requests, results and deliveries. Chats stay. Only completed, failed or cancelled batches."""

@@ -50,12 +50,12 @@ async def stream(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
     """The pieces of a body of at most `max_bytes`; a longer one is refused before it is read where it says so."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > max_bytes:
-        raise _too_large(max_bytes)
+        raise too_large(max_bytes)
     size = 0
     async for piece in request.stream():
         size += len(piece)
         if size > max_bytes:
-            raise _too_large(max_bytes)
+            raise too_large(max_bytes)
         yield piece
 
 
@@ -99,5 +99,5 @@ def check_not_encoded(request: Request) -> None:
         raise UnsupportedMediaType("a compressed body is not accepted", code="unsupported_encoding")
 
 
-def _too_large(max_bytes: int) -> TooLarge:
+def too_large(max_bytes: int) -> TooLarge:
     return TooLarge(f"the body is larger than {max_bytes} bytes")

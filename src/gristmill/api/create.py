@@ -19,6 +19,7 @@ from gristmill.processors.agent_message import AgentMessage
 from gristmill.store.batches import NewBatch, NewItem, NewWebhook
 from gristmill.store.keys import Key
 
+
 async def new_batch(parts: Parts, key: Key, body: dict[str, Any]) -> tuple[NewBatch, list[NewItem]]:
     """Raises Invalid with everything that is wrong, at most 100 problems."""
     options, found = problems.check(BatchOptions, {name: body[name] for name in body if name != "requests"})
@@ -54,7 +55,9 @@ def _processor(options: BatchOptions, draft: Draft) -> AnyProcessor | None:
         draft.wrong("", "agent_or_processor", "name an agent_id or a processor")
         return None
     if (named == AgentMessage.name) != (options.agent_id is not None):
-        draft.wrong("/agent_id", "agent_or_processor", f"agent_id and the processor {AgentMessage.name} go together")
+        draft.wrong(
+            "/agent_id", "agent_or_processor", f"agent_id and the processor {AgentMessage.name} go together"
+        )
         return None
     found = processors.registry().get(named)
     if found is None:
@@ -77,7 +80,9 @@ async def _config(
 def _items(processor: AnyProcessor, draft: Draft) -> list[NewItem]:
     """Raises Invalid if an item is too large to be stored."""
     items = []
-    for index, (custom_id, raw, model) in enumerate(zip(draft.custom_ids, draft.raw_inputs, draft.inputs, strict=True)):
+    for index, (custom_id, raw, model) in enumerate(
+        zip(draft.custom_ids, draft.raw_inputs, draft.inputs, strict=True)
+    ):
         text = orjson.dumps(raw)
         if len(text) > MAX_ITEM_BYTES:
             draft.wrong(draft.input_at(index), "item_too_large", f"larger than {MAX_ITEM_BYTES} bytes")

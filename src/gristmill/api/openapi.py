@@ -50,7 +50,9 @@ def documented(
         content: dict[str, Any] = {"schema": answer}
         if example is not None:
             content["example"] = example
-        extra["responses"] = {str(status): {"content": {"application/json": content, **(other_content or {})}}}
+        extra["responses"] = {
+            str(status): {"content": {"application/json": content, **(other_content or {})}}
+        }
     return extra
 
 
@@ -88,5 +90,9 @@ def parameter(name: str, schema: Schema, description: str) -> Schema:
 PAGE = (
     parameter("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50}, "Records per page"),
     parameter("offset", {"type": "integer", "minimum": 0, "default": 0}, "Records to skip"),
-    parameter("cursor", {"type": "string"}, "`next_cursor` of the page before, in place of offset: flat at any depth"),
+    parameter(
+        "cursor",
+        {"type": "string"},
+        "`next_cursor` of the page before, in place of offset: flat at any depth",
+    ),
 )

@@ -10,17 +10,18 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from gristmill.api import batches as batch_routes
 from gristmill.api import pages
 from gristmill.api.auth import caller
+from gristmill.api.batches import find, id_of
 from gristmill.api.envelope import answer, dumps, fragment, listing
 from gristmill.api.openapi import PAGE, READ, documented, enveloped, paged, parameter, ref, responses
 from gristmill.api.parts import Parts, parts
 from gristmill.api.query import Query
-from gristmill.domain.errors import Invalid, NotFound, Problem
+from gristmill.domain.errors import NotFound
 from gristmill.domain.states import ItemStatus
-from gristmill.store import results
+from gristmill.store import batches, results
 from gristmill.store.batches import Batch
+from gristmill.store.keys import Key
 from gristmill.store.results import Attempt, Result
 
 WINDOW = 2000  # items read at once for a stream
@@ -83,7 +84,9 @@ def _attempt_view(attempt: Attempt) -> dict[str, Any]:
     responses=responses(*READ),
     openapi_extra=documented(
         *PAGE,
-        parameter("status", {"enum": [status.value for status in ItemStatus]}, "Only requests in this status"),
+        parameter(
+            "status", {"enum": [status.value for status in ItemStatus]}, "Only requests in this status"
+        ),
         parameter("error_code", {"enum": list(ERROR_CODES)}, "Only requests that failed with this code"),
         parameter("custom_id", {"type": "string"}, "Only this request"),
         answer=paged(ref("ResultAnswer")),
@@ -97,21 +100,17 @@ async def list_results(request: Request, batch_id: str) -> Response:
     """At any time, in input order, requests in every state. With `Accept: application/x-ndjson` or `text/csv` all
     that match are streamed, without pages."""
     key = await caller(request, "batches:read")
+    if stream := _stream_type(request):
+        return await _streamed(request, key, batch_id, stream)
     query = Query(request, (*pages.PARAMETERS, *_FILTERS))
     filters = _filters(query)
     page = pages.asked(request, query, key, f"results:{batch_id.lower()}")
-    of = parts(request)
-    async with of.database.connection() as connection:
-        batch = await batch_routes.batches.get(connection, key.tenant_id, batch_routes.id_of(batch_id))
-        if stream := _stream_type(request):
-            pages.refuse(query)
-        else:
-            after = int(page.position) if page.position else None
-            found, total = await results.page(
-                connection, batch, limit=page.fetch, offset=page.skip, after=after, **filters
-            )
-    if stream:
-        return _streamed(of, batch, filters, stream)
+    after = int(page.position) if page.position else None
+    async with parts(request).database.connection() as connection:
+        batch = await batches.get(connection, key.tenant_id, id_of(batch_id))
+        found, total = await results.page(
+            connection, batch, limit=page.fetch, offset=page.skip, after=after, **filters
+        )
     rows = pages.rows(page, found, total, lambda result: result.ordinal)
     return listing([view(result) for result in rows.shown], pages.pagination(request, query, key, page, rows))
 
@@ -138,7 +137,7 @@ async def get_result(request: Request, batch_id: str, custom_id: str) -> Respons
     if "\0" in custom_id:
         raise NotFound("no such item in this batch")
     async with parts(request).database.connection() as connection:
-        batch = await batch_routes.batches.get(connection, key.tenant_id, batch_routes.id_of(batch_id))
+        batch = await batches.get(connection, key.tenant_id, id_of(batch_id))
         result, text, attempts = await results.one(connection, batch, custom_id)
     detail = {"input": fragment(text), "attempts": [_attempt_view(one) for one in attempts]}
     return answer(view(result) | detail)
@@ -217,8 +216,10 @@ def _stream_type(request: Request) -> str | None:
     return next((one for one in wanted if one in _STREAMS), None)
 
 
-def _streamed(of: Parts, batch: Batch, filters: Filters, media_type: str) -> Response:
+async def _streamed(request: Request, key: Key, batch_id: str, media_type: str) -> Response:
+    query = Query(request, _FILTERS)
+    filters = _filters(query)
+    query.check()
+    of = parts(request)
+    batch = await find(of, key, batch_id)
     return StreamingResponse(_STREAMS[media_type](of, batch, filters), media_type=media_type)
-
-
-__all__ = ["Invalid", "Problem"]

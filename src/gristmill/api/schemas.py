@@ -4,7 +4,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from gristmill.domain.events import DEFAULT_SUBSCRIPTION
 from gristmill.processors.agent_message import AgentMessageInput
 from gristmill.processors.fields import CanonicalUUID
 
@@ -24,7 +23,7 @@ class Strict(BaseModel):
 
 class WebhookOptions(Strict):
     url: Annotated[str, Field(max_length=2048, description="HTTPS, port 443, a public address")]
-    events: Annotated[list[Event], Field(min_length=1, max_length=6)] = list(DEFAULT_SUBSCRIPTION)
+    events: Annotated[list[Event], Field(min_length=1, max_length=6)] = ["completed", "failed"]
     secret: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = Field(
         None, description="Signs each delivery. Never shown again."
     )
@@ -33,13 +32,18 @@ class WebhookOptions(Strict):
 class BatchOptions(Strict):
     """Everything of a create but the requests themselves."""
 
-    agent_id: CanonicalUUID | None = Field(None, description="Default agent of all requests; must be published")
+    agent_id: CanonicalUUID | None = Field(
+        None, description="Default agent of all requests; must be published"
+    )
     processor: Name | None = Field(None, description="In place of agent_id: any other kind of work")
     config: dict[str, Any] | None = Field(None, description="The processor's configuration")
     webhook: WebhookOptions | None = None
     name: Name | None = None
     metadata: Annotated[
-        dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], Annotated[str, StringConstraints(max_length=512)]],
+        dict[
+            Annotated[str, StringConstraints(min_length=1, max_length=64)],
+            Annotated[str, StringConstraints(max_length=512)],
+        ],
         Field(max_length=16),
     ] = {}
     collection: Name | None = None

@@ -2,7 +2,6 @@
 chats exist. Later changes of an agent do not reach it."""
 
 import base64
-from typing import Any
 from uuid import UUID
 
 from gristmill.api.draft import Draft
