@@ -11,7 +11,7 @@ import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import asyncpg
 from sqlalchemy.exc import DBAPIError
@@ -133,16 +133,29 @@ async def _nothing(connection: Any) -> None:
     """Nothing here leaves state in a connection, so the pool's reset query (50 µs) has nothing to reset."""
 
 
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+
+
 def connect_options(url: str) -> dict[str, Any]:
     """Keyword arguments for `asyncpg.connect` from any usual form of a Postgres URL.
 
     `postgres://`, `postgresql://` and `postgresql+asyncpg://` are the same; libpq's `sslmode`, `connect_timeout`,
     `application_name`, `options`, `host` and `channel_binding` are understood; other parameters become server settings.
-    Raises ValueError for anything that is no Postgres URL.
+    Raises ValueError for anything that is no Postgres URL, without repeating any of it: it holds a password.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in {"postgres", "postgresql", "postgresql+asyncpg"}:
-        raise ValueError("the database URL must begin with postgresql://")
+    try:
+        return _options(urlsplit(url))
+    except ValueError:
+        raise ValueError(
+            "the database URL cannot be used: it is postgresql://user:password@host:port/database with one host, in "
+            "its parts : / ? # @ are written %3A %2F %3F %23 %40, sslmode is one of "
+            f"{', '.join(_SSL_MODES)}, and connect_timeout is a number of seconds"
+        ) from None
+
+
+def _options(parts: SplitResult) -> dict[str, Any]:
+    if parts.scheme not in {"postgres", "postgresql", "postgresql+asyncpg"} or parts.fragment:
+        raise ValueError
     query = dict(parse_qsl(parts.query))
     options: dict[str, Any] = {
         "host": query.pop("host", None) or parts.hostname or None,
@@ -168,6 +181,8 @@ def connect_options(url: str) -> dict[str, Any]:
 
 
 def _ssl(mode: str, query: dict[str, str]) -> ssl.SSLContext | str:
+    if mode not in _SSL_MODES:  # a misspelt verify-full must not become less than that
+        raise ValueError
     if mode in {"disable", "allow", "prefer"}:
         return mode
     context = ssl.create_default_context(

@@ -23,8 +23,8 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def configure(format: Literal["text", "json"], level: str) -> None:
-    """To standard error, replacing whatever was configured before; of other libraries only warnings and errors."""
+def configure(format: Literal["text", "json"], level: str) -> None:  # noqa: A002 - the word users know
+    """To standard error, in place of what was configured before; of other libraries, warnings and errors only."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if format == "json" else _Text())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
@@ -63,9 +63,8 @@ class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         head = {"at": _at(record), "level": record.levelname.lower(), "logger": record.name}
         line = {**_fields(record), **head, "message": record.getMessage()}
-        return json.dumps(
-            line, default=str
-        )  # ASCII only: everything that could steer a terminal is \u escaped
+        # ASCII only, less DEL: nothing in it can end the line or steer a terminal.
+        return json.dumps(line, default=str).replace("\x7f", "\\u007f")
 
 
 class _Text(logging.Formatter):

@@ -1,0 +1,120 @@
+"""Every usual form of a Postgres URL works, none silently asks for less than it says, and none is echoed."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import pytest
+
+from gristmill.db import Database, connect_options
+
+BASE = "postgresql://user:secret@db.example:6432/main"
+
+
+def _with(url: str, scheme: str = "postgresql", **parameters: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(scheme=scheme, query=urlencode(dict(parse_qsl(parts.query)) | parameters)).geturl()
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+asyncpg"])
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"sslmode": "prefer"},
+        {"sslmode": "disable", "channel_binding": "prefer"},
+        {"connect_timeout": "5", "application_name": "mine"},
+        {"options": "-c statement_timeout=7s -cwork_mem=5MB"},
+        {"target_session_attrs": "read-write", "gssencmode": "disable"},
+    ],
+    ids=lambda parameters: "+".join(parameters) or "plain",
+)
+async def test_both_ways_connect(database_url: str, scheme: str, parameters: dict[str, str]) -> None:
+    database = await Database(_with(database_url, scheme, **parameters)).open()
+    async with database.connection() as connection:
+        assert await connection.fetchval("SHOW application_name") == parameters.get(
+            "application_name", "gristmill"
+        )
+        if "options" in parameters:
+            assert await connection.fetchval("SHOW statement_timeout") == "7s"
+            assert await connection.fetchval("SHOW work_mem") == "5MB"
+    async with database.engine.connect() as connection:
+        assert (await connection.exec_driver_sql("SELECT 1")).scalar() == 1
+    await database.close()
+
+
+def test_the_parts_of_a_url() -> None:
+    options = connect_options(
+        "postgresql://a%40b:p%2Fw%3A%23@db.example:6432/ma%20in?connect_timeout=3&search_path=x"
+    )
+    assert options == {
+        "host": "db.example",
+        "port": 6432,
+        "user": "a@b",
+        "password": "p/w:#",
+        "database": "ma in",
+        "timeout": 3.0,
+        "server_settings": {"application_name": "gristmill", "search_path": "x"},
+    }
+
+
+def test_a_socket_folder_is_a_host() -> None:
+    options = connect_options("postgresql://user@/main?host=/run/postgresql&port=5433")
+    assert (options["host"], options["port"], options["database"]) == ("/run/postgresql", 5433, "main")
+
+
+@pytest.mark.parametrize(
+    ("mode", "checks_certificate", "checks_name"),
+    [
+        ("require", ssl.CERT_NONE, False),
+        ("verify-ca", ssl.CERT_REQUIRED, False),
+        ("verify-full", ssl.CERT_REQUIRED, True),
+    ],
+)
+def test_tls_is_as_strict_as_asked(mode: str, checks_certificate: ssl.VerifyMode, checks_name: bool) -> None:
+    context = connect_options(f"{BASE}?sslmode={mode}")["ssl"]
+    assert (context.verify_mode, context.check_hostname) == (checks_certificate, checks_name)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://user:hush@db/main",
+        "user:hush@db/main",
+        "postgresql://user:hu/sh@db/main",
+        "postgresql://user:hush@one:5432,two:5432/main",
+        "postgresql://user:hush@db/main?connect_timeout=hush",
+        "postgresql://user:hush@db/main?sslmode=hush",
+        "postgresql://user:hush@[db/main",
+        "postgresql://user:12#hush@db/main",
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused_without_repeating_it(url: str) -> None:
+    with pytest.raises(ValueError, match=r".") as refused:
+        Database(url)
+    assert "hu" not in str(refused.value)
+    assert refused.value.__cause__ is None
+
+
+@pytest.fixture
+async def plain_server() -> AsyncIterator[tuple[int, list[bytes]]]:
+    """A server that refuses TLS and keeps what it was sent."""
+    heard: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.read(1000))
+        writer.write(b"N")
+        heard.append(await reader.read(1000))
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1], heard
+
+
+async def test_require_never_falls_back_to_plain_text(plain_server: tuple[int, list[bytes]]) -> None:
+    port, heard = plain_server
+    database = Database(f"postgresql://user:secret@127.0.0.1:{port}/main?sslmode=require")
+    with pytest.raises(ConnectionError):
+        await database.connect()
+    assert b"user" not in b"".join(heard)
