@@ -16,6 +16,7 @@ from typing import Literal, Self
 
 import aiohttp
 import httpx2
+from yarl import URL
 
 from gristmill.net.addresses import (
     PORTS,
@@ -131,7 +132,11 @@ class HttpSession:
             async with asyncio.timeout(timeout_seconds):
                 check_url(url, allow_private=self._policy.allow_private, ports=self._policy.ports)
                 async with self._session.request(
-                    method, url, headers=headers, data=body, allow_redirects=False
+                    method,
+                    URL(url, encoded=True),  # as the caller wrote it: a signed URL stands no re-quoting
+                    headers=headers,
+                    data=body,
+                    allow_redirects=False,
                 ) as response:
                     await answer.read(response)
         except (AddressRefused, LookupFailed, aiohttp.ClientError, OSError) as error:

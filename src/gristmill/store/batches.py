@@ -173,7 +173,7 @@ WITH new AS (
         max_attempts, item_timeout_seconds, max_concurrency, deadline_seconds, deadline_at, total,
         webhook_url, webhook_events, webhook_secret
     ) VALUES (
-        $1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9, $10, $11, $12, $13, $14, $15, now() + make_interval(secs => $15),
+        $1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9, $10, $11, $12, $13, $14, $15::int, now() + make_interval(secs => $15::int),
         $16, $17, $18, $19
     )
 ), counts AS (INSERT INTO batch_count (batch_id, total) VALUES ($1, $16))

@@ -113,7 +113,7 @@ async def queue(
 
 
 # `place` numbers a receiver's due deliveries and `turn` a tenant's, those in flight first: who has least of
-# them comes first, and nobody gets more than a share. The ids are then locked by key, and their state is checked
+# them comes first, and nobody gets more than a share. The ids are then locked by key and their state is checked
 # again: another sender may have been quicker.
 _CLAIM = f"""
 WITH due AS (
@@ -140,7 +140,7 @@ FROM free, event
 WHERE delivery.id = free.id AND event.id = delivery.event_id
 RETURNING delivery.id, delivery.tenant_id, delivery.batch_id, event_id, event.type AS event, body, url,
     secret, position, leased_until
-"""  # noqa: S608 - only constants are put in
+"""
 
 
 async def claim(tx: Transaction, limit: int, lease_seconds: float) -> list[DeliveryToSend]:

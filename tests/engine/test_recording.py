@@ -1,0 +1,161 @@
+from collections.abc import Awaitable, Callable
+
+import asyncpg
+import pytest
+
+from gristmill.db import Database
+from gristmill.domain.states import BatchStatus
+from gristmill.store import batches, leases, workers
+from gristmill.store.recording import Flush
+from factories import (
+    TENANT,
+    all_of,
+    claim,
+    drain,
+    events,
+    failure,
+    get,
+    make_batch,
+    make_worker,
+    record,
+    retry,
+    success,
+    violations,
+)
+
+
+async def declare_dead(database: Database, worker_id: int) -> None:
+    async with database.transaction() as tx:
+        await workers.leave(tx, worker_id)
+        await leases.reclaim(tx)
+
+
+async def test_a_batch_is_drained_counted_and_ended_once(database: Database) -> None:
+    batch_id = await make_batch(database, 250)
+    worker = await make_worker(database)
+
+    assert await drain(database, worker) == 250
+
+    batch = await get(database, batch_id)
+    assert (batch.status, batch.success, batch.failed, batch.pending) == (BatchStatus.COMPLETED, 250, 0, 0)
+    assert batch.progress == 1.0
+    assert batch.completed_at is not None
+    assert await events(database, batch_id) == ["completed"]
+    assert await violations(database) == []
+
+
+async def test_a_flush_that_is_sent_again_counts_nothing_twice(database: Database) -> None:
+    batch_id = await make_batch(database, 10)
+    worker = await make_worker(database)
+    [lease] = await claim(database, worker, 6)
+    flush = Flush({lease.id: 3}, [success(lease, 0), failure(lease, 1)], [retry(lease, 2, 3600)])
+
+    await record(database, worker, flush)
+    await record(database, worker, flush)
+
+    batch = await get(database, batch_id)
+    assert (batch.success, batch.failed, batch.processing, batch.pending) == (1, 1, 3, 5)
+    async with database.connection() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM span WHERE first = 2 AND last = 2") == 1
+    assert await violations(database) == []
+
+
+async def test_results_recorded_by_a_worker_thought_dead_are_kept_and_not_run_again(database: Database) -> None:
+    batch_id = await make_batch(database, 4)
+    zombie, other = await make_worker(database), await make_worker(database)
+    held = await claim(database, zombie, 4)
+    await declare_dead(database, zombie)
+
+    await record(database, zombie, Flush({held[0].id: 3}, [success(held[0], 1)]))
+    again = await claim(database, other, 4)
+
+    assert [item.ordinal for lease in again for item in lease.items] == [0, 2, 3]
+    await record(database, other, all_of(again))
+    assert (await get(database, batch_id)).status is BatchStatus.COMPLETED
+    assert await violations(database) == []
+
+
+async def test_a_zombie_changes_no_result_that_others_recorded(database: Database) -> None:
+    batch_id = await make_batch(database, 60)
+    zombie, other = await make_worker(database), await make_worker(database)
+    held = await claim(database, zombie, 60)
+    await declare_dead(database, zombie)
+    await record(database, other, all_of(await claim(database, other, 60)), alone=True)
+
+    late = Flush({held[0].id: 0}, [failure(held[0], n) for n in range(60)])
+    await record(database, zombie, late)
+
+    batch = await get(database, batch_id)
+    assert (batch.success, batch.failed) == (60, 0)
+    assert await events(database, batch_id) == ["completed"]
+    assert await violations(database) == []
+
+
+async def test_a_copy_that_meets_a_recorded_result_is_refused_whole(database: Database) -> None:
+    batch_id = await make_batch(database, 60)
+    worker = await make_worker(database)
+    held = await claim(database, worker, 60)
+    await record(database, worker, Flush({held[0].id: 59}, [success(held[0], 7)]))
+
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await record(database, worker, all_of(held), alone=True)
+    assert (await get(database, batch_id)).success == 1
+
+    await record(database, worker, all_of(held), alone=False)
+    assert (await get(database, batch_id)).success == 60
+    assert await violations(database) == []
+
+
+async def test_the_last_result_the_end_and_its_event_are_one_transaction(database: Database) -> None:
+    batch_id = await make_batch(database, 3)
+    worker = await make_worker(database)
+    held = await claim(database, worker, 3)
+
+    class Crash(Exception):
+        pass
+
+    async def crash_after_recording() -> None:
+        async with database.transaction() as tx:
+            from gristmill.store import recording
+
+            await recording.record(tx, worker, all_of(held))
+            raise Crash
+
+    with pytest.raises(Crash):
+        await crash_after_recording()
+    batch = await get(database, batch_id)
+    assert (batch.status, batch.success, batch.processing) == (BatchStatus.IN_PROGRESS, 0, 3)
+    assert await events(database, batch_id) == []
+
+
+async def turn(database: Database, action: Callable[..., Awaitable[object]], batch_id: object) -> None:
+    async with database.transaction() as tx:
+        await action(tx, TENANT, batch_id)
+
+
+async def test_a_retry_goes_back_to_wait_while_its_batch_is_paused(database: Database) -> None:
+    batch_id = await make_batch(database, 2)
+    worker = await make_worker(database)
+    [lease] = await claim(database, worker, 1)
+    await turn(database, batches.pause, batch_id)
+
+    await record(database, worker, Flush({lease.id: 0}, [], [retry(lease, 0)]))
+
+    assert await claim(database, worker, 5) == []
+    await turn(database, batches.resume, batch_id)
+    assert await drain(database, worker) == 2
+    assert await violations(database) == []
+
+
+async def test_a_retry_ends_with_its_own_code_once_its_batch_is_cancelled(database: Database) -> None:
+    batch_id = await make_batch(database, 1)
+    worker = await make_worker(database)
+    [lease] = await claim(database, worker, 1)
+    await turn(database, batches.cancel, batch_id)
+
+    await record(database, worker, Flush({lease.id: 0}, [], [retry(lease, 0)]))
+
+    batch = await get(database, batch_id)
+    assert (batch.status, batch.failed, batch.cancelled) == (BatchStatus.CANCELLED, 1, 0)
+    assert await events(database, batch_id) == ["cancelled"]
+    assert await violations(database) == []
