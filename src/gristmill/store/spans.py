@@ -6,6 +6,7 @@ No item row is ever touched by this. What is claimed comes from one batch, chose
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from gristmill.db import Transaction
@@ -17,8 +18,7 @@ _MOST_SPANS = 200
 LEASE_SLACK_SECONDS = 60
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedItem:
+class ClaimedItem(NamedTuple):
     ordinal: int
     custom_id: str
     history_id: int | None
@@ -148,10 +148,8 @@ async def _items(
 ) -> dict[int, list[ClaimedItem]]:
     ids, firsts, lasts = (list(column) for column in zip(*ranges, strict=True))
     found: dict[int, list[ClaimedItem]] = {lease_id: [] for lease_id in ids}
-    for lease_id, ordinal, custom_id, history_id, text in await tx.fetch(
-        _ITEMS, batch_id, ids, firsts, lasts
-    ):
-        found[lease_id].append(ClaimedItem(ordinal, custom_id, history_id, text))
+    for row in await tx.fetch(_ITEMS, batch_id, ids, firsts, lasts):
+        found[row[0]].append(ClaimedItem(*row[1:]))
     return found
 
 
@@ -201,6 +199,7 @@ class Waiting:
     attempts: int  # used up
     losses: int
     delay_seconds: float = 0.0
+    upstream_busy: bool = False  # why it waits: 429, no capacity, upstream down; else for its next attempt
 
 
 async def put_back(tx: Transaction, waiting: Sequence[Waiting]) -> None:
@@ -208,14 +207,14 @@ async def put_back(tx: Transaction, waiting: Sequence[Waiting]) -> None:
     if not waiting:
         return
     columns = [
-        (w.batch_id, w.first, w.last, w.attempts, w.losses, w.delay_seconds)
+        (w.batch_id, w.first, w.last, w.attempts, w.losses, w.delay_seconds, w.upstream_busy)
         for w in sorted(waiting, key=_place)
     ]
     await tx.execute(
         """
-        INSERT INTO span (batch_id, first, last, attempts, losses, available_at)
-        SELECT b, f, l, a, s, now() + make_interval(secs => d)
-        FROM unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::int[], $6::float8[]) AS given (b, f, l, a, s, d)
+        INSERT INTO span (batch_id, first, last, attempts, losses, available_at, waiting)
+        SELECT b, f, l, a, s, now() + make_interval(secs => d), w
+        FROM unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::int[], $6::float8[], $7::bool[]) AS given (b, f, l, a, s, d, w)
         """,
         *(list(column) for column in zip(*columns, strict=True)),
     )
