@@ -53,7 +53,9 @@ async def claim(database: Database, worker_id: int, slots: int | Mapping[str, in
 
 
 def success(lease: Lease, ordinal: int, **more: Any) -> Ended:
-    ended = Ended(lease.id, lease.batch_id, ordinal, ResultStatus.SUCCESS, None, lease.attempt, lease.started_at)
+    ended = Ended(
+        lease.id, lease.batch_id, ordinal, ResultStatus.SUCCESS, None, lease.attempt, lease.started_at
+    )
     ended.output = f'{{"was":{ordinal}}}'
     for name, value in more.items():
         setattr(ended, name, value)
@@ -80,7 +82,9 @@ def retry(lease: Lease, ordinal: int, delay_seconds: float = 0.0, *, waiting: bo
 
 def all_of(leases: Sequence[Lease]) -> Flush:
     """Every item of the leases has succeeded."""
-    ended = [success(lease, item.ordinal, history_id=item.history_id) for lease in leases for item in lease.items]
+    ended = [
+        success(lease, item.ordinal, history_id=item.history_id) for lease in leases for item in lease.items
+    ]
     return Flush({lease.id: 0 for lease in leases}, ended)
 
 
@@ -105,5 +109,7 @@ async def violations(database: Database) -> list[Violation]:
 
 async def events(database: Database, batch_id: UUID) -> list[str]:
     async with database.connection() as connection:
-        rows = await connection.fetch("SELECT type FROM event WHERE batch_id = $1 ORDER BY created_at", batch_id)
+        rows = await connection.fetch(
+            "SELECT type FROM event WHERE batch_id = $1 ORDER BY created_at", batch_id
+        )
         return [row["type"] for row in rows]

@@ -86,12 +86,19 @@ class Scripted(Processor[Script, NoConfig]):
 
 
 def quick(**more: Any) -> Settings:
-    defaults: dict[str, Any] = {"lease_seconds": 3.0, "poll_seconds": 0.05, "concurrency": 32, "drain_seconds": 5.0}
+    defaults: dict[str, Any] = {
+        "lease_seconds": 3.0,
+        "poll_seconds": 0.05,
+        "concurrency": 32,
+        "drain_seconds": 5.0,
+    }
     return Settings(**(defaults | more))
 
 
 @asynccontextmanager
-async def working(database: Database, processor: Processor[Any, Any], **settings: Any) -> AsyncIterator[Worker]:
+async def working(
+    database: Database, processor: Processor[Any, Any], **settings: Any
+) -> AsyncIterator[Worker]:
     """A worker that drains at the end of the block."""
     chosen = quick(**settings)
     async with HttpSession(allow_private=True) as http:

@@ -15,7 +15,10 @@ from gristmill.store.results import Attempt, Result
 
 
 def script(*steps: dict[str, Any]) -> list[NewItem]:
-    return [NewItem(f"item-{n}", orjson.dumps(step).decode(), step.get("history_id")) for n, step in enumerate(steps)]
+    return [
+        NewItem(f"item-{n}", orjson.dumps(step).decode(), step.get("history_id"))
+        for n, step in enumerate(steps)
+    ]
 
 
 async def ended(database: Database, batch_id: UUID) -> None:
@@ -25,7 +28,9 @@ async def ended(database: Database, batch_id: UUID) -> None:
     await eventually(is_terminal)
 
 
-async def item(database: Database, batch_id: UUID, custom_id: str = "item-0") -> tuple[Result, Sequence[Attempt]]:
+async def item(
+    database: Database, batch_id: UUID, custom_id: str = "item-0"
+) -> tuple[Result, Sequence[Attempt]]:
     batch = await get(database, batch_id)
     async with database.connection() as connection:
         result, _, attempts = await results.one(connection, batch, custom_id)
@@ -40,7 +45,9 @@ async def turn(database: Database, action: Any, batch_id: UUID) -> None:
 async def test_each_outcome_ends_as_the_contract_says(database: Database, scripted: Scripted) -> None:
     batch_id = await make_batch(
         database,
-        script({"do": "succeed", "text": "a"}, {"do": "fail"}, {"do": "raise"}, {"do": "retry"}, {"do": "garble"}),
+        script(
+            {"do": "succeed", "text": "a"}, {"do": "fail"}, {"do": "raise"}, {"do": "retry"}, {"do": "garble"}
+        ),
     )
     async with working(database, scripted):
         await ended(database, batch_id)
@@ -57,7 +64,9 @@ async def test_each_outcome_ends_as_the_contract_says(database: Database, script
     assert await violations(database) == []
 
 
-async def test_attempts_end_at_the_most_allowed_and_waiting_uses_none_up(database: Database, scripted: Scripted) -> None:
+async def test_attempts_end_at_the_most_allowed_and_waiting_uses_none_up(
+    database: Database, scripted: Scripted
+) -> None:
     batch_id = await make_batch(
         database, script({"do": "retry", "times": 9}, {"do": "wait", "times": 9}), max_attempts=3
     )
@@ -123,7 +132,9 @@ async def test_a_paused_batch_lets_its_running_items_finish_and_starts_none(
     assert scripted.runs.total() == 10
 
 
-async def test_a_drain_returns_what_has_not_ended_and_uses_no_attempt(database: Database, scripted: Scripted) -> None:
+async def test_a_drain_returns_what_has_not_ended_and_uses_no_attempt(
+    database: Database, scripted: Scripted
+) -> None:
     batch_id = await make_batch(database, script(*[{"do": "gate"}] * 10))
     async with working(database, scripted, concurrency=4, drain_seconds=0.1):
 
@@ -141,7 +152,9 @@ async def test_a_drain_returns_what_has_not_ended_and_uses_no_attempt(database: 
     assert (await item(database, batch_id, "item-0"))[0].attempt == 1
 
 
-async def test_a_worker_declared_dead_takes_a_new_identity_and_goes_on(database: Database, scripted: Scripted) -> None:
+async def test_a_worker_declared_dead_takes_a_new_identity_and_goes_on(
+    database: Database, scripted: Scripted
+) -> None:
     batch_id = await make_batch(database, script(*[{"do": "gate"}] * 4, *[{"do": "succeed"}] * 20))
     async with working(database, scripted, concurrency=4):
 
@@ -168,7 +181,9 @@ async def test_counts_add_up_at_every_read_while_a_batch_is_paused_resumed_and_c
 ) -> None:
     seed = 20261122
     rng = random.Random(seed)
-    batch_id = await make_batch(database, script(*[{"do": rng.choice(["succeed", "succeed", "fail", "retry"])}] * 10_000))
+    batch_id = await make_batch(
+        database, script(*[{"do": rng.choice(["succeed", "succeed", "fail", "retry"])}] * 10_000)
+    )
     reads = 0
     async with working(database, scripted, concurrency=64):
         for _ in range(400):
@@ -199,7 +214,9 @@ async def attempt(database: Database, action: Any, batch_id: UUID) -> None:
         return
 
 
-async def test_two_items_of_one_chat_run_one_after_the_other_in_order(database: Database, scripted: Scripted) -> None:
+async def test_two_items_of_one_chat_run_one_after_the_other_in_order(
+    database: Database, scripted: Scripted
+) -> None:
     first = await make_batch(database, script({"do": "say", "text": "hello"}))
     async with working(database, scripted):
         await ended(database, first)

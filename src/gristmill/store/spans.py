@@ -6,6 +6,7 @@ No item row is ever touched by this. What is claimed comes from one batch, chose
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from gristmill.db import Transaction
@@ -17,8 +18,7 @@ _MOST_SPANS = 200
 LEASE_SLACK_SECONDS = 60
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedItem:
+class ClaimedItem(NamedTuple):
     ordinal: int
     custom_id: str
     history_id: int | None
@@ -148,10 +148,8 @@ async def _items(
 ) -> dict[int, list[ClaimedItem]]:
     ids, firsts, lasts = (list(column) for column in zip(*ranges, strict=True))
     found: dict[int, list[ClaimedItem]] = {lease_id: [] for lease_id in ids}
-    for lease_id, ordinal, custom_id, history_id, text in await tx.fetch(
-        _ITEMS, batch_id, ids, firsts, lasts
-    ):
-        found[lease_id].append(ClaimedItem(ordinal, custom_id, history_id, text))
+    for row in await tx.fetch(_ITEMS, batch_id, ids, firsts, lasts):
+        found[row[0]].append(ClaimedItem(*row[1:]))
     return found
 
 

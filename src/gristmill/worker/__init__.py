@@ -45,7 +45,9 @@ class Worker:
             upstream_concurrency=settings.llm_concurrency,
             trusted=lambda: self._heartbeat is not None and self._heartbeat.trusted,
         )
-        self._deliveries = Deliveries(database, services.http, vault, settings)
+        self._deliveries = Deliveries(
+            database, services.http, vault, timeout_seconds=settings.webhook_timeout_seconds
+        )
         self._deliveries_news = asyncio.Event()
         self._upkeep_news = asyncio.Event()
         self._upkeep = Upkeep(database, lease_seconds=settings.lease_seconds)
@@ -94,6 +96,7 @@ class Worker:
         if self._recording is not None:
             await asyncio.wait((self._recording,), timeout=self._settings.lease_seconds)
             self._recording.cancel()
+        await self._deliveries.drain(0 if self._hurry.is_set() else grace_seconds)
         self._stop_duties.set()
         await asyncio.gather(*self._duties, return_exceptions=True)
         await self._say_goodbye()

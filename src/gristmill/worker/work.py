@@ -1,6 +1,7 @@
 """One item in a worker's hands: run its processor, decide what follows, and put it into the words of the store."""
 
 import logging
+import traceback
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,6 @@ from gristmill.domain.outcomes import (
     Failure,
     ItemError,
     Outcome,
-    Record,
     Requeue,
     Retry,
     Success,
@@ -67,9 +67,17 @@ async def run(work: Work, services: Services) -> Outcome:
         given = work.job.processor.input_model.model_validate_json(item.input)
         return await work.job.processor.run(given, context)
     except Exception as error:
-        # A bug of the processor ends its item. What it raised may quote the input, so only the type is told.
-        log.exception(
-            "processor failed", extra={"processor": assignment.processor, "batch_id": str(lease.batch_id)}
+        # A bug of the processor ends its item. What it raised may quote the input: neither the log nor the caller
+        # gets more than its type, and the log the place.
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        log.error(
+            "processor failed",
+            extra={
+                "processor": assignment.processor,
+                "batch_id": str(lease.batch_id),
+                "error": type(error).__name__,
+                "place": f"{place.filename}:{place.lineno}",
+            },
         )
         return Failure(
             ItemError(500, "processor_error", f"The processor failed with {type(error).__name__}.")
@@ -98,7 +106,7 @@ def settle(work: Work, outcome: Outcome) -> Ended | Retried:
     if isinstance(verdict, Requeue):
         ended = _failed(work, verdict.error, outcome.usage)
         return Retried(ended, verdict.attempts_used, lease.losses, verdict.delay_seconds, verdict.waiting)
-    match verdict.result:
+    match verdict:
         case Success() as success:
             return _succeeded(work, success)
         case Failure(error, usage):
