@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 import gristmill.log
+from gristmill.api.server import config
 from gristmill.cli import database
 from gristmill.cli.refusal import Refusal
 from gristmill.cli.server import Server, bind
@@ -47,7 +48,7 @@ async def serve(
         settings = settings.model_copy(update={"port": listening.getsockname()[1]})
         async with service(settings, with_worker=with_worker) as running:
             stop = Stop()
-            server = Server(running.app, drain_seconds=settings.drain_seconds)
+            server = Server(config(running.app))
             serving = asyncio.create_task(server.serve([listening]))
             told = Ready(_url(settings), settings, running.new_key, with_worker)
             try:
