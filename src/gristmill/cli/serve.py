@@ -9,7 +9,6 @@ from typing import Any
 import typer
 
 import gristmill.log
-from gristmill.api.server import config
 from gristmill.cli import database
 from gristmill.cli.refusal import Refusal
 from gristmill.cli.server import Server, bind
@@ -48,7 +47,7 @@ async def serve(
         settings = settings.model_copy(update={"port": listening.getsockname()[1]})
         async with service(settings, with_worker=with_worker) as running:
             stop = Stop()
-            server = Server(config(running.app))
+            server = Server(running.app, drain_seconds=settings.drain_seconds)
             serving = asyncio.create_task(server.serve([listening]))
             told = Ready(_url(settings), settings, running.new_key, with_worker)
             try:
