@@ -11,8 +11,9 @@ from gristmill.processors import prompts, refusals
 from gristmill.processors.base import Context, Processor
 from gristmill.processors.conversation import Conversation
 from gristmill.processors.fields import CanonicalUUID
+from gristmill.processors.mcp_client import McpServer
 from gristmill.processors.refusals import Refused
-from gristmill.processors.tools import McpServer, open_tools, unseal
+from gristmill.processors.tools import open_tools, unseal
 from gristmill.upstream.client import Upstream
 
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]

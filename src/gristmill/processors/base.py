@@ -37,7 +37,7 @@ class Services:
 
 @dataclass(slots=True)  # not frozen: that would cost 1 µs an item
 class Context(Generic[Config]):
-    """Where an input comes from. `idempotency_key` is the same on every attempt: for systems that know one."""
+    """Where an input comes from. `idempotency_key` is the same on every attempt: for whom it helps."""
 
     tenant_id: UUID
     batch_id: UUID

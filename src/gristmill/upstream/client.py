@@ -14,6 +14,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
+from gristmill.net.session import USER_AGENT
 from gristmill.settings import Settings
 from gristmill.upstream import answers, errors
 from gristmill.upstream.errors import UpstreamError
@@ -54,7 +55,7 @@ class Upstream:
         headers = {
             "Content-Type": "application/json",
             "Accept": "application/json",
-            "User-Agent": "gristmill",
+            "User-Agent": USER_AGENT,
         }
         if self._secret:
             headers["Authorization"] = f"Bearer {self._secret}"

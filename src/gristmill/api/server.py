@@ -1,0 +1,79 @@
+"""How the application is served: uvicorn with the deadlines that it lacks."""
+
+import asyncio
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEADER_SECONDS = 10.0  # from the first byte of a request, or the connect, to the end of its headers
+MAX_HEADER_BYTES = 64 * 1024
+
+
+class DeadlineProtocol(HttpToolsProtocol):
+    """Closes connections whose request head does not come, drips, or never ends (uvicorn issue 157)."""
+
+    _deadline: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._arm()
+
+    def data_received(self, data: bytes) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            # A head, or the rest of a body that was answered early: either has to end.
+            self._arm()
+            self._head_bytes += len(data)
+            if self._head_bytes > self._limit():
+                self.transport.close()
+                return
+        super().data_received(data)
+
+    def _limit(self) -> int:
+        reading_on = self.cycle is not None and self.cycle.more_body
+        return MAX_HEADER_BYTES if not reading_on else 2**31
+
+    def on_headers_complete(self) -> None:
+        self._disarm()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._disarm()
+        super().on_message_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        super().connection_lost(exc)
+
+    def _arm(self) -> None:
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(HEADER_SECONDS, self._close)
+
+    def _disarm(self) -> None:
+        self._head_bytes = 0
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _close(self) -> None:
+        self._deadline = None
+        self.transport.close()
+
+
+def config(app: FastAPI, **options: Any) -> uvicorn.Config:
+    """For `uvicorn.Server`. `options` are uvicorn's own: host, port, fd, …"""
+    return uvicorn.Config(
+        app,
+        http=DeadlineProtocol,
+        ws="none",
+        lifespan="off",
+        access_log=False,  # ours has one line per request, with its id
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=10,
+        **options,
+    )
