@@ -4,11 +4,12 @@ import asyncio
 import time
 from typing import Annotated, Any, ClassVar, Literal
 
+from pydantic import BaseModel, Field
+
 from gristmill.domain.outcomes import Failure, ItemError, Outcome, Retry, Success, Turn
 from gristmill.domain.retry import RetryPolicy
 from gristmill.domain.usage import Call, Usage
 from gristmill.processors.base import Context, Processor
-from pydantic import BaseModel, Field
 
 
 class NoConfig(BaseModel):
@@ -46,7 +47,7 @@ class Script(BaseModel):
 
 
 class ScriptConfig(BaseModel):
-    do: Literal["succeed", "fail", "retry", "wait", "raise", "hang"] | None = None  # for every item of the batch
+    do: Literal["succeed", "fail", "retry", "wait", "raise", "hang"] | None = None  # of every item
 
 
 class Scripted(Processor[Script, ScriptConfig]):
