@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from fakes.llm import FakeLLM
 from gristmill.domain.outcomes import Failure, Retry
+from gristmill.metrics import REGISTRY
 from gristmill.settings import Settings
 from gristmill.upstream.client import Upstream
 from gristmill.upstream.errors import UpstreamError
@@ -344,3 +345,17 @@ def test_cost_follows_the_configured_prices(
 ) -> None:
     upstream = Upstream(settings("http://host/v1", llm_price_prompt=prompt, llm_price_completion=completion))
     assert upstream.cost(1000, 1000) == cost
+
+
+async def test_calls_are_counted_by_status_or_kind(llm: FakeLLM, upstream: Upstream) -> None:
+    def count(status: str) -> float:
+        return REGISTRY.get_sample_value("gristmill_upstream_call_seconds_count", {"status": status}) or 0
+
+    before = {status: count(status) for status in ("200", "502", "upstream_connection_lost")}
+    llm.misbehave("status:502", "reset")
+    await failed(upstream)
+    await failed(upstream)
+    await upstream.post("/chat/completions", BODY)
+    assert {status: count(status) for status in before} == {
+        status: seen + 1 for status, seen in before.items()
+    }

@@ -14,6 +14,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
+from gristmill import metrics
 from gristmill.net.session import USER_AGENT
 from gristmill.settings import Settings
 from gristmill.upstream import answers, errors
@@ -78,13 +79,17 @@ class Upstream:
 
         `request_id` goes along as X-Client-Request-Id, which providers log to find calls by.
         """
+        started = time.monotonic()
         try:
             answer = await self._exchange(path, orjson.dumps(body), request_id)
         except UpstreamError as error:
+            status = error.error.upstream_status or error.error.type
+            metrics.upstream_called(str(status), time.monotonic() - started)
             if error.waiting:
                 planned = self._outage.delay(time.monotonic())
                 error.delay_seconds = planned if error.delay_seconds is None else error.delay_seconds
             raise
+        metrics.upstream_called(str(answer.status), time.monotonic() - started)
         self._outage.over()
         return answer
 
