@@ -95,6 +95,7 @@ class Batch:
     cost_microusd: int
     throughput: float | None  # items a second
     next_at: datetime | None  # when the next waiting item may start; None: now, or nothing waits
+    throttled: bool  # it waits for the upstream
     waits_for_chat: bool
     has_worker: bool
 
@@ -133,7 +134,8 @@ class Batch:
         if self.waits_for_chat:
             return "another item of the same chat is running"
         if self.next_at is not None:
-            return f"retry at {self.next_at:%Y-%m-%dT%H:%M:%SZ}"
+            what = "throttled until" if self.throttled else "retry at"
+            return f"{what} {self.next_at:%Y-%m-%dT%H:%M:%SZ}"
         if self.max_concurrency is not None and self.processing >= self.max_concurrency:
             return "concurrency limit"
         return "queued behind other work" if self.processing == 0 else None
@@ -153,16 +155,19 @@ COLUMNS = """
         ELSE c.rate * exp(-extract(epoch FROM now() - c.last_result_at)::float8 / 30)
             / greatest(1 - exp(-extract(epoch FROM now() - c.started_at)::float8 / 30), 0.0001)
     END AS throughput,
-    w.next_at, w.waits_for_chat, w.has_worker
+    w.next_at, w.throttled, w.waits_for_chat, w.has_worker
 """
 SOURCE = """
     batch b JOIN batch_count c ON c.batch_id = b.id
     CROSS JOIN LATERAL (SELECT coalesce(sum(remaining), 0) AS processing FROM lease WHERE lease.batch_id = b.id) l
     CROSS JOIN LATERAL (
         SELECT CASE WHEN first_at > now() AND first_at < 'infinity' THEN first_at END AS next_at,
-            coalesce(first_at = 'infinity', false) AS waits_for_chat,
+            coalesce(waiting, false) AS throttled, coalesce(first_at = 'infinity', false) AS waits_for_chat,
             EXISTS (SELECT FROM worker WHERE NOT dead AND b.processor = ANY (worker.processors)) AS has_worker
-        FROM (SELECT min(available_at) AS first_at FROM span WHERE span.batch_id = b.id) s
+        FROM (SELECT) one LEFT JOIN LATERAL (
+            SELECT available_at AS first_at, waiting FROM span
+            WHERE span.batch_id = b.id ORDER BY available_at, id LIMIT 1
+        ) s ON true
     ) w
 """
 

@@ -200,7 +200,9 @@ async def _give_chats_up(tx: Transaction, ended: Sequence[Ended]) -> None:
 
 def _waiting(r: Retried) -> spans.Waiting:
     ordinal = r.ended.ordinal
-    return spans.Waiting(r.ended.batch_id, ordinal, ordinal, r.attempts_used, r.losses, r.delay_seconds)
+    return spans.Waiting(
+        r.ended.batch_id, ordinal, ordinal, r.attempts_used, r.losses, r.delay_seconds, r.waiting
+    )
 
 
 def _tallies(inserted: Sequence[Ended]) -> dict[UUID, Tally]:

@@ -199,6 +199,7 @@ class Waiting:
     attempts: int  # used up
     losses: int
     delay_seconds: float = 0.0
+    upstream_busy: bool = False  # why it waits: 429, no capacity, upstream down; else for its next attempt
 
 
 async def put_back(tx: Transaction, waiting: Sequence[Waiting]) -> None:
@@ -206,14 +207,14 @@ async def put_back(tx: Transaction, waiting: Sequence[Waiting]) -> None:
     if not waiting:
         return
     columns = [
-        (w.batch_id, w.first, w.last, w.attempts, w.losses, w.delay_seconds)
+        (w.batch_id, w.first, w.last, w.attempts, w.losses, w.delay_seconds, w.upstream_busy)
         for w in sorted(waiting, key=_place)
     ]
     await tx.execute(
         """
-        INSERT INTO span (batch_id, first, last, attempts, losses, available_at)
-        SELECT b, f, l, a, s, now() + make_interval(secs => d)
-        FROM unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::int[], $6::float8[]) AS given (b, f, l, a, s, d)
+        INSERT INTO span (batch_id, first, last, attempts, losses, available_at, waiting)
+        SELECT b, f, l, a, s, now() + make_interval(secs => d), w
+        FROM unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::int[], $6::float8[], $7::bool[]) AS given (b, f, l, a, s, d, w)
         """,
         *(list(column) for column in zip(*columns, strict=True)),
     )
