@@ -80,14 +80,12 @@ async def _config(
 def _items(processor: AnyProcessor, draft: Draft) -> list[NewItem]:
     """Raises Invalid if an item is too large to be stored."""
     items = []
-    for index, (custom_id, raw, model) in enumerate(
-        zip(draft.custom_ids, draft.raw_inputs, draft.inputs, strict=True)
-    ):
-        text = orjson.dumps(raw)
+    for index, raw in enumerate(draft.raw_inputs):
+        text, model = orjson.dumps(raw), draft.inputs[index]
         if len(text) > MAX_ITEM_BYTES:
             draft.wrong(draft.input_at(index), "item_too_large", f"larger than {MAX_ITEM_BYTES} bytes")
         elif model is not None:
-            items.append(NewItem(custom_id, text.decode(), processor.history_id(model)))
+            items.append(NewItem(draft.custom_ids[index], text.decode(), processor.history_id(model)))
     if draft.problems:
         raise _invalid(draft)
     return items

@@ -22,18 +22,18 @@ class DeadlineProtocol(HttpToolsProtocol):
         self._arm()
 
     def data_received(self, data: bytes) -> None:
-        if self.cycle is None or self.cycle.response_complete:
-            # A head, or the rest of a body that was answered early: either has to end.
+        # Outside of a request: a head, or the rest of a body that was answered early. Either has to end.
+        outside = self.cycle is None or self.cycle.response_complete
+        if outside:
             self._arm()
-            self._head_bytes += len(data)
-            if self._head_bytes > self._limit():
-                self.transport.close()
-                return
         super().data_received(data)
+        if outside and self._deadline is not None and not self._reading_on():
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEADER_BYTES:
+                self.transport.close()
 
-    def _limit(self) -> int:
-        reading_on = self.cycle is not None and self.cycle.more_body
-        return MAX_HEADER_BYTES if not reading_on else 2**31
+    def _reading_on(self) -> bool:
+        return self.cycle is not None and self.cycle.more_body
 
     def on_headers_complete(self) -> None:
         self._disarm()
