@@ -1,10 +1,7 @@
-"""How the application is served: uvicorn with the deadlines that it lacks."""
+"""The deadlines that uvicorn lacks, for the head of a request. The pace of its body: `body.py`."""
 
 import asyncio
-from typing import Any
 
-import uvicorn
-from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEADER_SECONDS = 10.0  # from the first byte of a request, or the connect, to the end of its headers
@@ -60,20 +57,3 @@ class DeadlineProtocol(HttpToolsProtocol):
     def _close(self) -> None:
         self._deadline = None
         self.transport.close()
-
-
-def config(app: FastAPI, **options: Any) -> uvicorn.Config:
-    """For `uvicorn.Server`. `options` are uvicorn's own: host, port, fd, …"""
-    return uvicorn.Config(
-        app,
-        http=DeadlineProtocol,
-        ws="none",
-        lifespan="off",
-        access_log=False,  # ours has one line per request, with its id
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=10,
-        **options,
-    )
