@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn, without its signal handling, and with a deadline for what it would wait for forever."""
+"""The listening socket, and uvicorn with deadlines and without its signal handling."""
 
 import socket
 from collections.abc import Iterator
@@ -31,6 +31,7 @@ class Server(uvicorn.Server):
             app,
             http=DeadlineProtocol,
             ws="none",
+            lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
