@@ -39,11 +39,13 @@ class Lease:
 
 # The fair choice: the first tenant in order of virtual time that has a startable batch, and its first such batch.
 # Its schedule row stays locked until the claim commits: that serialises claims of one batch, and makes pause and cancel exact.
+# `next.vtime` is as of the lock, the one it is compared with as of the statement's beginning: if another claim of the batch
+# committed in between, `running` does not count its items, and a batch with a limit is left to the next claim.
 _CLAIM = f"""
 WITH free AS (SELECT * FROM unnest($2::text[], $3::int[]) AS free (processor, slots)),
 pick AS (
     SELECT next.* FROM tenant_schedule t CROSS JOIN LATERAL (
-        SELECT s.batch_id, s.tenant_id, s.weight,
+        SELECT s.batch_id, s.tenant_id, s.weight, s.vtime, s.max_concurrency,
             least(free.slots, coalesce(s.max_concurrency - running.items, free.slots))::int AS slots
         FROM batch_schedule s
         JOIN free ON free.processor = s.processor
@@ -57,6 +59,7 @@ pick AS (
             AND EXISTS (SELECT FROM span w WHERE w.batch_id = s.batch_id AND w.available_at <= now())
         ORDER BY s.vtime, s.batch_id LIMIT 1 FOR UPDATE OF s SKIP LOCKED
     ) next
+    WHERE next.max_concurrency IS NULL OR next.vtime = (SELECT vtime FROM batch_schedule o WHERE o.batch_id = next.batch_id)
     ORDER BY t.vtime LIMIT 1
 ),
 candidate AS (
