@@ -6,6 +6,7 @@ from collections import Counter
 from uuid import UUID
 
 import pytest
+
 from factories import (
     TENANT,
     all_of,
@@ -24,7 +25,6 @@ from factories import (
     turn,
     violations,
 )
-
 from gristmill.db import Database
 from gristmill.domain.ids import uuid7
 from gristmill.domain.states import BatchStatus
@@ -209,3 +209,136 @@ async def test_many_workers_together_never_exceed_the_limit_of_a_batch(database:
 
     assert most == 2
     assert await violations(database) == []
+
+
+# --- shares ----------------------------------------------------------------------------------------------------------
+
+
+async def test_three_items_behind_a_thousand_are_served_by_the_next_claim(database: Database) -> None:
+    worker = await make_worker(database)
+    await make_batch(database, 1000)
+    await take(database, worker, 5)
+    small = await make_batch(database, 3)
+
+    assert await take(database, worker, 1) == {small: 3}
+
+
+async def test_three_items_behind_another_tenants_thousand_are_served_by_the_next_claim(
+    database: Database,
+) -> None:
+    worker = await make_worker(database)
+    await make_batch(database, 1000)
+    await take(database, worker, 5)
+    small = await make_batch(database, 3, tenant_id=OTHER)
+
+    assert await take(database, worker, 1) == {small: 3}
+
+
+async def test_three_items_of_a_tenant_that_was_here_before_are_served_by_the_next_claim(
+    database: Database,
+) -> None:
+    worker = await make_worker(database)
+    await make_batch(database, 100, tenant_id=OTHER)
+    await drain(database, worker)
+    await make_batch(database, 1000)
+    await take(database, worker, 20)
+    small = await make_batch(database, 3, tenant_id=OTHER)
+
+    assert await take(database, worker, 1) == {small: 3}
+
+
+async def test_tenants_share_evenly_whatever_the_number_of_their_batches(database: Database) -> None:
+    worker = await make_worker(database)
+    many = [await make_batch(database, 300) for _ in range(9)]
+    alone = await make_batch(database, 300, tenant_id=OTHER)
+
+    taken = await take(database, worker, 40)
+
+    assert taken[alone] == 200
+    assert max(taken[one] for one in many) - min(taken[one] for one in many) <= 10
+
+
+async def test_priority_changes_the_share_and_starves_nobody(database: Database) -> None:
+    worker = await make_worker(database)
+    low, high = [await make_batch(database, 1000, priority=priority) for priority in (-50, 50)]
+
+    taken = await take(database, worker, 44)
+
+    assert taken[high] / taken[low] == pytest.approx(10, rel=0.1)
+    assert taken[low] == 40
+
+
+async def even(database: Database, worker_id: int, *batch_ids: UUID) -> bool:
+    """Whether the next claims come from these batches alike, give or take one claim."""
+    taken = await take(database, worker_id, 10 * len(batch_ids))
+    return set(taken) == set(batch_ids) and max(taken.values()) - min(taken.values()) <= 20
+
+
+async def test_a_batch_that_comes_late_earns_no_credit(database: Database) -> None:
+    worker = await make_worker(database)
+    early = await make_batch(database, 1000)
+    await take(database, worker, 50)
+    late = await make_batch(database, 1000)
+
+    assert await even(database, worker, early, late)
+
+
+async def test_a_tenant_that_comes_late_earns_no_credit(database: Database) -> None:
+    worker = await make_worker(database)
+    early = await make_batch(database, 1000)
+    await take(database, worker, 50)
+    late = await make_batch(database, 1000, tenant_id=OTHER)
+
+    assert await even(database, worker, early, late)
+
+
+async def test_a_tenant_that_had_the_mill_to_itself_owes_nothing_for_it(database: Database) -> None:
+    worker = await make_worker(database)
+    await make_batch(database, 500)
+    await drain(database, worker, slots=10)
+    new = await make_batch(database, 1000, tenant_id=OTHER)
+    await take(database, worker, 1)
+    returned = await make_batch(database, 1000)
+
+    assert await even(database, worker, new, returned)
+
+
+@pytest.mark.parametrize("tenant_id", [TENANT, OTHER])
+async def test_a_batch_that_was_paused_earns_no_credit(database: Database, tenant_id: UUID) -> None:
+    worker = await make_worker(database)
+    paused = await make_batch(database, 1000, tenant_id=tenant_id)
+    await turn(database, batches.pause, paused, tenant_id)
+    other = await make_batch(database, 1000)
+    await take(database, worker, 50)
+
+    await turn(database, batches.resume, paused, tenant_id)
+
+    assert await even(database, worker, paused, other)
+
+
+@pytest.mark.parametrize("tenant_id", [TENANT, OTHER])
+async def test_a_batch_whose_items_waited_earns_no_credit(database: Database, tenant_id: UUID) -> None:
+    worker = await make_worker(database)
+    waited = await make_batch(database, 1000, tenant_id=tenant_id)
+    await sql(database, "UPDATE span SET available_at = now() + interval '1 hour'")
+    other = await make_batch(database, 1000)
+    await take(database, worker, 50)
+
+    await sql(database, "UPDATE span SET available_at = now()")
+
+    assert await even(database, worker, waited, other)
+
+
+@pytest.mark.parametrize("tenant_id", [TENANT, OTHER])
+async def test_who_comes_late_is_not_put_level_with_a_batch_held_back_by_its_limit(
+    database: Database, tenant_id: UUID
+) -> None:
+    worker = await make_worker(database)
+    await make_batch(database, 1000, max_concurrency=1, tenant_id=tenant_id)
+    busy = await make_batch(database, 2000)
+    await take(database, worker, 50)
+    late = await make_batch(database, 1000, tenant_id=uuid7() if tenant_id == OTHER else TENANT)
+
+    [tenant_of_late] = await sql(database, "SELECT tenant_id FROM batch WHERE id = $1", late)
+    assert (tenant_of_late == TENANT) == (tenant_id == TENANT)
+    assert await even(database, worker, busy, late)
