@@ -240,6 +240,7 @@ TABLES = (
         attempts SMALLINT DEFAULT 0 NOT NULL,
         losses SMALLINT DEFAULT 0 NOT NULL,
         available_at timestamptz DEFAULT now() NOT NULL,
+        waiting BOOLEAN DEFAULT false NOT NULL,
         history_id BIGINT,
         CONSTRAINT span_pkey PRIMARY KEY (id),
         CONSTRAINT span_range_check CHECK (first >= 0 AND first <= last),

@@ -35,7 +35,7 @@ from gristmill.api.parts import Parts, parts
 from gristmill.api.query import Query, uuid_of
 from gristmill.domain.errors import Invalid, NotFound, Problem
 from gristmill.net.addresses import AddressRefused, check_url
-from gristmill.processors.tools import mcp_available
+from gristmill.processors.mcp_client import mcp_available
 from gristmill.store import agents
 from gristmill.store.agents import Agent, Draft, McpServer, Version
 from gristmill.vault import Vault

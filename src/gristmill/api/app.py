@@ -51,10 +51,5 @@ def create_app(
     return app
 
 
-def start_draining(app: FastAPI) -> None:
-    """The process is about to end: not ready any more, and whoever waits for a batch is answered now."""
-    app.state.parts.draining.set()
-
-
 def _operation_id(route: APIRoute) -> str:
     return route.name

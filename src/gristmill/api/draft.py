@@ -14,6 +14,7 @@ from gristmill.processors.agent_message import AgentMessage
 from gristmill.processors.base import Processor
 
 AnyProcessor = Processor[Any, Any]
+_ABSENT = object()
 
 
 @dataclass(slots=True)
@@ -52,31 +53,39 @@ def is_list(requests: object, draft: Draft) -> bool:
 
 
 def read_requests(requests: Sequence[Any], processor: AnyProcessor | None, draft: Draft) -> None:
-    """Custom ids always, inputs if it is known what they are for."""
+    """Custom ids always, inputs if it is known what they are for. Takes the requests apart: they are not copied."""
     seen: dict[str, int] = {}
     flat = processor is not None and processor.name == AgentMessage.name
     for index, request in enumerate(requests):
-        if type(request) is dict:
-            draft.custom_ids.append(_custom_id(index, request, seen, draft))
-            draft.raw_inputs.append(_raw_input(index, request, flat, draft))
+        if type(request) is not dict:
+            _refuse_request(index, draft)
+            continue
+        custom_id = request.pop("custom_id", _ABSENT)
+        if type(custom_id) is str and 0 < len(custom_id) <= MAX_CUSTOM_ID and custom_id not in seen:
+            seen[custom_id] = index
         else:
-            draft.wrong(pointer("requests", index), "object_type", "Input should be an object")
-            draft.custom_ids.append("")
-            draft.raw_inputs.append(None)
-            draft.without.add(index)
+            _refuse_custom_id(index, custom_id, seen, draft)
+        draft.custom_ids.append(custom_id)
+        draft.raw_inputs.append(
+            request if flat and "input" not in request else _own_input(index, request, draft)
+        )
     if processor is not None:
         draft.inputs, found = processors.validate(processor, draft.raw_inputs)
         draft.problems += [_placed(one, draft) for one in found if _index(one) not in draft.without]
 
 
-def _custom_id(index: int, request: dict[str, Any], seen: dict[str, int], draft: Draft) -> str:
-    given = request.get("custom_id")
-    if type(given) is str and 0 < len(given) <= MAX_CUSTOM_ID and seen.setdefault(given, index) == index:
-        return given
+def _refuse_request(index: int, draft: Draft) -> None:
+    draft.wrong(pointer("requests", index), "object_type", "Input should be an object")
+    draft.custom_ids.append("")
+    draft.raw_inputs.append(None)
+    draft.without.add(index)
+
+
+def _refuse_custom_id(index: int, given: object, seen: dict[str, int], draft: Draft) -> None:
     at = pointer("requests", index, "custom_id")
-    if "custom_id" not in request:
+    if given is _ABSENT:
         draft.missing(at)
-    elif type(given) is not str:
+    elif not isinstance(given, str):
         draft.wrong(at, "string_type", "Input should be a valid string")
     elif not given:
         draft.wrong(at, "string_too_short", "at least 1 character")
@@ -84,16 +93,13 @@ def _custom_id(index: int, request: dict[str, Any], seen: dict[str, int], draft:
         draft.wrong(at, "string_too_long", f"at most {MAX_CUSTOM_ID} characters")
     else:
         draft.wrong(at, "duplicate_custom_id", f"the same as in {pointer('requests', seen[given])}")
-    return ""
 
 
-def _raw_input(index: int, request: dict[str, Any], flat: bool, draft: Draft) -> Any:
-    """The input of a request: its own `input`, or for agents the request itself without its custom_id."""
-    if flat and "input" not in request:
-        return {name: request[name] for name in request if name != "custom_id"}
+def _own_input(index: int, request: dict[str, Any], draft: Draft) -> Any:
+    """What a request holds under `input`, and nothing else beside it."""
     draft.nested.add(index)
     for name in request:
-        if name not in ("custom_id", "input"):
+        if name != "input":
             draft.wrong(pointer("requests", index, name), "extra_forbidden", "Extra inputs are not permitted")
     if "input" not in request:
         draft.missing(pointer("requests", index, "input"))

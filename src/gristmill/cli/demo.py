@@ -23,12 +23,15 @@ from gristmill.cli.serve import Ready, serve
 from gristmill.cli.show import results_table
 from gristmill.settings import Settings
 
-_MAX_TOKENS = 48
+_MAX_TOKENS = 32
+_WIDTH = 110  # where the output is no terminal
 _WEBHOOK_SECONDS = 20.0
 
 
 async def demo(settings: Settings, *, leave_running: bool) -> None:
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)
     with ExitStack() as stack:
         folder = stack.enter_context(_folder())
         model = stack.enter_context(_model(settings, folder, console))

@@ -1,18 +1,15 @@
-"""The HTTP server: uvicorn, without its signal handling, and with a deadline for what it would wait for forever."""
+"""The listening socket, and uvicorn with deadlines and without its signal handling."""
 
-import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gristmill.api.protocol import DeadlineProtocol
 from gristmill.cli.refusal import Refusal
 
-HEADERS_SECONDS = 10.0  # from the connection, or the first byte of a request, to the end of its headers
 _IDLE_SECONDS = 30  # between two requests of a connection
 _BACKLOG = 2048
 
@@ -32,8 +29,9 @@ class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, *, drain_seconds: float) -> None:
         config = uvicorn.Config(
             app,
-            http=PatientForHeaders,
+            http=DeadlineProtocol,
             ws="none",
+            lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
@@ -47,34 +45,3 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Left to `Stop`: uvicorn raises them again after its own end, and the exit status would not be 0."""
         yield
-
-
-class PatientForHeaders(HttpToolsProtocol):
-    """Closes a connection whose request does not get past its headers; the body's pace is watched by the API."""
-
-    _deadline: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self._arm()
-
-    def on_message_begin(self) -> None:
-        if self._deadline is None:
-            self._arm()
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        self._disarm()
-        super().on_headers_complete()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._disarm()
-        super().connection_lost(exc)
-
-    def _arm(self) -> None:
-        self._deadline = self.loop.call_later(HEADERS_SECONDS, self.transport.close)
-
-    def _disarm(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None

@@ -40,7 +40,7 @@ def show_keys(keys: Iterable[Key]) -> None:
 
 def results_table(results: Iterable[dict[str, Any]], names: dict[str, str] | None = None) -> Table:
     """`names` say what was asked, by custom_id."""
-    table = Table("request", "status", "answer", show_lines=True)
+    table = Table("request", "status", "answer")
     for result in results:
         custom_id = str(result["custom_id"])
         answer = result["response_content"] or result["error_message"] or ""

@@ -51,7 +51,7 @@ class AgentMessageInput(BaseModel):
     agent_id: CanonicalUUID | None = None
     external_user_id: _Name | None = None
     name: _Name | None = None
-    attached_file_uuids: Annotated[list[CanonicalUUID], Field(max_length=20)] = []
+    attached_file_uuids: Annotated[list[CanonicalUUID], Field(default_factory=list, max_length=20)]
     history_id: Annotated[int, Field(ge=1, le=2**63 - 1)] | None = None  # None begins a new chat
 
 

@@ -96,8 +96,7 @@ CROSS JOIN LATERAL (
     WHERE batch_id = $1 AND ordinal >= r.first AND ordinal <= r.last ORDER BY ordinal LIMIT 100000
 ) i
 """
-# After a loss, a worker that was thought dead may have recorded some of them.
-_ENDED = "SELECT ordinal FROM result WHERE batch_id = $1 AND ordinal >= $2 AND ordinal <= $3"
+_ENDED = "SELECT ordinal FROM result WHERE batch_id = $1 AND ordinal = ANY ($2)"
 
 
 async def claim(tx: Transaction, worker_id: int, free: Mapping[str, int]) -> list[Lease]:
@@ -112,16 +111,12 @@ async def claim(tx: Transaction, worker_id: int, free: Mapping[str, int]) -> lis
         return []
     batch_id = rows[0]["batch_id"]
     items = await _items(tx, batch_id, [(row["id"], row["first"], row["last"]) for row in rows])
-    for row in rows:
-        if row["losses"]:
-            ended = {r["ordinal"] for r in await tx.fetch(_ENDED, batch_id, row["first"], row["last"])}
-            items[row["id"]] = [item for item in items[row["id"]] if item.ordinal not in ended]
     leases = [
         Lease(row["id"], batch_id, row["attempt"], row["losses"], row["started_at"], items[row["id"]])
         for row in rows
     ]
     sizes = {row["id"]: row["last"] - row["first"] + 1 for row in rows}
-    return await _settle(tx, await _enter_chats(tx, leases), sizes)
+    return await _settle(tx, await _drop_ended(tx, await _enter_chats(tx, leases)), sizes)
 
 
 async def _enter_chats(tx: Transaction, leases: Sequence[Lease]) -> Sequence[Lease]:
@@ -151,6 +146,26 @@ async def _items(
     for row in await tx.fetch(_ITEMS, batch_id, ids, firsts, lasts):
         found[row[0]].append(ClaimedItem(*row[1:]))
     return found
+
+
+async def _drop_ended(tx: Transaction, leases: Sequence[Lease]) -> Sequence[Lease]:
+    """After a loss, a worker that was thought dead may have recorded some of the items. Looked up once they have their
+    chats: whoever records one from now on waits for us, and gives its chat up after us."""
+    suspects = [item.ordinal for lease in leases if lease.losses for item in lease.items]
+    if not suspects:
+        return leases
+    batch_id = leases[0].batch_id
+    ended = {row["ordinal"] for row in await tx.fetch(_ENDED, batch_id, suspects)}
+    items = [item for lease in leases for item in lease.items if item.ordinal in ended]
+    await histories.leave(
+        tx,
+        [
+            histories.Seat(item.history_id, batch_id, item.ordinal)
+            for item in items
+            if item.history_id is not None
+        ],
+    )
+    return [replace(le, items=[item for item in le.items if item.ordinal not in ended]) for le in leases]
 
 
 async def _settle(tx: Transaction, leases: Sequence[Lease], sizes: Mapping[int, int]) -> list[Lease]:
@@ -199,6 +214,7 @@ class Waiting:
     attempts: int  # used up
     losses: int
     delay_seconds: float = 0.0
+    upstream_busy: bool = False  # why it waits: 429, no capacity, upstream down; else for its next attempt
 
 
 async def put_back(tx: Transaction, waiting: Sequence[Waiting]) -> None:
@@ -206,14 +222,14 @@ async def put_back(tx: Transaction, waiting: Sequence[Waiting]) -> None:
     if not waiting:
         return
     columns = [
-        (w.batch_id, w.first, w.last, w.attempts, w.losses, w.delay_seconds)
+        (w.batch_id, w.first, w.last, w.attempts, w.losses, w.delay_seconds, w.upstream_busy)
         for w in sorted(waiting, key=_place)
     ]
     await tx.execute(
         """
-        INSERT INTO span (batch_id, first, last, attempts, losses, available_at)
-        SELECT b, f, l, a, s, now() + make_interval(secs => d)
-        FROM unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::int[], $6::float8[]) AS given (b, f, l, a, s, d)
+        INSERT INTO span (batch_id, first, last, attempts, losses, available_at, waiting)
+        SELECT b, f, l, a, s, now() + make_interval(secs => d), w
+        FROM unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::int[], $6::float8[], $7::bool[]) AS given (b, f, l, a, s, d, w)
         """,
         *(list(column) for column in zip(*columns, strict=True)),
     )

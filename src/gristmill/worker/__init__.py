@@ -45,9 +45,7 @@ class Worker:
             upstream_concurrency=settings.llm_concurrency,
             trusted=lambda: self._heartbeat is not None and self._heartbeat.trusted,
         )
-        self._deliveries = Deliveries(
-            database, services.http, vault, timeout_seconds=settings.webhook_timeout_seconds
-        )
+        self._deliveries = Deliveries(database, services.http, vault, settings)
         self._deliveries_news = asyncio.Event()
         self._upkeep_news = asyncio.Event()
         self._upkeep = Upkeep(database, lease_seconds=settings.lease_seconds)

@@ -1,10 +1,7 @@
-"""How the application is served: uvicorn with the deadlines that it lacks."""
+"""The deadlines that uvicorn lacks, for the head of a request. The pace of its body: `body.py`."""
 
 import asyncio
-from typing import Any
 
-import uvicorn
-from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEADER_SECONDS = 10.0  # from the first byte of a request, or the connect, to the end of its headers
@@ -22,18 +19,18 @@ class DeadlineProtocol(HttpToolsProtocol):
         self._arm()
 
     def data_received(self, data: bytes) -> None:
-        if self.cycle is None or self.cycle.response_complete:
-            # A head, or the rest of a body that was answered early: either has to end.
+        # Outside of a request: a head, or the rest of a body that was answered early. Either has to end.
+        outside = self.cycle is None or self.cycle.response_complete
+        if outside:
             self._arm()
-            self._head_bytes += len(data)
-            if self._head_bytes > self._limit():
-                self.transport.close()
-                return
         super().data_received(data)
+        if outside and self._deadline is not None and not self._reading_on():
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEADER_BYTES:
+                self.transport.close()
 
-    def _limit(self) -> int:
-        reading_on = self.cycle is not None and self.cycle.more_body
-        return MAX_HEADER_BYTES if not reading_on else 2**31
+    def _reading_on(self) -> bool:
+        return self.cycle is not None and self.cycle.more_body
 
     def on_headers_complete(self) -> None:
         self._disarm()
@@ -60,20 +57,3 @@ class DeadlineProtocol(HttpToolsProtocol):
     def _close(self) -> None:
         self._deadline = None
         self.transport.close()
-
-
-def config(app: FastAPI, **options: Any) -> uvicorn.Config:
-    """For `uvicorn.Server`. `options` are uvicorn's own: host, port, fd, …"""
-    return uvicorn.Config(
-        app,
-        http=DeadlineProtocol,
-        ws="none",
-        lifespan="off",
-        access_log=False,  # ours has one line per request, with its id
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=10,
-        **options,
-    )
