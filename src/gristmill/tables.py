@@ -231,7 +231,7 @@ batch_schedule = Table(
     Column("tenant_id", Uuid, nullable=False),
     Column("processor", Text, nullable=False),
     Column("weight", Float, nullable=False),
-    Column("vtime", Float, nullable=False),  # items started / weight: the batch with the least is next
+    _number("vtime", Float),  # items started / weight: the batch with the least is next
     Column("paused", Boolean, nullable=False),
     Column("max_concurrency", Integer),
     _at("deadline_at", nullable=False),
@@ -244,7 +244,9 @@ tenant_schedule = Table(
     "tenant_schedule",
     metadata,
     Column("tenant_id", Uuid, primary_key=True),
-    Column("vtime", Float, nullable=False),
+    _number("vtime", Float),
+    _number("started", Float),  # its virtual time when it was last served
+    _number("batches_started", Float),  # that of its batches: the greatest with which one was served
     **_HOT,
 )
 
@@ -310,6 +312,7 @@ span = Table(
     _number("attempts", SmallInteger),  # used up
     _number("losses", SmallInteger),  # workers that died with it
     Column("available_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("waiting", Boolean, nullable=False, server_default=text("false")),  # upstream was busy; else a retry
     Column("history_id", BigInteger),  # with available_at = infinity: waits for this chat
     CheckConstraint("first >= 0 AND first <= last", name="range"),
     CheckConstraint("history_id IS NULL OR first = last", name="history"),

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.types import Message, Receive
 
 from gristmill.api import json
-from gristmill.domain.errors import RequestTimeout, TooLarge, UnsupportedMediaType
+from gristmill.domain.errors import Invalid, Problem, RequestTimeout, TooLarge, UnsupportedMediaType
 
 IDLE_SECONDS = 10.0  # between two pieces of a body
 GRACE_SECONDS = 30.0  # until then any pace will do …
@@ -20,10 +20,8 @@ T = TypeVar("T", dict[str, Any], list[Any])
 class PacedBody:
     """Wraps an ASGI `receive`: a body that drips is a 408, so that slow senders hold no connection for long."""
 
-    def __init__(self, receive: Receive, *, idle_seconds: float, grace_seconds: float) -> None:
+    def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._idle_seconds = idle_seconds
-        self._grace_seconds = grace_seconds
         self._began = asyncio.get_running_loop().time()
         self._bytes = 0
         self.ended = False
@@ -42,20 +40,20 @@ class PacedBody:
 
     def _patience(self) -> float:
         elapsed = asyncio.get_running_loop().time() - self._began
-        left = self._grace_seconds + self._bytes / MIN_BYTES_PER_SECOND - elapsed
-        return max(0.0, min(self._idle_seconds, left))
+        left = GRACE_SECONDS + self._bytes / MIN_BYTES_PER_SECOND - elapsed
+        return max(0.0, min(IDLE_SECONDS, left))
 
 
 async def stream(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
     """The pieces of a body of at most `max_bytes`; a longer one is refused before it is read where it says so."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > max_bytes:
-        raise _too_large(max_bytes)
+        raise too_large(max_bytes)
     size = 0
     async for piece in request.stream():
         size += len(piece)
         if size > max_bytes:
-            raise _too_large(max_bytes)
+            raise too_large(max_bytes)
         yield piece
 
 
@@ -69,8 +67,14 @@ async def read_json(request: Request, kind: type[T], max_bytes: int) -> T:
     return json.parse(await read(request, max_bytes), kind)
 
 
-async def read_optional_object(request: Request, max_bytes: int = 4096) -> dict[str, Any]:
-    """For actions that need no body: nothing at all, or a JSON object."""
+async def read_nothing(request: Request) -> None:
+    """For actions that take no body: none at all, or an empty JSON object."""
+    if await read_optional(request):
+        raise Invalid([Problem("", "extra_forbidden", "this action takes no body")])
+
+
+async def read_optional(request: Request, max_bytes: int = 4096) -> dict[str, Any]:
+    """For actions that can do without a body: {} if there is none."""
     text = await read(request, max_bytes)
     if not text:
         return {}
@@ -93,5 +97,5 @@ def check_not_encoded(request: Request) -> None:
         raise UnsupportedMediaType("a compressed body is not accepted", code="unsupported_encoding")
 
 
-def _too_large(max_bytes: int) -> TooLarge:
+def too_large(max_bytes: int) -> TooLarge:
     return TooLarge(f"the body is larger than {max_bytes} bytes")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
 import orjson
 from starlette.responses import Response
@@ -11,7 +12,14 @@ _OPTIONS = orjson.OPT_UTC_Z
 
 def dumps(value: Any) -> bytes:
     """JSON; instants as ISO 8601 in UTC with a Z. `orjson.Fragment` splices text that is JSON already."""
-    return orjson.dumps(value, option=_OPTIONS)
+    return orjson.dumps(value, _plain, _OPTIONS)
+
+
+def _plain(value: Any) -> str:
+    """The database driver has a UUID class of its own."""
+    if isinstance(value, UUID):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no place in an answer")
 
 
 def answer(data: Any, status: int = 200, *, headers: Mapping[str, str] | None = None) -> Response:

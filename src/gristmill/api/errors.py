@@ -66,7 +66,9 @@ def response(scope: Scope, error: Exception) -> Response:
         logger.warning("a value reached the database that it cannot hold: %s", type(error).__name__)
         return _service_error(scope, Invalid([Problem("", "unstorable_value", "a value cannot be stored")]))
     logger.exception("unhandled error", exc_info=error)
-    return _body(scope, 500, "internal_error", "Internal error", "internal error; the log has it under request_id")
+    return _body(
+        scope, 500, "internal_error", "Internal error", "internal error; the log has it under request_id"
+    )
 
 
 def _service_error(scope: Scope, error: ServiceError) -> Response:

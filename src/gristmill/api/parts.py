@@ -23,7 +23,9 @@ class Parts:
     http: HttpSession
     keys: KeyRing
     watch: Watch
-    draining: asyncio.Event = field(default_factory=asyncio.Event)  # set: the process is about to end
+    draining: asyncio.Event = field(
+        default_factory=asyncio.Event
+    )  # set at the end of the process: not ready any more, no long polls
 
 
 def parts(request: Request) -> Parts:

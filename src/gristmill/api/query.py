@@ -67,7 +67,9 @@ class Query:
         if number is None:
             self._wrong(name, "invalid_integer", "must be an integer")
         elif number < low or (high is not None and number > high):
-            self._wrong(name, "out_of_range", f"must be {low} to {high}" if high else f"must be {low} or more")
+            self._wrong(
+                name, "out_of_range", f"must be {low} to {high}" if high else f"must be {low} or more"
+            )
         else:
             return number
         return default

@@ -51,7 +51,7 @@ class Turn:
     file_ids: tuple[UUID, ...] = ()  # attached to the user's message
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # one per item: frozen would cost a microsecond more
 class Success:
     """`content` is text for people (`response_content`), `output` any JSON value. At least one of them is set."""
 
@@ -84,13 +84,6 @@ Outcome = Success | Failure | Retry
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """The item has ended with this result."""
-
-    result: Success | Failure
-
-
-@dataclass(frozen=True, slots=True)
 class Requeue:
     """Run it again after `delay_seconds`. `attempts_used` counts those that are gone for good."""
 
@@ -100,20 +93,20 @@ class Requeue:
     waiting: bool
 
 
-Verdict = Record | Requeue
+Verdict = Success | Failure | Requeue  # the first two: the item has ended with this result
 
 
 def decide(outcome: Outcome, *, attempt: int, max_attempts: int, policy: RetryPolicy) -> Verdict:
     """What follows from the outcome of attempt number `attempt` (1-based)."""
     match outcome:
         case Success() | Failure():
-            return Record(outcome)
+            return outcome
         case Retry(error, delay_seconds, True):
             return Requeue(
                 policy.delay(1) if delay_seconds is None else delay_seconds, attempt - 1, error, True
             )
         case Retry(error, _, False, usage) if attempt >= max_attempts:
-            return Record(Failure(error, usage))
+            return Failure(error, usage)
         case Retry(error, delay_seconds):
             return Requeue(
                 policy.delay(attempt) if delay_seconds is None else delay_seconds, attempt, error, False

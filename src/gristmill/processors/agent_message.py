@@ -11,8 +11,9 @@ from gristmill.processors import prompts, refusals
 from gristmill.processors.base import Context, Processor
 from gristmill.processors.conversation import Conversation
 from gristmill.processors.fields import CanonicalUUID
+from gristmill.processors.mcp_client import McpServer
 from gristmill.processors.refusals import Refused
-from gristmill.processors.tools import McpServer, open_tools, unseal
+from gristmill.processors.tools import open_tools, unseal
 from gristmill.upstream.client import Upstream
 
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
@@ -50,7 +51,7 @@ class AgentMessageInput(BaseModel):
     agent_id: CanonicalUUID | None = None
     external_user_id: _Name | None = None
     name: _Name | None = None
-    attached_file_uuids: Annotated[list[CanonicalUUID], Field(max_length=20)] = []
+    attached_file_uuids: Annotated[list[CanonicalUUID], Field(default_factory=list, max_length=20)]
     history_id: Annotated[int, Field(ge=1, le=2**63 - 1)] | None = None  # None begins a new chat
 
 

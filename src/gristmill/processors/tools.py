@@ -1,46 +1,35 @@
-"""Tools of an agent's MCP servers: streamable HTTP only, every connection through the address guard.
-
-The library comes with the extra `mcp` and is imported when the first agent with tools runs.
-"""
+"""Tools of an agent's MCP servers, as a model may call them."""
 
 import asyncio
 import base64
 import binascii
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
-from importlib.util import find_spec
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from gristmill.domain.outcomes import Failure, ItemError, Retry
 from gristmill.net.session import HttpSession
+from gristmill.processors.mcp_client import CALL_SECONDS, McpServer, NotConnected, connected, mcp_available
 from gristmill.processors.refusals import Refused
 from gristmill.vault import VaultError
 
 if TYPE_CHECKING:
     from mcp import Client
-    from mcp_types import CallToolResult
+    from mcp_types import CallToolResult, Tool
 
 MAX_TOOLS = 128  # what OpenAI takes in one request
+MAX_DEFINITIONS_BYTES = 256 * 1024  # of all tools together: they go along with every call
 MAX_RESULT_CHARACTERS = 100_000
-_CONNECT_SECONDS = 30.0  # to a server, its list of tools included
-_CALL_SECONDS = 60.0
 _MAX_PAGES = 100
 _NAME_CHARACTERS = 64
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class McpServer:
-    name: str
-    url: str
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # may carry credentials
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +45,10 @@ class Tools:
         self.definitions: list[dict[str, Any]] = []
         self._tools: dict[str, _Tool] = {}
 
-    def offer(
-        self, server: str, client: "Client", name: str, description: str | None, schema: dict[str, Any]
-    ) -> None:
-        known_as = self._free_name(server, name)
-        self._tools[known_as] = _Tool(client, name)
-        function = {"name": known_as, "description": description or "", "parameters": schema}
+    def offer(self, server: str, client: "Client", tool: "Tool") -> None:
+        name = self._free_name(server, tool.name)
+        self._tools[name] = _Tool(client, tool.name)
+        function = {"name": name, "description": tool.description or "", "parameters": tool.input_schema}
         self.definitions.append({"type": "function", "function": function})
 
     def _free_name(self, server: str, name: str) -> str:
@@ -88,18 +75,13 @@ class Tools:
         if not isinstance(given, dict):
             return "Error: the arguments are not a JSON object"
         try:
-            async with asyncio.timeout(_CALL_SECONDS):
+            async with asyncio.timeout(CALL_SECONDS):
                 return _bounded(_text(await tool.server.call_tool(tool.name, given)))
         except TimeoutError:
-            return f"Error: no result within {_CALL_SECONDS:g} seconds"
+            return f"Error: no result within {CALL_SECONDS:g} seconds"
         except Exception as error:  # the library's errors are many, and hold what the server said
             log.info("a call to an MCP tool failed: %s", type(error).__name__)
             return "Error: the call failed"
-
-
-def mcp_available() -> bool:
-    """Whether agents may have tools: the extra `mcp` is installed."""
-    return find_spec("mcp") is not None
 
 
 def unseal(sealed: str, bound_to: str, decrypt: Callable[[bytes, str], bytes]) -> bytes:
@@ -114,10 +96,7 @@ def unseal(sealed: str, bound_to: str, decrypt: Callable[[bytes, str], bytes]) -
 
 @asynccontextmanager
 async def open_tools(servers: Sequence[McpServer], http: HttpSession) -> AsyncIterator[Tools]:
-    """Connected to all servers for the time of the block. Raises Refused.
-
-    No exception may leave the block but a cancellation: the library's task groups would wrap it.
-    """
+    """Connected to all servers for the time of the block. Raises Refused."""
     tools = Tools()
     if servers and not mcp_available():
         message = "The agent has tools, and this worker lacks the extra `mcp`."
@@ -125,20 +104,13 @@ async def open_tools(servers: Sequence[McpServer], http: HttpSession) -> AsyncIt
         raise Refused(Failure(ItemError(500, "mcp_not_installed", message, suggestion=suggestion)))
     async with AsyncExitStack() as stack:
         for server in servers:
-            await _connect(server, http, tools, stack)
-        yield tools
-
-
-async def _connect(server: McpServer, http: HttpSession, tools: Tools, stack: AsyncExitStack) -> None:
-    try:
-        async with asyncio.timeout(_CONNECT_SECONDS):
-            client = await stack.enter_async_context(_client(server, http))
-            await _list(server, client, tools)
-    except (
-        Exception
-    ) as error:  # whatever it is: refused, blocked, timed out and broken look the same to a tenant
-        log.info("MCP server %r cannot be used: %s", server.name, type(error).__name__)
-        raise _unavailable(server) from None
+            try:
+                client = await stack.enter_async_context(connected(server, http))
+                for tool in await _listed(client):
+                    tools.offer(server.name, client, tool)
+            except (NotConnected, _NoList):
+                raise _unavailable(server) from None
+        yield _checked(tools)
 
 
 def _unavailable(server: McpServer) -> Refused:
@@ -147,34 +119,35 @@ def _unavailable(server: McpServer) -> Refused:
     return Refused(Retry(ItemError(500, "mcp_unavailable", message, retryable=True, suggestion=suggestion)))
 
 
-@asynccontextmanager
-async def _client(server: McpServer, http: HttpSession) -> AsyncIterator["Client"]:
-    from mcp import Client
-    from mcp.client.streamable_http import streamable_http_client
-
-    async with (
-        http.guarded_httpx_client(dict(server.headers), _CALL_SECONDS) as transport,
-        Client(
-            streamable_http_client(server.url, http_client=transport), read_timeout_seconds=_CALL_SECONDS
-        ) as client,
-    ):
-        yield client
+def _checked(tools: Tools) -> Tools:
+    count, size = len(tools.definitions), len(orjson.dumps(tools.definitions))
+    if count <= MAX_TOOLS and size <= MAX_DEFINITIONS_BYTES:
+        return tools
+    message = f"The agent's MCP servers offer {count} tools in {size} bytes."
+    suggestion = f"At most {MAX_TOOLS} tools in {MAX_DEFINITIONS_BYTES} bytes are possible."
+    raise Refused(Failure(ItemError(500, "too_many_tools", message, suggestion=suggestion)))
 
 
-async def _list(server: McpServer, client: "Client", tools: Tools) -> None:
+class _NoList(Exception):
+    """The server did not list its tools."""
+
+
+async def _listed(client: "Client") -> list["Tool"]:
+    """All tools of a server, at most one more than a model may have."""
+    tools: list[Tool] = []
     cursor: str | None = None
-    for _ in range(_MAX_PAGES):
-        page = await client.list_tools(cursor=cursor)
-        for tool in page.tools:
-            if len(tools.definitions) == MAX_TOOLS:
-                log.warning(
-                    "MCP server %r offers more tools than the %d a model may have", server.name, MAX_TOOLS
-                )
-                return
-            tools.offer(server.name, client, tool.name, tool.description, tool.input_schema)
-        cursor = page.next_cursor
-        if not cursor:
-            return
+    try:
+        async with asyncio.timeout(CALL_SECONDS):
+            for _ in range(_MAX_PAGES):
+                page = await client.list_tools(cursor=cursor)
+                tools += page.tools
+                cursor = page.next_cursor
+                if not cursor or len(tools) > MAX_TOOLS:
+                    orjson.dumps([tool.input_schema for tool in tools])  # what cannot be passed on is no list
+                    return tools
+    except Exception as error:  # the library's errors are many, and quote what the server said
+        log.info("listing MCP tools failed: %s", type(error).__name__)
+    raise _NoList
 
 
 def _text(result: "CallToolResult") -> str:

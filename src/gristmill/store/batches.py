@@ -15,7 +15,8 @@ from asyncpg import Record
 from gristmill.db import Transaction
 from gristmill.domain.errors import Conflict, NotFound
 from gristmill.domain.states import TERMINAL, BatchStatus, Ending
-from gristmill.store import schedules
+from gristmill.store import histories, schedules
+from gristmill.store.counts import faded
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,7 @@ class Batch:
     cost_microusd: int
     throughput: float | None  # items a second
     next_at: datetime | None  # when the next waiting item may start; None: now, or nothing waits
+    throttled: bool  # it waits for the upstream
     waits_for_chat: bool
     has_worker: bool
 
@@ -133,14 +135,15 @@ class Batch:
         if self.waits_for_chat:
             return "another item of the same chat is running"
         if self.next_at is not None:
-            return f"retry at {self.next_at:%Y-%m-%dT%H:%M:%SZ}"
+            what = "throttled until" if self.throttled else "retry at"
+            return f"{what} {self.next_at:%Y-%m-%dT%H:%M:%SZ}"
         if self.max_concurrency is not None and self.processing >= self.max_concurrency:
             return "concurrency limit"
         return "queued behind other work" if self.processing == 0 else None
 
 
 # Rate: see store/counts.py. `finite_at` skips items that wait for a chat (available_at = infinity).
-COLUMNS = """
+COLUMNS = f"""
     b.id, b.tenant_id, b.status, b.ending, b.processor, b.agent_id, b.name, b.metadata::text AS metadata, b.collection,
     b.created_by, b.priority, b.max_attempts, b.item_timeout_seconds, b.max_concurrency, b.deadline_seconds,
     b.deadline_at, b.run, b.error, b.webhook_url, b.webhook_events, b.created_at, b.completed_at, b.cancelled_at,
@@ -150,19 +153,21 @@ COLUMNS = """
         WHEN c.started_at IS NULL OR c.success + c.failed = 0 THEN NULL
         WHEN b.status IN ('completed', 'failed', 'cancelled') THEN
             (c.success + c.failed) / greatest(extract(epoch FROM c.last_result_at - c.started_at), 0.001)::float8
-        ELSE c.rate * exp(-extract(epoch FROM now() - c.last_result_at)::float8 / 30)
-            / greatest(1 - exp(-extract(epoch FROM now() - c.started_at)::float8 / 30), 0.0001)
+        ELSE c.rate * {faded("c.last_result_at", "now()")} / greatest(1 - {faded("c.started_at", "now()")}, 0.0001)
     END AS throughput,
-    w.next_at, w.waits_for_chat, w.has_worker
+    w.next_at, w.throttled, w.waits_for_chat, w.has_worker
 """
 SOURCE = """
     batch b JOIN batch_count c ON c.batch_id = b.id
     CROSS JOIN LATERAL (SELECT coalesce(sum(remaining), 0) AS processing FROM lease WHERE lease.batch_id = b.id) l
     CROSS JOIN LATERAL (
         SELECT CASE WHEN first_at > now() AND first_at < 'infinity' THEN first_at END AS next_at,
-            coalesce(first_at = 'infinity', false) AS waits_for_chat,
+            coalesce(waiting, false) AS throttled, coalesce(first_at = 'infinity', false) AS waits_for_chat,
             EXISTS (SELECT FROM worker WHERE NOT dead AND b.processor = ANY (worker.processors)) AS has_worker
-        FROM (SELECT min(available_at) AS first_at FROM span WHERE span.batch_id = b.id) s
+        FROM (SELECT) one LEFT JOIN LATERAL (
+            SELECT available_at AS first_at, waiting FROM span
+            WHERE span.batch_id = b.id ORDER BY available_at, id LIMIT 1
+        ) s ON true
     ) w
 """
 
@@ -252,6 +257,7 @@ async def resume(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> Batch:
     await schedules.lock(tx, batch_id)
     await _turn(tx, tenant_id, batch_id, BatchStatus.PAUSED, BatchStatus.IN_PROGRESS, "resume")
     await schedules.set_paused(tx, batch_id, False)
+    await histories.let_go(tx, batch_id)
     return await get(tx, tenant_id, batch_id)
 
 

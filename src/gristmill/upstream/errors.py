@@ -18,6 +18,7 @@ from gristmill.domain.usage import Usage
 from gristmill.upstream.retry_after import retry_after
 
 _EXCERPT_CHARACTERS = 300
+_READ_CHARACTERS = 4000
 _CHECK_URL = "Check GRISTMILL_LLM_BASE_URL: it is the part before /chat/completions, such as https://api.openai.com/v1."
 _QUOTA_DELAY_SECONDS = 60.0
 
@@ -200,5 +201,6 @@ def _masked(words: str, secret: str | None) -> str:
     """The provider's words, one line, bounded, and without anything that looks like a key."""
     if secret:
         words = words.replace(secret, "***")
-    line = " ".join(_KEY_LIKE.sub("***", words).replace("\x00", "").split())
+    spaced = "".join(character if character.isprintable() else " " for character in words[:_READ_CHARACTERS])
+    line = " ".join(_KEY_LIKE.sub("***", spaced).split())
     return line if len(line) <= _EXCERPT_CHARACTERS else line[: _EXCERPT_CHARACTERS - 1] + "…"

@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 
 MAX_SECONDS = 120.0
 _SPREAD = 0.1
-_NUMBER = re.compile(r"\d{1,15}(\.\d{1,9})?")
+_NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?")
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:

@@ -94,6 +94,7 @@ class Worker:
         if self._recording is not None:
             await asyncio.wait((self._recording,), timeout=self._settings.lease_seconds)
             self._recording.cancel()
+        await self._deliveries.drain(0 if self._hurry.is_set() else grace_seconds)
         self._stop_duties.set()
         await asyncio.gather(*self._duties, return_exceptions=True)
         await self._say_goodbye()
@@ -102,8 +103,11 @@ class Worker:
         if self._heartbeat is None:
             return
         self._heartbeat.stop()
-        async with self._database.transaction() as tx:
-            await workers.leave(tx, self._items.worker_id)
+        try:
+            async with self._database.transaction() as tx:
+                await workers.leave(tx, self._items.worker_id)
+        except Exception as error:  # others will notice by the silence
+            log.warning("left without a goodbye", extra={"error": type(error).__name__})
 
     def _duty(self, name: str, step: Step, idle_seconds: float, news: asyncio.Event | None = None) -> None:
         looping = keep_taking(

@@ -17,13 +17,14 @@ from gristmill.store import assignments, leases, spans
 from gristmill.store.recording import Ended, Retried
 from gristmill.worker.loop import first_of
 from gristmill.worker.recorder import FULL, Recorder
-from gristmill.worker.work import HeldLease, Job, Work, run, settle, timed_out
+from gristmill.worker.work import HeldLease, Job, Work, prepared, run, settle, timed_out
 
 log = logging.getLogger(__name__)
 
 JOBS_KEPT = 500  # batches whose configuration stays parsed
 AHEAD_SECONDS = 0.2  # items so fast that their slots empty within a claim are claimed that far ahead
 AHEAD_MOST = 2000
+WOKEN = 4  # slots that a claim wakes; each wakes two more while items are left, so that items that never wait stay in few
 LINGER_SECONDS = 0.01  # how long a free slot may wait for others, so that a claim is worth its cost
 UNINTERRUPTED_SECONDS = 0.005  # items that never wait let the rest of the loop in after so long
 
@@ -57,10 +58,13 @@ class Items:
         self._in_hand: Counter[str] = Counter()  # by processor: claimed and without a verdict
         self._rate = 0.0  # items a second, of late
         self._ended_since = 0
-        self._ended: Counter[tuple[str, str, int | None]] = Counter()
+        self._ended: Counter[tuple[str, int | None]] = Counter()
         self._requeued: Counter[tuple[str, str]] = Counter()
-        self._rated_at = asyncio.get_running_loop().time()
-        self._yielded_at = self._rated_at
+        self._loop = asyncio.get_running_loop()
+        self._rated_at = self._loop.time()
+        self._slice_ends = 0.0
+        self._slice: asyncio.Future[None] = self._loop.create_future()
+        self._slice.set_result(None)
         self._linger: asyncio.TimerHandle | None = None
         self._jobs: OrderedDict[Any, Job] = OrderedDict()
         self._held: dict[int, HeldLease] = {}
@@ -113,19 +117,22 @@ class Items:
             self._held = {i: held for i, held in self._held.items() if held.remaining > 0}
 
     async def _take(self, held: HeldLease) -> int:
-        job = await self._job(held)
+        try:
+            job = await self._job(held)
+        except Exception:
+            self._give_back(held)
+            raise
         if job is None:
-            for item in held.lease.items:
-                self._recorder.give_back(held, item.ordinal)
+            del self._held[held.lease.id]  # the tidier removes what deleted batches leave over
             return 0
         name = job.assignment.processor
         self._in_hand[name] += len(held.lease.items)
         self._ready.extend([Work(held, item, job) for item in held.lease.items])
-        self._dispatch()
+        self._wake(WOKEN)
         return len(held.lease.items)
 
     async def _job(self, held: HeldLease) -> Job | None:
-        """None: the batch was deleted, or its stored configuration does not fit the processor of this version."""
+        """None: the batch has been deleted."""
         batch_id = held.lease.batch_id
         if (known := self._jobs.get(batch_id)) is not None:
             self._jobs.move_to_end(batch_id)
@@ -134,18 +141,16 @@ class Items:
             assignment = await assignments.load(connection, batch_id)
         if assignment is None:
             return None
-        processor = self._processors[assignment.processor]
-        job = Job(assignment, processor, processor.config_model.model_validate_json(assignment.config))
-        self._jobs[batch_id] = job
+        job = self._jobs[batch_id] = prepared(assignment, self._processors[assignment.processor])
         if len(self._jobs) > JOBS_KEPT:
             self._jobs.popitem(last=False)
         return job
 
     # --- running ---
 
-    def _dispatch(self) -> None:
-        """Wake as many slots as there are items ready; make more while there may be."""
-        for _ in range(min(len(self._ready), self._concurrency)):
+    def _wake(self, most: int) -> None:
+        """Wake slots for items that are ready; make more slots while there may be."""
+        for _ in range(min(len(self._ready), most)):
             if self._idle:
                 waiting = self._idle.popleft()
                 if not waiting.done():
@@ -160,18 +165,41 @@ class Items:
     async def _slot(self) -> None:
         task = asyncio.current_task()
         assert task is not None
+        fresh = True
         while True:
-            while not self._ready:
+            if not self._ready:
                 self._slot_is_free()
-                waiting = asyncio.get_running_loop().create_future()
-                self._idle.append(waiting)
-                await waiting
-            await self._run(task, self._ready.popleft())
+                await self._rest()
+                fresh = True
+            now = self._loop.time()
+            if now > self._slice_ends:
+                await self._next_slice()
+                fresh = True
+            elif self._ready:
+                if fresh:
+                    self._wake(2)
+                    fresh = False
+                await self._run(task, self._ready.popleft(), now)
 
-    async def _run(self, task: asyncio.Task[None], work: Work) -> None:
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        self._running[task] = (started + work.job.assignment.item_timeout_seconds, work)
+    def _rest(self) -> asyncio.Future[None]:
+        waiting = self._loop.create_future()
+        self._idle.append(waiting)
+        return waiting
+
+    def _next_slice(self) -> asyncio.Future[None]:
+        """Let the rest of the loop in. One slot goes on in the next round of the loop, and wakes others if it must."""
+        if not self._slice.done():
+            return self._rest()
+        self._slice = self._loop.create_future()
+        self._loop.call_soon(self._begin_slice)
+        return self._slice
+
+    def _begin_slice(self) -> None:
+        self._slice_ends = self._loop.time() + UNINTERRUPTED_SECONDS
+        self._slice.set_result(None)
+
+    async def _run(self, task: asyncio.Task[None], work: Work, now: float) -> None:
+        self._running[task] = (now + work.job.assignment.item_timeout_seconds, work)
         try:
             outcome = await run(work, self._services)
         except asyncio.CancelledError:
@@ -187,16 +215,13 @@ class Items:
         verdict = settle(work, outcome)
         self._recorder.add(work.held, verdict)
         self._note(work.job.assignment.processor, verdict)
-        if started - self._yielded_at > UNINTERRUPTED_SECONDS:
-            await asyncio.sleep(0)
-            self._yielded_at = loop.time()
 
     def _slot_is_free(self) -> None:
         """News for the claimer: at once if enough slots are free or nothing runs, else after a moment."""
         if not self._running or len(self._idle) * 4 >= self._concurrency:
             self.news.set()
         elif self._linger is None:
-            self._linger = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._lingered)
+            self._linger = self._loop.call_later(LINGER_SECONDS, self._lingered)
 
     def _lingered(self) -> None:
         self._linger = None
@@ -204,7 +229,7 @@ class Items:
 
     async def watch(self) -> int:
         """End what runs over its time, and measure how fast items end of late."""
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         for task, (deadline, _) in list(self._running.items()):
             if now > deadline and task not in self._overdue:
                 self._overdue.add(task)
@@ -216,7 +241,7 @@ class Items:
         """Collected here and published by the watch: a metric costs 2 µs each time, this a tenth."""
         self._ended_since += 1
         if isinstance(verdict, Ended):
-            self._ended[processor, verdict.status.name.lower(), verdict.code] += 1
+            self._ended[processor, verdict.code] += 1
         else:
             self._requeued[processor, "waiting" if verdict.waiting else "retry"] += 1
 
@@ -225,8 +250,8 @@ class Items:
         if elapsed >= 0.05:
             self._rate = 0.5 * self._rate + 0.5 * self._ended_since / elapsed
             self._ended_since, self._rated_at = 0, now
-        for ended, count in self._ended.items():
-            metrics.items_ended(*ended, count)
+        for (processor, code), count in self._ended.items():
+            metrics.items_ended(processor, "success" if code is None else "failed", code, count)
         for requeued, count in self._requeued.items():
             metrics.items_requeued(*requeued, count)
         self._ended.clear()
@@ -234,6 +259,10 @@ class Items:
         metrics.items_in_flight(len(self._running))
 
     # --- the end ---
+
+    def _give_back(self, held: HeldLease) -> None:
+        for item in held.lease.items:
+            self._recorder.give_back(held, item.ordinal)
 
     def _return_ready(self) -> None:
         while self._ready:
@@ -252,9 +281,8 @@ class Items:
     async def drain(self, hurry: asyncio.Event, grace_seconds: float) -> None:
         """Give back what has not started; wait for what runs, at most the grace; then interrupt and give back the rest."""
         self._return_ready()
-        loop = asyncio.get_running_loop()
-        until = loop.time() + grace_seconds
-        while self._running and not hurry.is_set() and loop.time() < until:
+        until = self._loop.time() + grace_seconds
+        while self._running and not hurry.is_set() and self._loop.time() < until:
             await first_of(hurry, seconds=0.02)
         for slot in list(self._slots):
             slot.cancel()

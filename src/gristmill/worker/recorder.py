@@ -69,9 +69,10 @@ class Recorder:
 
     def _touch(self, held: HeldLease) -> None:
         held.remaining -= 1
-        self._touched[held.lease.id] = held
-        self._some.set()
-        if len(self._ended) >= FLUSH_ITEMS or not self.busy():
+        if held.lease.id not in self._touched:
+            self._touched[held.lease.id] = held
+            self._some.set()
+        if len(self._ended) == FLUSH_ITEMS or not self.busy():
             self._enough.set()
 
     async def run(self, stop: asyncio.Event) -> None:

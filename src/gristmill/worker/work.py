@@ -1,16 +1,17 @@
 """One item in a worker's hands: run its processor, decide what follows, and put it into the words of the store."""
 
 import logging
+import traceback
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from pydantic import ValidationError
 
 from gristmill.domain.outcomes import (
     Failure,
     ItemError,
     Outcome,
-    Record,
     Requeue,
     Retry,
     Success,
@@ -41,7 +42,7 @@ class Job:
 
     assignment: Assignment
     processor: Processor[Any, Any]
-    config: Any
+    config: Any  # None: what was stored does not fit the processor as it is installed here
 
 
 @dataclass(slots=True)
@@ -49,6 +50,24 @@ class Work:
     held: HeldLease
     item: ClaimedItem
     job: Job
+
+
+def prepared(assignment: Assignment, processor: Processor[Any, Any]) -> Job:
+    try:
+        return Job(assignment, processor, processor.config_model.model_validate_json(assignment.config))
+    except ValidationError:
+        return Job(assignment, processor, None)
+
+
+def _unfit() -> Outcome:
+    return Failure(
+        ItemError(
+            500,
+            "configuration_unfit",
+            "The batch's stored configuration does not fit the processor that is installed on this worker.",
+            suggestion="Run the same version of the processor on the API and on every worker.",
+        )
+    )
 
 
 async def run(work: Work, services: Services) -> Outcome:
@@ -63,13 +82,23 @@ async def run(work: Work, services: Services) -> Outcome:
         work.job.config,
         services,
     )
+    if work.job.config is None:
+        return _unfit()
     try:
         given = work.job.processor.input_model.model_validate_json(item.input)
         return await work.job.processor.run(given, context)
     except Exception as error:
-        # A bug of the processor ends its item. What it raised may quote the input, so only the type is told.
-        log.exception(
-            "processor failed", extra={"processor": assignment.processor, "batch_id": str(lease.batch_id)}
+        # A bug of the processor ends its item. What it raised may quote the input: neither the log nor the caller
+        # gets more than its type, and the log the place.
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        log.error(
+            "processor failed",
+            extra={
+                "processor": assignment.processor,
+                "batch_id": str(lease.batch_id),
+                "error": type(error).__name__,
+                "place": f"{place.filename}:{place.lineno}",
+            },
         )
         return Failure(
             ItemError(500, "processor_error", f"The processor failed with {type(error).__name__}.")
@@ -98,7 +127,7 @@ def settle(work: Work, outcome: Outcome) -> Ended | Retried:
     if isinstance(verdict, Requeue):
         ended = _failed(work, verdict.error, outcome.usage)
         return Retried(ended, verdict.attempts_used, lease.losses, verdict.delay_seconds, verdict.waiting)
-    match verdict.result:
+    match verdict:
         case Success() as success:
             return _succeeded(work, success)
         case Failure(error, usage):

@@ -1,0 +1,47 @@
+# Needs git, make, Python 3.11 or newer, and a package index. uv is used where it is, else fetched into .uv.
+.PHONY: help setup check test run demo lock
+.DEFAULT_GOAL := help
+
+export UV_LINK_MODE ?= copy
+ifeq ($(shell test -w "$$HOME" && echo yes),)
+export UV_CACHE_DIR ?= $(CURDIR)/.uv/cache
+endif
+UV := $(or $(shell command -v uv),.uv/bin/uv)
+IN := .venv/bin
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+setup: .venv/.ready ## everything into .venv; done by the other commands, too
+
+.venv/.ready: requirements.txt pyproject.toml tests/plugin/pyproject.toml Makefile | $(UV)
+	$(UV) venv --quiet --allow-existing --python '>=3.11' .venv
+	$(UV) pip sync --quiet --python .venv --compile-bytecode requirements.txt
+	$(UV) pip install --quiet --python .venv --no-deps --editable . --editable tests/plugin
+	touch $@
+
+.uv/bin/uv:
+	python3 -m venv .uv
+	.uv/bin/pip install --quiet --disable-pip-version-check uv
+
+check: setup ## format, lint, types, import directions
+	$(IN)/ruff format --check --quiet
+	$(IN)/ruff check --quiet
+	$(IN)/mypy
+	$(IN)/lint-imports --no-logo
+
+test: setup ## all tests; ARGS='-k name' for some
+	$(IN)/pytest --numprocesses auto --maxprocesses 4 $(ARGS)
+
+run: setup ## serve on an embedded Postgres; ARGS='--port 0'
+	$(IN)/gristmill serve $(ARGS)
+
+demo: setup ## the whole way, with a small model on this machine; ARGS=--exit ends after the table
+	$(IN)/gristmill demo $(ARGS)
+
+lock: | $(UV) ## the newest versions that fit together, into the requirements files
+	$(UV) lock --quiet --upgrade
+	$(UV) export $(EXPORT) --all-groups --all-extras --output-file requirements.txt
+	$(UV) export $(EXPORT) --no-default-groups --extra mcp --output-file requirements-service.txt
+
+EXPORT := --quiet --frozen --format requirements.txt --no-emit-workspace --no-emit-package gristmill-testmill --no-header --no-annotate

@@ -1,0 +1,248 @@
+"""The shapes of answers, for the OpenAPI document. Answers are written without them (docs/decisions on speed)."""
+
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from gristmill.domain.states import BatchStatus, DeliveryStatus, ItemStatus
+
+
+class Pagination(BaseModel):
+    limit: int
+    offset: int | None
+    total_records: int
+    total_pages: int
+    current_page: int | None
+    next_page: str | None
+    prev_page: str | None
+    next_cursor: str | None
+
+
+class ProblemAnswer(BaseModel):
+    pointer: str
+    code: str
+    detail: str
+
+
+class ErrorObject(BaseModel):
+    type: str
+    code: str
+    title: str
+    status: int
+    detail: str
+    request_id: str
+    errors: list[ProblemAnswer]
+
+
+class ErrorAnswer(BaseModel):
+    data: None
+    message: str
+    error_code: int
+    error: ErrorObject
+
+
+class UsageTotals(BaseModel):
+    total_calls: int
+    total_prompt_tokens: int
+    total_completion_tokens: int
+    total_tokens: int
+    cost_microusd: int
+
+
+class WebhookAnswer(BaseModel):
+    url: str
+    events: list[str]
+
+
+class BatchAnswer(BaseModel):
+    id: UUID
+    status: BatchStatus
+    agent_id: UUID | None
+    total_requests: int
+    completed_requests: int
+    failed_requests: int
+    created_at: datetime
+    completed_at: datetime | None
+    cancelled_at: datetime | None
+    pending_requests: int
+    processing_requests: int
+    cancelled_requests: int
+    expired_requests: int
+    progress: float
+    throughput: float | None
+    eta_seconds: int | None
+    waiting_reason: str | None
+    usage: UsageTotals
+    processor: str
+    name: str | None
+    metadata: dict[str, str]
+    collection: str | None
+    created_by: str | None
+    priority: int
+    max_attempts: int
+    item_timeout_seconds: float
+    max_concurrency: int | None
+    deadline_seconds: int
+    deadline_at: datetime
+    run: int
+    webhook: WebhookAnswer | None
+    error: dict[str, Any] | None
+
+
+class CallAnswer(BaseModel):
+    model: str
+    call_type: Literal["tool_call", "main_response"]
+    total_tokens: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class UsageAnswer(BaseModel):
+    tool_calls: list[CallAnswer]
+    total_calls: int
+    total_tokens: int
+    main_response: CallAnswer | None
+    total_prompt_tokens: int
+    total_completion_tokens: int
+
+
+class ItemErrorAnswer(BaseModel):
+    type: str
+    message: str
+    upstream_status: int | None
+    retryable: bool
+    suggestion: str | None
+
+
+class ResultAnswer(BaseModel):
+    custom_id: str
+    status: ItemStatus
+    response_content: str | None
+    response_usage: UsageAnswer | None
+    error_code: Literal[400, 408, 499, 500] | None
+    error_message: str | None
+    history_id: int | None
+    conversation_id: int | None
+    processed_at: datetime | None
+    output: Any
+    error: ItemErrorAnswer | None
+    attempt: int | None
+    started_at: datetime | None
+
+
+class AttemptAnswer(BaseModel):
+    run: int
+    attempt: int
+    error_code: int
+    error: ItemErrorAnswer
+    started_at: datetime | None
+    ended_at: datetime
+
+
+class ResultDetail(ResultAnswer):
+    input: Any
+    attempts: list[AttemptAnswer]
+
+
+class DeliveryAttemptAnswer(BaseModel):
+    attempt: int
+    sent_at: datetime
+    duration_ms: int
+    status_code: int | None
+    error: str | None
+    response: str | None
+
+
+class DeliveryAnswer(BaseModel):
+    id: UUID
+    event_id: str
+    event: str
+    batch_id: UUID
+    url: str
+    status: DeliveryStatus
+    attempts: int
+    next_at: datetime | None
+    delivered_at: datetime | None
+    created_at: datetime
+    log: list[DeliveryAttemptAnswer]
+
+
+class McpServerAnswer(BaseModel):
+    name: str
+    url: str
+    header_names: list[str]
+
+
+class _AgentContent(BaseModel):
+    name: str
+    model: str | None
+    instructions: str
+    parameters: dict[str, Any]
+    mcp_servers: list[McpServerAnswer]
+
+
+class AgentAnswer(_AgentContent):
+    id: UUID
+    version: int
+    published_version: int | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class AgentVersionAnswer(_AgentContent):
+    agent_id: UUID
+    version: int
+    created_at: datetime
+    published_at: datetime | None
+
+
+class FileAnswer(BaseModel):
+    id: UUID
+    filename: str
+    media_type: str
+    bytes: int
+    sha256: str
+    created_at: datetime
+
+
+class ChatAnswer(BaseModel):
+    history_id: int
+    agent_id: UUID | None
+    name: str | None
+    external_user_id: str | None
+    created_at: datetime
+
+
+class MessageAnswer(BaseModel):
+    role: Literal["user", "assistant"]
+    content: str
+    attached_file_uuids: list[UUID]
+    conversation_id: int
+    batch_id: UUID
+    created_at: datetime
+
+
+class ProcessorAnswer(BaseModel):
+    name: str
+    description: str
+    configured_by: Literal["agent_id", "config"]
+    input_schema: dict[str, Any]
+    config_schema: dict[str, Any] | None
+
+
+MODELS: tuple[type[BaseModel], ...] = (
+    Pagination,
+    ErrorAnswer,
+    BatchAnswer,
+    ResultAnswer,
+    ResultDetail,
+    DeliveryAnswer,
+    AgentAnswer,
+    AgentVersionAnswer,
+    FileAnswer,
+    ChatAnswer,
+    MessageAnswer,
+    ProcessorAnswer,
+)

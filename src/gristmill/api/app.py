@@ -1,0 +1,55 @@
+"""The ASGI application: routes, errors, and what they work with."""
+
+import asyncio
+from collections.abc import Callable
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from gristmill.api import agents, batches, chats, deliveries, docs, errors, files, health, processors, results
+from gristmill.api.front import Front
+from gristmill.api.keyring import KeyRing
+from gristmill.api.parts import Parts
+from gristmill.api.watch import Watch
+from gristmill.db import Database
+from gristmill.net.session import HttpSession
+from gristmill.settings import Settings
+from gristmill.vault import Vault
+
+_ROUTERS = (agents, files, results, deliveries, batches, chats, processors, health, docs)
+
+
+def create_app(
+    database: Database, vault: Vault, settings: Settings, *, wake: Callable[[], None], http: HttpSession
+) -> FastAPI:
+    """`wake` is called after each commit that made work; it may do nothing where the worker is another process."""
+    app = FastAPI(
+        title="Gristmill",
+        version=version("gristmill"),
+        description=docs.DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,  # its Location would come from the Host header
+        generate_unique_id_function=_operation_id,
+    )
+    app.state.parts = Parts(
+        database=database,
+        vault=vault,
+        settings=settings,
+        wake=wake,
+        http=http,
+        keys=KeyRing(database, vault),
+        watch=Watch(database),
+        draining=asyncio.Event(),
+    )
+    for room in _ROUTERS:
+        app.include_router(room.router)
+    errors.install(app)
+    app.add_middleware(Front)
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name

@@ -1,0 +1,120 @@
+"""The requests of a create while they are checked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+
+from gristmill import processors
+from gristmill.api.problems import pointer
+from gristmill.api.schemas import MAX_CUSTOM_ID, MAX_ITEMS
+from gristmill.domain.errors import Problem
+from gristmill.processors.agent_message import AgentMessage
+from gristmill.processors.base import Processor
+
+AnyProcessor = Processor[Any, Any]
+_ABSENT = object()
+
+
+@dataclass(slots=True)
+class Draft:
+    """Lists run parallel: one entry per request. `inputs` has None where an input is bad."""
+
+    problems: list[Problem] = field(default_factory=list)
+    custom_ids: list[str] = field(default_factory=list)
+    raw_inputs: list[Any] = field(default_factory=list)
+    inputs: list[BaseModel | None] = field(default_factory=list)
+    nested: set[int] = field(default_factory=set)  # requests that hold their input under `input`
+    without: set[int] = field(default_factory=set)  # requests without any input: said already
+
+    def wrong(self, at: str, code: str, detail: str) -> None:
+        self.problems.append(Problem(at, code, detail))
+
+    def missing(self, at: str) -> None:
+        self.wrong(at, "missing", "Field required")
+
+    def input_at(self, index: int, *segments: Any) -> str:
+        """A pointer to a field of a request's input, wherever the caller wrote it."""
+        inside = ("input",) if index in self.nested else ()
+        return pointer("requests", index, *inside, *segments)
+
+
+def is_list(requests: object, draft: Draft) -> bool:
+    if not isinstance(requests, list):
+        draft.wrong("/requests", "list_type", "Input should be a valid array")
+    elif not requests:
+        draft.wrong("/requests", "too_short", "at least 1 request")
+    elif len(requests) > MAX_ITEMS:
+        draft.wrong("/requests", "too_long", f"at most {MAX_ITEMS} requests")
+    else:
+        return True
+    return False
+
+
+def read_requests(requests: Sequence[Any], processor: AnyProcessor | None, draft: Draft) -> None:
+    """Custom ids always, inputs if it is known what they are for. Takes the requests apart: they are not copied."""
+    seen: dict[str, int] = {}
+    flat = processor is not None and processor.name == AgentMessage.name
+    for index, request in enumerate(requests):
+        if type(request) is not dict:
+            _refuse_request(index, draft)
+            continue
+        custom_id = request.pop("custom_id", _ABSENT)
+        if type(custom_id) is str and 0 < len(custom_id) <= MAX_CUSTOM_ID and custom_id not in seen:
+            seen[custom_id] = index
+        else:
+            _refuse_custom_id(index, custom_id, seen, draft)
+        draft.custom_ids.append(custom_id)
+        draft.raw_inputs.append(
+            request if flat and "input" not in request else _own_input(index, request, draft)
+        )
+    if processor is not None:
+        draft.inputs, found = processors.validate(processor, draft.raw_inputs)
+        draft.problems += [_placed(one, draft) for one in found if _index(one) not in draft.without]
+
+
+def _refuse_request(index: int, draft: Draft) -> None:
+    draft.wrong(pointer("requests", index), "object_type", "Input should be an object")
+    draft.custom_ids.append("")
+    draft.raw_inputs.append(None)
+    draft.without.add(index)
+
+
+def _refuse_custom_id(index: int, given: object, seen: dict[str, int], draft: Draft) -> None:
+    at = pointer("requests", index, "custom_id")
+    if given is _ABSENT:
+        draft.missing(at)
+    elif not isinstance(given, str):
+        draft.wrong(at, "string_type", "Input should be a valid string")
+    elif not given:
+        draft.wrong(at, "string_too_short", "at least 1 character")
+    elif len(given) > MAX_CUSTOM_ID:
+        draft.wrong(at, "string_too_long", f"at most {MAX_CUSTOM_ID} characters")
+    else:
+        draft.wrong(at, "duplicate_custom_id", f"the same as in {pointer('requests', seen[given])}")
+
+
+def _own_input(index: int, request: dict[str, Any], draft: Draft) -> Any:
+    """What a request holds under `input`, and nothing else beside it."""
+    draft.nested.add(index)
+    for name in request:
+        if name != "input":
+            draft.wrong(pointer("requests", index, name), "extra_forbidden", "Extra inputs are not permitted")
+    if "input" not in request:
+        draft.missing(pointer("requests", index, "input"))
+        draft.without.add(index)
+    return request.get("input")
+
+
+def _index(problem: Problem) -> int:
+    return int(problem.pointer.split("/", 3)[2])
+
+
+def _placed(problem: Problem, draft: Draft) -> Problem:
+    """A finding about an input, with the pointer to where the caller wrote it."""
+    index = _index(problem)
+    if index not in draft.nested:
+        return problem
+    rest = problem.pointer.removeprefix(pointer("requests", index))
+    return Problem(pointer("requests", index, "input") + rest, problem.code, problem.detail)

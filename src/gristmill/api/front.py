@@ -1,0 +1,97 @@
+"""The outermost layer: every request gets an id, a pace, an answer in our shape, a line of log and a count."""
+
+import logging
+import secrets
+import time
+from collections.abc import MutableMapping
+from typing import Any
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gristmill import log, metrics
+from gristmill.api import errors
+from gristmill.api.body import PacedBody
+
+logger = logging.getLogger(__name__)
+
+_QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
+# A request that is answered before its body has come: up to so much is read on, more ends the connection.
+_READ_ON_BYTES = 1024 * 1024
+
+
+class Front:
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope["request_id"] = f"req_{secrets.token_hex(12)}"
+        exchange = _Exchange(scope, PacedBody(receive), send)
+        with log.bind(request_id=scope["request_id"]):
+            await self._run(scope, exchange)
+            exchange.note()
+
+    async def _run(self, scope: Scope, exchange: "_Exchange") -> None:
+        try:
+            await self._app(scope, exchange.body.receive, exchange.send)
+        except ClientDisconnect:
+            exchange.status = exchange.status or 499
+        except Exception as error:
+            if exchange.started:
+                raise  # the server cuts the connection: the reader sees that something is missing
+            await errors.response(scope, error)(scope, exchange.body.receive, exchange.send)
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    def __init__(self, scope: Scope, body: PacedBody, send: Send) -> None:
+        self.body = body
+        self.status = 0
+        self._scope = scope
+        self._send = send
+        self._began = time.perf_counter()
+        self._seconds = 0.0
+
+    @property
+    def started(self) -> bool:
+        return self.status != 0
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self._seconds = time.perf_counter() - self._began
+            self._complete(message)
+        await self._send(message)
+
+    def _complete(self, message: MutableMapping[str, Any]) -> None:
+        headers = message["headers"] = list(message.get("headers", ()))
+        headers.append((b"x-request-id", self._scope["request_id"].encode()))
+        headers.append((b"x-content-type-options", b"nosniff"))
+        present = {name.lower() for name, _ in headers}
+        if b"cache-control" not in present:
+            headers.append((b"cache-control", b"no-store"))
+        if b"connection" not in present and self._much_unread():
+            headers.append((b"connection", b"close"))
+
+    def _much_unread(self) -> bool:
+        if self.body.ended:
+            return False
+        asked = dict(self._scope["headers"])
+        length = asked.get(b"content-length", b"0")
+        return b"transfer-encoding" in asked or not length.isdigit() or int(length) > _READ_ON_BYTES
+
+    def note(self) -> None:
+        """Names the route, not the path: paths and queries hold what callers wrote."""
+        route = getattr(self._scope.get("route"), "path", "unmatched")
+        method = self._scope["method"] if self._scope["method"] in _METHODS else "other"
+        metrics.request_answered(method, route, self.status, self._seconds)
+        if route not in _QUIET:
+            fields = {"method": method, "route": route, "status": self.status}
+            logger.info("request", extra=fields | {"milliseconds": round(self._seconds * 1000, 1)})
+
+
+_METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})

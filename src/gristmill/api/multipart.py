@@ -1,0 +1,109 @@
+"""One file out of a multipart/form-data body, piece by piece: nothing of it is kept in memory or on disk here."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from gristmill.domain.errors import Invalid, Problem
+
+FIELD = "file"
+_MAX_PARTS = 10
+
+
+@dataclass(slots=True)
+class _Part:
+    name: str = ""
+    filename: str | None = None
+    header: bytes = b""
+    value: bytes = b""
+
+
+@dataclass(slots=True)
+class FilePart:
+    """Fed with pieces of the body; answers with pieces of the file. The name is known before the first of them."""
+
+    filename: str | None = None
+    _part: _Part = field(default_factory=_Part)
+    _parts: int = 0
+    _ready: list[bytes] = field(default_factory=list)
+    _ended: bool = False
+
+    async def pieces(self, content_type: str, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Raises Invalid unless the body has one part called `file`, and no other."""
+        try:
+            parser = self._parser(content_type)
+            async for piece in body:
+                parser.write(piece)
+                for ready in self._ready:
+                    yield ready
+                self._ready.clear()
+        except FormParserError:
+            raise _refusal("invalid_multipart", "the body is not valid multipart/form-data") from None
+        if not self._ended:
+            raise _refusal("invalid_multipart", "the multipart/form-data body ends too early")
+        if self.filename is None:
+            raise _refusal("missing", f"the form has no file called {FIELD}")
+
+    def _parser(self, content_type: str) -> MultipartParser:
+        _, options = parse_options_header(content_type)
+        boundary = options.get(b"boundary")
+        if not boundary:
+            raise _refusal("invalid_multipart", "the media type names no boundary")
+        return MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin,
+                "on_header_field": self._header_field,
+                "on_header_value": self._header_value,
+                "on_header_end": self._header_end,
+                "on_headers_finished": self._headers_finished,
+                "on_part_data": self._data,
+                "on_end": self._end,
+            },
+        )
+
+    def _begin(self) -> None:
+        self._part = _Part()
+        self._parts += 1
+        if self._parts > _MAX_PARTS:
+            raise _refusal("too_many_parts", f"the form has more than {_MAX_PARTS} parts")
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._part.header += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._part.value += data[start:end]
+
+    def _header_end(self) -> None:
+        if self._part.header.lower() == b"content-disposition":
+            _, options = parse_options_header(self._part.value)
+            self._part.name = _text(options.get(b"name", b""))
+            filename = options.get(b"filename")
+            self._part.filename = None if filename is None else _text(filename)
+        self._part.header = self._part.value = b""
+
+    def _headers_finished(self) -> None:
+        if self._part.name != FIELD or self._part.filename is None:
+            raise _refusal("unknown_field", f"the form takes one file, called {FIELD}, and nothing else")
+        if self.filename is not None:
+            raise _refusal("too_many_files", "one file at a time")
+        self.filename = self._part.filename
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        self._ready.append(data[start:end])
+
+    def _end(self) -> None:
+        self._ended = True
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise _refusal("invalid_utf8", "names in the form must be UTF-8") from None
+
+
+def _refusal(code: str, detail: str) -> Invalid:
+    return Invalid([Problem(FIELD, code, detail)])

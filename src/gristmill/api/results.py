@@ -1,0 +1,254 @@
+"""Results of a batch: pages, one with its attempts, and streams of all of them."""
+
+import csv
+import io
+from collections.abc import AsyncIterator, Callable, Sequence
+from enum import StrEnum
+from typing import Any
+
+import orjson
+from fastapi import APIRouter
+from starlette.convertors import Convertor, register_url_convertor
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from gristmill.api import pages
+from gristmill.api.auth import caller
+from gristmill.api.batches import find, id_of
+from gristmill.api.envelope import answer, dumps, fragment, listing
+from gristmill.api.openapi import PAGE, READ, documented, enveloped, paged, parameter, ref, responses
+from gristmill.api.parts import Parts, parts
+from gristmill.api.query import Query
+from gristmill.domain.errors import NotFound
+from gristmill.domain.states import ItemStatus
+from gristmill.store import batches, results
+from gristmill.store.batches import Batch
+from gristmill.store.keys import Key
+from gristmill.store.results import Attempt, Result
+
+WINDOW = 2000  # items read at once for a stream
+_FILTERS = ("status", "error_code", "custom_id")
+_COLUMNS = (
+    "custom_id",
+    "status",
+    "response_content",
+    "output",
+    "error_code",
+    "error_type",
+    "error_message",
+    "prompt_tokens",
+    "completion_tokens",
+    "history_id",
+    "conversation_id",
+    "attempt",
+    "processed_at",
+)
+
+Filters = dict[str, Any]
+
+
+class _ErrorCode(StrEnum):
+    """As a query parameter is text."""
+
+    BAD_INPUT = "400"
+    EXPIRED = "408"
+    CANCELLED = "499"
+    FAILED = "500"
+
+
+class _AnyText(Convertor[str]):
+    """The rest of a path, line breaks included: Starlette's own `path` stops at them."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("any_text", _AnyText())
+
+router = APIRouter(prefix="/api/v1/batches/{batch_id}/results", tags=["Results"])
+
+
+def view(result: Result) -> dict[str, Any]:
+    """The nine keys of seed 004 first. JSON text from the database goes out as it is."""
+    return {
+        "custom_id": result.custom_id,
+        "status": result.status,
+        "response_content": result.content,
+        "response_usage": fragment(result.usage),
+        "error_code": result.code,
+        "error_message": orjson.loads(result.error)["message"] if result.error else None,
+        "history_id": result.history_id,
+        "conversation_id": result.conversation_id,
+        "processed_at": result.processed_at,
+        "output": fragment(result.output),
+        "error": fragment(result.error),
+        "attempt": result.attempt,
+        "started_at": result.started_at,
+    }
+
+
+def _attempt_view(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "run": attempt.run,
+        "attempt": attempt.attempt,
+        "error_code": attempt.code,
+        "error": fragment(attempt.error),
+        "started_at": attempt.started_at,
+        "ended_at": attempt.ended_at,
+    }
+
+
+@router.get(
+    "",
+    summary="Results of a batch",
+    responses=responses(*READ),
+    openapi_extra=documented(
+        *PAGE,
+        parameter(
+            "status", {"enum": [status.value for status in ItemStatus]}, "Only requests in this status"
+        ),
+        parameter(
+            "error_code",
+            {"enum": [int(code) for code in _ErrorCode]},
+            "Only requests that failed with this code",
+        ),
+        parameter("custom_id", {"type": "string"}, "Only this request"),
+        answer=paged(ref("ResultAnswer")),
+        other_content={
+            "application/x-ndjson": {"schema": {"type": "string", "description": "One result per line"}},
+            "text/csv": {"schema": {"type": "string"}},
+        },
+    ),
+)
+async def list_results(request: Request, batch_id: str) -> Response:
+    """At any time, in input order, requests in every state. With `Accept: application/x-ndjson` or `text/csv` all
+    that match are streamed, without pages."""
+    key = await caller(request, "batches:read")
+    if stream := _stream_type(request):
+        return await _streamed(request, key, batch_id, stream)
+    query = Query(request, (*pages.PARAMETERS, *_FILTERS))
+    filters = _filters(query)
+    page = pages.asked(request, query, key, f"results:{batch_id.lower()}")
+    after = int(page.position) if page.position else None
+    async with parts(request).database.connection() as connection:
+        batch = await batches.get(connection, key.tenant_id, id_of(batch_id))
+        found, total = await results.page(
+            connection, batch, limit=page.fetch, offset=page.skip, after=after, **filters
+        )
+    rows = pages.rows(page, found, total, lambda result: result.ordinal)
+    return listing([view(result) for result in rows.shown], pages.pagination(request, query, key, page, rows))
+
+
+def _filters(query: Query) -> Filters:
+    code = query.choice("error_code", _ErrorCode)
+    return {
+        "status": query.choice("status", ItemStatus),
+        "error_code": int(code) if code else None,
+        "custom_id": query.text("custom_id"),
+    }
+
+
+@router.get(
+    "/{custom_id:any_text}",
+    summary="One result with its input and attempts",
+    responses=responses(*READ),
+    openapi_extra=documented(answer=enveloped(ref("ResultDetail"))),
+)
+async def get_result(request: Request, batch_id: str, custom_id: str) -> Response:
+    """`attempts` are the runs that did not end the request: failures that were tried again, and losses."""
+    key = await caller(request, "batches:read")
+    Query(request, ()).check()
+    if "\0" in custom_id:
+        raise NotFound("no such item in this batch")
+    async with parts(request).database.connection() as connection:
+        batch = await batches.get(connection, key.tenant_id, id_of(batch_id))
+        result, text, attempts = await results.one(connection, batch, custom_id)
+    detail = {"input": fragment(text), "attempts": [_attempt_view(one) for one in attempts]}
+    return answer(view(result) | detail)
+
+
+# --- streams: window by window, no connection held while the reader takes its time ------------------------------
+
+
+async def _windows(of: Parts, batch: Batch, filters: Filters) -> AsyncIterator[Sequence[Result]]:
+    after: int | None = None
+    while True:
+        async with of.database.connection() as connection:
+            found, _ = await results.page(connection, batch, limit=WINDOW, after=after, **filters)
+        if found:
+            yield found
+        if len(found) < WINDOW:
+            return
+        after = found[-1].ordinal
+
+
+def _line(result: Result) -> bytes:
+    return dumps(view(result)) + b"\n"
+
+
+async def _ndjson(of: Parts, batch: Batch, filters: Filters) -> AsyncIterator[bytes]:
+    async for window in _windows(of, batch, filters):
+        yield b"".join([_line(result) for result in window])
+
+
+async def _csv(of: Parts, batch: Batch, filters: Filters) -> AsyncIterator[bytes]:
+    yield _table([_COLUMNS])
+    async for window in _windows(of, batch, filters):
+        yield _table([_cells(result) for result in window])
+
+
+def _table(rows: Sequence[Sequence[Any]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode()
+
+
+def _cells(result: Result) -> list[Any]:
+    error = orjson.loads(result.error) if result.error else {}
+    usage = orjson.loads(result.usage) if result.usage else {}
+    return [
+        _safe(result.custom_id),
+        result.status.value,
+        _safe(result.content),
+        _safe(result.output),
+        result.code,
+        _safe(error.get("type")),
+        _safe(error.get("message")),
+        usage.get("total_prompt_tokens"),
+        usage.get("total_completion_tokens"),
+        result.history_id,
+        result.conversation_id,
+        result.attempt,
+        result.processed_at.isoformat().replace("+00:00", "Z") if result.processed_at else None,
+    ]
+
+
+def _safe(text: str | None) -> str | None:
+    """A cell that a spreadsheet would run as a formula gets an apostrophe in front (OWASP, CSV injection)."""
+    return f"'{text}" if text and text[0] in "=+-@\t\r\n" else text
+
+
+_STREAMS: dict[str, Callable[[Parts, Batch, Filters], AsyncIterator[bytes]]] = {
+    "application/x-ndjson": _ndjson,
+    "text/csv": _csv,
+}
+
+
+def _stream_type(request: Request) -> str | None:
+    """The first media type of Accept that is a stream of ours; anything else gets pages."""
+    wanted = [one.partition(";")[0].strip().lower() for one in request.headers.get("accept", "").split(",")]
+    return next((one for one in wanted if one in _STREAMS), None)
+
+
+async def _streamed(request: Request, key: Key, batch_id: str, media_type: str) -> Response:
+    query = Query(request, _FILTERS)
+    filters = _filters(query)
+    query.check()
+    of = parts(request)
+    batch = await find(of, key, batch_id)
+    return StreamingResponse(_STREAMS[media_type](of, batch, filters), media_type=media_type)

@@ -1,0 +1,120 @@
+"""What a caller may send to make a batch. These models check requests and write the OpenAPI document."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from gristmill.processors.agent_message import AgentMessageInput
+from gristmill.processors.fields import CanonicalUUID
+
+MAX_ITEMS = 1000
+MAX_ITEM_BYTES = 1024 * 1024
+MAX_CUSTOM_ID = 256
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Event = Literal["completed", "failed", "cancelled", "batch.completed", "batch.failed", "batch.cancelled"]
+
+
+class Strict(BaseModel):
+    """Unknown fields are refused, nothing is coerced."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class WebhookOptions(Strict):
+    url: Annotated[str, Field(max_length=2048, description="HTTPS, port 443, a public address")]
+    events: Annotated[list[Event], Field(min_length=1, max_length=6)] = ["completed", "failed"]
+    secret: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = Field(
+        None, description="Signs each delivery. Never shown again."
+    )
+
+
+class BatchOptions(Strict):
+    """Everything of a create but the requests themselves."""
+
+    agent_id: CanonicalUUID | None = Field(
+        None, description="Default agent of all requests; must be published"
+    )
+    processor: Name | None = Field(None, description="In place of agent_id: any other kind of work")
+    config: dict[str, Any] | None = Field(None, description="The processor's configuration")
+    webhook: WebhookOptions | None = None
+    name: Name | None = None
+    metadata: Annotated[
+        dict[
+            Annotated[str, StringConstraints(min_length=1, max_length=64)],
+            Annotated[str, StringConstraints(max_length=512)],
+        ],
+        Field(max_length=16),
+    ] = {}
+    collection: Name | None = None
+    priority: Annotated[int, Field(ge=-100, le=100)] = Field(0, description="A weight; never starves others")
+    deadline_seconds: Annotated[int, Field(ge=10, le=2_592_000)] = 86_400
+    max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
+    item_timeout_seconds: Annotated[float, Field(ge=1, le=3600)] | None = Field(
+        None, description="Of one run of a request; 300 unless configured otherwise"
+    )
+    max_concurrency: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    start_paused: bool = False
+
+
+CustomId = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=MAX_CUSTOM_ID),
+    Field(description="Your correlation key, unique in the batch"),
+]
+
+
+class AgentRequest(AgentMessageInput):
+    """A request for an agent, flat."""
+
+    custom_id: CustomId
+
+
+class ProcessorRequest(Strict):
+    """A request for any processor."""
+
+    custom_id: CustomId
+    input: Any = Field(description="As the processor's input_schema says (GET /api/v1/processors)")
+
+
+class BatchCreate(BatchOptions):
+    """The body of a create."""
+
+    requests: Annotated[list[AgentRequest | ProcessorRequest], Field(min_length=1, max_length=MAX_ITEMS)]
+
+
+BATCH_EXAMPLES = {
+    "agent": {
+        "summary": "Ask a published agent",
+        "value": {
+            "agent_id": "550e8400-e29b-41d4-a716-446655440000",
+            "requests": [
+                {
+                    "custom_id": "req-001",
+                    "message": "What are your business hours?",
+                    "external_user_id": "user_123",
+                },
+                {
+                    "custom_id": "req-002",
+                    "message": "How do I return a product?",
+                    "external_user_id": "user_456",
+                },
+            ],
+            "webhook": {
+                "url": "https://your-server.com/webhooks/codeer",
+                "events": ["completed", "failed"],
+                "secret": "your-webhook-secret",
+            },
+        },
+    },
+    "processor": {
+        "summary": "Pass bodies through to the model's endpoint",
+        "value": {
+            "processor": "completion",
+            "config": {"path": "/embeddings"},
+            "requests": [{"custom_id": "a", "input": {"input": "The mill turns."}}],
+            "max_attempts": 5,
+            "metadata": {"project": "docs"},
+        },
+    },
+}

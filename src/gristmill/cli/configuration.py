@@ -1,0 +1,20 @@
+"""The settings, with a mistake in them told by name and never by value."""
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from gristmill.cli.refusal import Refusal
+from gristmill.settings import PREFIX, Settings
+
+
+def load(**chosen: Any) -> Settings:
+    """From the environment; `chosen` on the command line wins where it is not None."""
+    try:
+        return Settings(**{name: value for name, value in chosen.items() if value is not None})
+    except ValidationError as error:
+        mistakes = error.errors(include_input=False, include_url=False, include_context=False)
+        told = (f"{PREFIX}{str(one['loc'][0]).upper()}: {one['msg'].lower()}" for one in mistakes)
+        raise Refusal("; ".join(told)) from None
+    except (OSError, UnicodeDecodeError) as error:  # of a variable that names a file
+        raise Refusal(f"a {PREFIX}…_FILE cannot be read: {error}") from None

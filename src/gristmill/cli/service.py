@@ -1,0 +1,102 @@
+"""Where the parts are put together: database, vault, network, model, worker, API."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from uuid import UUID
+
+from fastapi import FastAPI
+
+from gristmill.api.app import create_app
+from gristmill.cli import secret
+from gristmill.cli.database import migrated
+from gristmill.cli.refusal import Refusal
+from gristmill.db import Database
+from gristmill.domain.files import Attachment
+from gristmill.domain.outcomes import Turn
+from gristmill.net.session import HttpSession
+from gristmill.processors.base import Services
+from gristmill.settings import Settings
+from gristmill.store import chats, files, keys
+from gristmill.upstream.client import Upstream
+from gristmill.vault import Vault
+from gristmill.worker import Worker
+from gristmill.worker.bell import Bell
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    app: FastAPI
+    worker: Worker | None
+    new_key: str | None  # made just now, to be shown once
+
+
+@asynccontextmanager
+async def service(settings: Settings, *, with_worker: bool) -> AsyncIterator[Service]:
+    """The API, and a worker on the same loop if wanted. The worker has to be drained before the block ends."""
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(migrated(settings, share=False))
+        vault = secret.vault(settings)
+        http = await stack.enter_async_context(HttpSession(allow_private=settings.allow_private_addresses))
+        bell = Bell(database)
+        stack.push_async_callback(bell.stop)
+        bell.start(listen=with_worker)
+        app = create_app(database, vault, settings, wake=bell.ring, http=http)
+        new_key = await _default_key(settings, database, vault)
+        worker = None
+        if with_worker:
+            services = await stack.enter_async_context(_services(settings, database, vault, http))
+            worker = await _start(Worker(database, settings, services, vault), bell)
+        yield Service(app, worker, new_key)
+
+
+@asynccontextmanager
+async def lone_worker(settings: Settings) -> AsyncIterator[Worker]:
+    """A worker without an API, on a database that is already running."""
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(migrated(settings, share=True))
+        vault = secret.vault(settings)
+        http = await stack.enter_async_context(HttpSession(allow_private=settings.allow_private_addresses))
+        services = await stack.enter_async_context(_services(settings, database, vault, http))
+        bell = Bell(database)
+        stack.push_async_callback(bell.stop)
+        bell.start(listen=True)
+        yield await _start(Worker(database, settings, services, vault), bell)
+
+
+async def _start(worker: Worker, bell: Bell) -> Worker:
+    bell.listeners.append(worker.wake)
+    await worker.start()
+    return worker
+
+
+async def _default_key(settings: Settings, database: Database, vault: Vault) -> str | None:
+    configured = settings.api_key.get_secret_value() if settings.api_key else None
+    async with database.engine.begin() as connection:
+        return await keys.ensure_default(connection, vault, configured)
+
+
+@asynccontextmanager
+async def _services(
+    settings: Settings, database: Database, vault: Vault, http: HttpSession
+) -> AsyncIterator[Services]:
+    async def turns(tenant_id: UUID, history_id: int) -> Sequence[Turn]:
+        async with database.engine.connect() as connection:
+            return await chats.turns(connection, tenant_id, history_id)
+
+    async def attachment(tenant_id: UUID, file_id: UUID) -> Attachment | None:
+        async with database.engine.connect() as connection:
+            return await files.read(connection, settings.data_dir, tenant_id, file_id)
+
+    async with AsyncExitStack() as stack:
+        upstream = None
+        if settings.llm_base_url is not None:
+            upstream = await stack.enter_async_context(_upstream(settings))
+        yield Services(upstream, http, turns, attachment, vault.decrypt)
+
+
+def _upstream(settings: Settings) -> Upstream:
+    try:
+        return Upstream(settings)
+    except ValueError as error:
+        raise Refusal(f"GRISTMILL_LLM_BASE_URL: {error}") from None

@@ -1,0 +1,109 @@
+"""The API for tests: callers with their keys, and shorthands for what most tests need first."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx2
+from fastapi import FastAPI
+
+from gristmill.db import Database
+from gristmill.store import keys
+from gristmill.vault import Vault
+
+VAULT = Vault(b"a secret key for tests, 32 bytes")
+
+
+@dataclass(frozen=True)
+class Service:
+    app: FastAPI
+    database: Database
+    client: httpx2.AsyncClient
+    woken: asyncio.Event
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Sends requests with its key."""
+
+    service: Service
+    tenant_id: UUID
+    key: str
+
+    async def send(self, method: str, path: str, **more: Any) -> httpx2.Response:
+        headers = {"x-api-key": self.key, **more.pop("headers", {})}
+        return await self.service.client.request(method, path, headers=headers, **more)
+
+    async def get(self, path: str, **more: Any) -> httpx2.Response:
+        return await self.send("GET", path, **more)
+
+    async def post(self, path: str, body: Any = None, **more: Any) -> httpx2.Response:
+        if body is not None:
+            more["json"] = body
+        return await self.send("POST", path, **more)
+
+    async def data(self, path: str, **more: Any) -> Any:
+        """The data of an answer that must be 200."""
+        answer = await self.get(path, **more)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["data"]
+
+    async def agent(self, *, publish: bool = True, **fields: Any) -> str:
+        """The id of a new agent."""
+        made = await self.post("/api/v1/agents", {"name": "Test", **fields})
+        assert made.status_code == 201, made.text
+        agent_id: str = made.json()["data"]["id"]
+        if publish:
+            published = await self.post(f"/api/v1/agents/{agent_id}/publish")
+            assert published.status_code == 200, published.text
+        return agent_id
+
+    async def batch(self, requests: Sequence[Any] | int = 2, **fields: Any) -> dict[str, Any]:
+        """A new batch of the processor `noop`; `requests` a number: that many."""
+        if isinstance(requests, int):
+            requests = [{"custom_id": f"req-{n}", "input": {"text": str(n)}} for n in range(requests)]
+        made = await self.post("/api/v1/batches", {"processor": "noop", "requests": requests, **fields})
+        assert made.status_code == 202, made.text
+        data: dict[str, Any] = made.json()["data"]
+        return data
+
+    async def upload(self, content: bytes, filename: str = "notes.txt") -> str:
+        """The id of a new file."""
+        made = await self.post("/api/v1/files", files={"file": (filename, content)})
+        assert made.status_code == 201, made.text
+        file_id: str = made.json()["data"]["id"]
+        return file_id
+
+
+async def new_tenant(service: Service, scopes: Sequence[str] = ("admin",)) -> Caller:
+    async with service.database.engine.begin() as connection:
+        tenant_id = await keys.ensure_tenant(connection, f"tenant {uuid4()}")
+    return await new_key(service, tenant_id, scopes)
+
+
+async def new_key(service: Service, tenant_id: UUID, scopes: Sequence[str]) -> Caller:
+    async with service.database.engine.begin() as connection:
+        _, plain = await keys.create(connection, VAULT, tenant_id, name="test", scopes=scopes)
+    return Caller(service, tenant_id, plain)
+
+
+def problems(answer: httpx2.Response, status: int = 400) -> dict[str, str]:
+    """Pointer → code of a refusal, whose envelope is checked on the way."""
+    assert answer.status_code == status, answer.text
+    body = answer.json()
+    assert body["data"] is None
+    assert body["error_code"] == status
+    assert body["message"]
+    error = body["error"]
+    assert error["status"] == status
+    assert error["request_id"] == answer.headers["x-request-id"]
+    return {one["pointer"]: one["code"] for one in error["errors"]}
+
+
+def code_of(answer: httpx2.Response, status: int) -> str:
+    """The code of a refusal as a whole."""
+    problems(answer, status)
+    code: str = answer.json()["error"]["code"]
+    return code

@@ -1,0 +1,7 @@
+import pytest
+from mill import Scripted
+
+
+@pytest.fixture
+def scripted() -> Scripted:
+    return Scripted()

@@ -1,0 +1,234 @@
+import random
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import orjson
+from factories import TENANT, events, get, make_batch, violations
+from mill import Scripted, eventually, working
+
+from gristmill.db import Database
+from gristmill.domain.states import TERMINAL, BatchStatus, ItemStatus
+from gristmill.store import batches, results
+from gristmill.store.batches import NewItem
+from gristmill.store.results import Attempt, Result
+
+
+def script(*steps: dict[str, Any]) -> list[NewItem]:
+    return [
+        NewItem(f"item-{n}", orjson.dumps(step).decode(), step.get("history_id"))
+        for n, step in enumerate(steps)
+    ]
+
+
+async def ended(database: Database, batch_id: UUID) -> None:
+    async def is_terminal() -> bool:
+        return (await get(database, batch_id)).status in TERMINAL
+
+    await eventually(is_terminal)
+
+
+async def item(
+    database: Database, batch_id: UUID, custom_id: str = "item-0"
+) -> tuple[Result, Sequence[Attempt]]:
+    batch = await get(database, batch_id)
+    async with database.connection() as connection:
+        result, _, attempts = await results.one(connection, batch, custom_id)
+    return result, attempts
+
+
+async def turn(database: Database, action: Any, batch_id: UUID) -> None:
+    async with database.transaction() as tx:
+        await action(tx, TENANT, batch_id)
+
+
+async def test_each_outcome_ends_as_the_contract_says(database: Database, scripted: Scripted) -> None:
+    batch_id = await make_batch(
+        database,
+        script(
+            {"do": "succeed", "text": "a"}, {"do": "fail"}, {"do": "raise"}, {"do": "retry"}, {"do": "garble"}
+        ),
+    )
+    async with working(database, scripted):
+        await ended(database, batch_id)
+
+    batch = await get(database, batch_id)
+    assert (batch.status, batch.success, batch.failed) == (BatchStatus.COMPLETED, 3, 2)
+    assert (await item(database, batch_id, "item-0"))[0].output == '{"text":"a"}'
+    raised, _ = await item(database, batch_id, "item-2")
+    assert raised.code == 500
+    assert "secret" not in (raised.error or "")
+    retried, attempts = await item(database, batch_id, "item-3")
+    assert (retried.attempt, [a.attempt for a in attempts]) == (2, [1])
+    assert (await item(database, batch_id, "item-4"))[0].content == "nul \ufffd and a lone surrogate ?"
+    assert await violations(database) == []
+
+
+async def test_attempts_end_at_the_most_allowed_and_waiting_uses_none_up(
+    database: Database, scripted: Scripted
+) -> None:
+    batch_id = await make_batch(
+        database, script({"do": "retry", "times": 9}, {"do": "wait", "times": 9}), max_attempts=3
+    )
+    async with working(database, scripted):
+        await ended(database, batch_id)
+
+    failed, attempts = await item(database, batch_id, "item-0")
+    assert (failed.status, failed.attempt, len(attempts)) == (ItemStatus.FAILED, 3, 2)
+    waited, attempts = await item(database, batch_id, "item-1")
+    assert (waited.status, waited.attempt, len(attempts)) == (ItemStatus.SUCCESS, 1, 0)
+    assert scripted.runs[batch_id, 1] == 10
+
+
+async def test_an_item_over_its_time_is_interrupted_and_its_slot_is_free_again(
+    database: Database, scripted: Scripted
+) -> None:
+    batch_id = await make_batch(
+        database, script({"do": "hang"}, {"do": "succeed"}), item_timeout_seconds=1.0, max_attempts=1
+    )
+    async with working(database, scripted, concurrency=1):
+        await ended(database, batch_id)
+
+    result, _ = await item(database, batch_id, "item-0")
+    assert (result.code, orjson.loads(result.error or "")["type"]) == (500, "item_timeout")
+    assert (await get(database, batch_id)).success == 1
+
+
+async def test_no_more_items_run_than_there_are_slots(database: Database, scripted: Scripted) -> None:
+    batch_id = await make_batch(database, script(*[{"do": "gate"}] * 20))
+    async with working(database, scripted, concurrency=4):
+
+        async def four_at_gate() -> bool:
+            return scripted.at_gate == 4
+
+        await eventually(four_at_gate)
+        assert (await get(database, batch_id)).processing == 4
+        scripted.gate.set()
+        await ended(database, batch_id)
+
+
+async def test_a_paused_batch_lets_its_running_items_finish_and_starts_none(
+    database: Database, scripted: Scripted
+) -> None:
+    batch_id = await make_batch(database, script(*[{"do": "gate"}] * 10))
+    async with working(database, scripted, concurrency=3):
+
+        async def three_at_gate() -> bool:
+            return scripted.at_gate == 3
+
+        await eventually(three_at_gate)
+        await turn(database, batches.pause, batch_id)
+        scripted.gate.set()
+
+        async def three_done() -> bool:
+            return (await get(database, batch_id)).success == 3
+
+        await eventually(three_done)
+        batch = await get(database, batch_id)
+        assert (batch.status, batch.processing, batch.pending) == (BatchStatus.PAUSED, 0, 7)
+        assert batch.waiting_reason == "paused"
+        await turn(database, batches.resume, batch_id)
+        await ended(database, batch_id)
+    assert scripted.runs.total() == 10
+
+
+async def test_a_drain_returns_what_has_not_ended_and_uses_no_attempt(
+    database: Database, scripted: Scripted
+) -> None:
+    batch_id = await make_batch(database, script(*[{"do": "gate"}] * 10))
+    async with working(database, scripted, concurrency=4, drain_seconds=0.1):
+
+        async def at_gate() -> bool:
+            return scripted.at_gate == 4
+
+        await eventually(at_gate)
+    batch = await get(database, batch_id)
+    assert (batch.processing, batch.pending) == (0, 10)
+    assert await violations(database) == []
+
+    scripted.gate.set()
+    async with working(database, scripted):
+        await ended(database, batch_id)
+    assert (await item(database, batch_id, "item-0"))[0].attempt == 1
+
+
+async def test_a_worker_declared_dead_takes_a_new_identity_and_goes_on(
+    database: Database, scripted: Scripted
+) -> None:
+    batch_id = await make_batch(database, script(*[{"do": "gate"}] * 4, *[{"do": "succeed"}] * 20))
+    async with working(database, scripted, concurrency=4):
+
+        async def at_gate() -> bool:
+            return scripted.at_gate == 4
+
+        await eventually(at_gate)
+        async with database.connection() as connection:
+            await connection.execute("UPDATE worker SET dead = true")
+
+        async def new_identity() -> bool:
+            async with database.connection() as connection:
+                return await connection.fetchval("SELECT count(*) FROM worker WHERE NOT dead") == 1
+
+        await eventually(new_identity)
+        scripted.gate.set()
+        await ended(database, batch_id)
+    assert (await get(database, batch_id)).success == 24
+    assert await violations(database) == []
+
+
+async def test_counts_add_up_at_every_read_while_a_batch_is_paused_resumed_and_cancelled_at_random(
+    database: Database, scripted: Scripted
+) -> None:
+    seed = 20261122
+    rng = random.Random(seed)
+    batch_id = await make_batch(
+        database, script(*[{"do": rng.choice(["succeed", "succeed", "fail", "retry"])}] * 10_000)
+    )
+    reads = 0
+    async with working(database, scripted, concurrency=64):
+        for _ in range(400):
+            batch = await get(database, batch_id)
+            assert batch.total == 10_000 == batch.pending + batch.processing + batch.success + batch.failed
+            assert min(batch.pending, batch.processing, batch.success, batch.failed) >= 0
+            reads += 1
+            if batch.status in TERMINAL:
+                break
+            chosen = rng.choice([None, batches.pause, batches.resume, batches.resume])
+            if reads == 60:
+                chosen = batches.cancel
+            if chosen is not None:
+                await attempt(database, chosen, batch_id)
+        await ended(database, batch_id)
+    batch = await get(database, batch_id)
+    assert batch.pending == batch.processing == 0
+    assert await events(database, batch_id) == [batch.status.value]
+    assert await violations(database) == [], f"seed {seed}"
+
+
+async def attempt(database: Database, action: Any, batch_id: UUID) -> None:
+    from gristmill.domain.errors import Conflict
+
+    try:
+        await turn(database, action, batch_id)
+    except Conflict:
+        return
+
+
+async def test_two_items_of_one_chat_run_one_after_the_other_in_order(
+    database: Database, scripted: Scripted
+) -> None:
+    first = await make_batch(database, script({"do": "say", "text": "hello"}))
+    async with working(database, scripted):
+        await ended(database, first)
+        history_id = (await item(database, first))[0].history_id
+        assert history_id is not None
+        steps = [{"do": "say", "text": f"turn {n}", "history_id": history_id} for n in range(6)]
+        batch_id = await make_batch(database, script(*steps))
+        await ended(database, batch_id)
+
+    async with database.connection() as connection:
+        rows = await connection.fetch(
+            "SELECT user_message FROM chat_turn WHERE history_id = $1 ORDER BY conversation_id", history_id
+        )
+    assert [row["user_message"] for row in rows] == ["hello", *(f"turn {n}" for n in range(6))]
+    assert await violations(database) == []
