@@ -164,7 +164,7 @@ TABLES = (
         tenant_id UUID NOT NULL,
         processor TEXT NOT NULL,
         weight FLOAT NOT NULL,
-        vtime FLOAT NOT NULL,
+        vtime FLOAT DEFAULT 0 NOT NULL,
         paused BOOLEAN NOT NULL,
         max_concurrency INTEGER,
         deadline_at timestamptz NOT NULL,
@@ -177,7 +177,9 @@ TABLES = (
     """
     CREATE TABLE tenant_schedule (
         tenant_id UUID NOT NULL,
-        vtime FLOAT NOT NULL,
+        vtime FLOAT DEFAULT 0 NOT NULL,
+        started FLOAT DEFAULT 0 NOT NULL,
+        batches_started FLOAT DEFAULT 0 NOT NULL,
         CONSTRAINT tenant_schedule_pkey PRIMARY KEY (tenant_id))
     WITH (
         fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 100,

@@ -39,11 +39,14 @@ class Lease:
 
 # The fair choice: the first tenant in order of virtual time that has a startable batch, and its first such batch.
 # Its schedule row stays locked until the claim commits: that serialises claims of one batch, and makes pause and cancel exact.
+# `next.vtime` is as of the lock, the one it is compared with as of the statement's beginning: if another claim of the batch
+# committed in between, `running` does not count its items, and a batch with a limit is left to the next claim.
 _CLAIM = f"""
 WITH free AS (SELECT * FROM unnest($2::text[], $3::int[]) AS free (processor, slots)),
 pick AS (
-    SELECT next.* FROM tenant_schedule t CROSS JOIN LATERAL (
-        SELECT s.batch_id, s.tenant_id, s.weight,
+    SELECT next.*, t.batches_started, (SELECT max(started) FROM tenant_schedule) AS tenants_started
+    FROM tenant_schedule t CROSS JOIN LATERAL (
+        SELECT s.batch_id, s.tenant_id, s.weight, s.vtime, s.max_concurrency,
             least(free.slots, coalesce(s.max_concurrency - running.items, free.slots))::int AS slots
         FROM batch_schedule s
         JOIN free ON free.processor = s.processor
@@ -57,6 +60,7 @@ pick AS (
             AND EXISTS (SELECT FROM span w WHERE w.batch_id = s.batch_id AND w.available_at <= now())
         ORDER BY s.vtime, s.batch_id LIMIT 1 FOR UPDATE OF s SKIP LOCKED
     ) next
+    WHERE next.max_concurrency IS NULL OR next.vtime = (SELECT vtime FROM batch_schedule o WHERE o.batch_id = next.batch_id)
     ORDER BY t.vtime LIMIT 1
 ),
 candidate AS (
@@ -74,11 +78,14 @@ emptied AS (DELETE FROM span USING taken t WHERE span.id = t.id AND t.taken_last
 cut AS (UPDATE span SET first = t.taken_last + 1 FROM taken t WHERE span.id = t.id AND t.taken_last < t.last),
 charge AS (SELECT sum(taken_last - first + 1) AS items FROM taken HAVING count(*) > 0),
 charged_batch AS (
-    UPDATE batch_schedule s SET vtime = s.vtime + charge.items / s.weight
+    UPDATE batch_schedule s SET vtime = greatest(s.vtime, pick.batches_started) + charge.items / s.weight
     FROM pick, charge WHERE s.batch_id = pick.batch_id
 ),
 charged_tenant AS (
-    UPDATE tenant_schedule t SET vtime = t.vtime + charge.items FROM pick, charge WHERE t.tenant_id = pick.tenant_id
+    UPDATE tenant_schedule t SET started = greatest(t.vtime, pick.tenants_started),
+        vtime = greatest(t.vtime, pick.tenants_started) + charge.items,
+        batches_started = greatest(t.batches_started, pick.vtime)
+    FROM pick, charge WHERE t.tenant_id = pick.tenant_id
 )
 INSERT INTO lease (batch_id, worker_id, first, last, remaining, attempt, losses, deadline_at)
 SELECT t.batch_id, $1, t.first, t.taken_last, t.taken_last - t.first + 1, t.attempts + 1, t.losses,
