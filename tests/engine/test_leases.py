@@ -219,7 +219,7 @@ async def test_disowning_leaves_other_workers_alone(database: Database) -> None:
 async def test_losing_a_worker_while_it_records_neither_loses_nor_counts_twice(database: Database) -> None:
     """Two connections: the reaper takes the lease at the moment in which its worker records a part of it."""
     seeded = random.Random(4)
-    for _ in range(40):
+    for _ in range(25):
         batch_id = await make_batch(database, 8)
         zombie, heir = await make_worker(database), await make_worker(database)
         [lease] = await claim(database, zombie, 8)

@@ -1,7 +1,7 @@
 """The invariants of the engine, checked against the tables. Used by `gristmill audit` and by the tests.
 
 results = success + failed ≤ total; terminal ⇔ counts = total ⇔ exactly one closing event of the run; every item
-of a live batch without a result waits in one span or runs under a lease.
+of a live batch without a result waits in one span or runs under a lease; who waits for a chat waits for somebody.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,12 @@ class Violation:
     rule: str
 
 
-_RULES = {
+_LIVE = "b.status NOT IN ('completed', 'failed', 'cancelled')"
+_RANGES = "coalesce(range_agg(int4range(first, last, '[]')), '{}') AS ranges"
+_UNENDED = """FROM generate_series(0, b.total - 1) AS ordinal
+            WHERE NOT EXISTS (SELECT FROM result r WHERE r.batch_id = b.id AND r.ordinal = ordinal.ordinal)"""
+
+RULES = {
     "counters equal the results": """
         SELECT c.batch_id FROM batch_count c LEFT JOIN (
             SELECT batch_id, count(*) FILTER (WHERE status = 1) AS success, count(*) FILTER (WHERE status = 2) AS failed,
@@ -44,14 +49,22 @@ _RULES = {
         WHERE (s.batch_id IS NOT NULL) <> (b.status IN ('in_progress', 'paused') AND b.ending IS NULL)
             OR s.paused <> (b.status = 'paused')
     """,
-    "every item of a live batch without a result is in a span or a lease": """
-        SELECT b.id FROM batch b
-        WHERE b.status NOT IN ('completed', 'failed', 'cancelled') AND EXISTS (
-            SELECT FROM generate_series(0, b.total - 1) AS g (ordinal)
-            WHERE NOT EXISTS (SELECT FROM result r WHERE r.batch_id = b.id AND r.ordinal = g.ordinal)
-                AND NOT EXISTS (SELECT FROM span s WHERE s.batch_id = b.id AND g.ordinal BETWEEN s.first AND s.last)
-                AND NOT EXISTS (SELECT FROM lease l WHERE l.batch_id = b.id AND g.ordinal BETWEEN l.first AND l.last)
-        )
+    "a batch that may start items has a tenant whose turn can come": """
+        SELECT s.batch_id FROM batch_schedule s
+        WHERE NOT EXISTS (SELECT FROM tenant_schedule t WHERE t.tenant_id = s.tenant_id)
+    """,
+    "every item of a live batch without a result is in a span or a lease": f"""
+        SELECT b.id FROM batch b CROSS JOIN LATERAL (
+            SELECT {_RANGES} FROM (
+                SELECT first, last FROM span WHERE batch_id = b.id UNION ALL SELECT first, last FROM lease WHERE batch_id = b.id
+            ) held
+        ) held
+        WHERE {_LIVE} AND EXISTS (SELECT {_UNENDED} AND NOT ordinal <@ held.ranges)
+    """,
+    "leases have all items to come that are in no span": f"""
+        SELECT b.id FROM batch b CROSS JOIN LATERAL (SELECT {_RANGES} FROM span WHERE batch_id = b.id) waiting
+        WHERE {_LIVE} AND (SELECT count(*) {_UNENDED} AND NOT ordinal <@ waiting.ranges)
+            > (SELECT coalesce(sum(remaining), 0) FROM lease WHERE batch_id = b.id)
     """,
     "no item waits in two spans": """
         SELECT s.batch_id FROM span s WHERE EXISTS (
@@ -61,6 +74,12 @@ _RULES = {
     "a chat is held only by an item without a result": """
         SELECT k.batch_id FROM history_lock k JOIN result r ON r.batch_id = k.batch_id AND r.ordinal = k.ordinal
     """,
+    "an item that waits for a chat waits for another that has it": """
+        SELECT s.batch_id FROM span s JOIN batch_schedule b ON b.batch_id = s.batch_id AND NOT b.paused
+        LEFT JOIN history_lock k ON k.history_id = s.history_id
+        WHERE s.available_at = 'infinity'
+            AND (k.history_id IS NULL OR (k.batch_id, k.ordinal) = (s.batch_id, s.first))
+    """,
 }
 
 
@@ -68,6 +87,6 @@ async def audit(connection: Transaction) -> list[Violation]:
     """All violations, in one snapshot. [] is the answer to hope for."""
     found: list[Violation] = []
     async with connection.transaction(isolation="repeatable_read", readonly=True):
-        for rule, query in _RULES.items():
+        for rule, query in RULES.items():
             found += [Violation(row[0], rule) for row in await connection.fetch(query)]
     return found

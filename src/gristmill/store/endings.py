@@ -7,6 +7,8 @@ was cancelled or its deadline passed (`expire`, then `sweep`).
 from collections.abc import Sequence
 from uuid import UUID
 
+from asyncpg import Record
+
 from gristmill.db import Transaction
 from gristmill.domain.states import BatchStatus, Ending, ResultStatus
 from gristmill.store import counts, deliveries, histories, schedules
@@ -57,7 +59,7 @@ async def finish(tx: Transaction, batch_ids: Sequence[UUID]) -> None:
 async def _clear_spans(tx: Transaction, batch_id: UUID, total: int) -> None:
     """What still waits are items that a lost worker did record after all."""
     if await tx.execute("DELETE FROM span WHERE batch_id = $1", batch_id) != "DELETE 0":
-        await histories.leave(tx, await histories.held_by(tx, batch_id, 0, total - 1))
+        await histories.leave(tx, await histories.held_by(tx, [(batch_id, 0, total - 1)]))
 
 
 _OVERDUE = """
@@ -86,40 +88,64 @@ async def expire(tx: Transaction) -> int:
 
 
 # Literals as in batch_ending_idx: only then can a generic plan use it.
-_NEXT_SPAN = """
+_WAITING = """
 SELECT w.id, w.batch_id, w.first, w.last, w.attempts, b.ending FROM batch b JOIN span w ON w.batch_id = b.id
 WHERE b.ending IS NOT NULL AND b.status IN ('in_progress', 'cancelling')
-ORDER BY b.id, w.id LIMIT 1 FOR UPDATE OF w SKIP LOCKED
+LIMIT 500 FOR UPDATE OF w SKIP LOCKED
 """
-_END_RANGE = f"""
-INSERT INTO result (batch_id, ordinal, status, code, attempt)
-SELECT $1, ordinal, {ResultStatus.FAILED:d}, $4, $5 FROM generate_series($2::int, $3::int) AS ordinal
-ON CONFLICT DO NOTHING
+_END = f"""
+WITH ended AS (
+    INSERT INTO result (batch_id, ordinal, status, code, attempt)
+    SELECT b, ordinal, {ResultStatus.FAILED:d}, c, a
+    FROM unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::int[]) AS given (b, f, l, c, a)
+    CROSS JOIN LATERAL generate_series(f, l) AS ordinal ORDER BY b, ordinal
+    ON CONFLICT DO NOTHING RETURNING batch_id, code
+)
+SELECT batch_id, count(*) FILTER (WHERE code = 499)::int AS cancelled, count(*) FILTER (WHERE code = 408)::int AS expired
+FROM ended GROUP BY batch_id
 """
 
 
 async def sweep(tx: Transaction, *, most: int = 5000) -> int:
-    """End up to `most` waiting items of a batch that starts nothing any more; answers with how many it looked at."""
-    span = await tx.fetchrow(_NEXT_SPAN)
-    if span is None:
+    """End up to `most` waiting items of batches that start nothing any more; answers with how many it looked at."""
+    ranges = _front(await tx.fetch(_WAITING), most)
+    if not ranges:
         return 0
-    ending, batch_id, first = Ending(span["ending"]), span["batch_id"], span["first"]
-    last = min(span["last"], first + most - 1)
-    done: str = await tx.execute(_END_RANGE, batch_id, first, last, CODES[ending], span["attempts"])
-    if last == span["last"]:
-        await tx.execute("DELETE FROM span WHERE id = $1", span["id"])
-    else:
-        await tx.execute("UPDATE span SET first = $2 WHERE id = $1", span["id"], last + 1)
-    await histories.leave(tx, await histories.held_by(tx, batch_id, first, last))
-    await finish(tx, await counts.add(tx, {batch_id: _tally(ending, int(done.split()[-1]))}))
-    swept: int = last - first + 1
-    return swept
+    batch_ids, firsts, lasts, codes, attempts = (
+        list(column) for column in zip(*ranges.values(), strict=True)
+    )
+    rows = await tx.fetch(_END, batch_ids, firsts, lasts, codes, attempts)
+    await _shorten(tx, list(ranges), lasts)
+    places = list(zip(batch_ids, firsts, lasts, strict=True))
+    await histories.leave(tx, await histories.held_by(tx, places))
+    await finish(tx, await counts.add(tx, {row["batch_id"]: _tally(row) for row in rows}))
+    return sum(last - first + 1 for first, last in zip(firsts, lasts, strict=True))
 
 
-def _tally(ending: Ending, ended: int) -> Tally:
-    if ending is Ending.CANCEL:
-        return Tally(failed=ended, cancelled=ended)
-    return Tally(failed=ended, expired=ended)
+def _front(spans: Sequence[Record], most: int) -> dict[int, tuple[UUID, int, int, int, int]]:
+    """The first `most` items that wait, by span: batch, first and last ordinal, code to end with, attempts used up."""
+    ranges = {}
+    for span in sorted(spans, key=lambda row: (row["batch_id"], row["first"])):
+        if most <= 0:
+            break
+        first, last = span["first"], min(span["last"], span["first"] + most - 1)
+        ranges[span["id"]] = (span["batch_id"], first, last, CODES[span["ending"]], span["attempts"])
+        most -= last - first + 1
+    return ranges
+
+
+async def _shorten(tx: Transaction, ids: Sequence[int], lasts: Sequence[int]) -> None:
+    """Take off the spans what was ended of them."""
+    gone = "DELETE FROM span USING unnest($1::bigint[], $2::int[]) AS given (i, l) WHERE id = i AND last = l"
+    if int((await tx.execute(gone, ids, lasts)).split()[-1]) < len(
+        ids
+    ):  # all but the last of them are ended whole
+        await tx.execute("UPDATE span SET first = $2 WHERE id = $1", ids[-1], lasts[-1] + 1)
+
+
+def _tally(row: Record) -> Tally:
+    cancelled, expired = row["cancelled"], row["expired"]
+    return Tally(failed=cancelled + expired, cancelled=cancelled, expired=expired)
 
 
 async def clear_leftovers(tx: Transaction) -> int:

@@ -6,7 +6,7 @@ Whoever ends the item that has the chat hands it on to the next parked one, in t
 parked cannot come between. Items of paused batches are passed over, and look again when their batch is resumed.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -95,13 +95,16 @@ async def leave(tx: Transaction, ended: Collection[Seat]) -> None:
         await tx.execute(_HAND_ON, freed)
 
 
-async def held_by(tx: Transaction, batch_id: UUID, first: int, last: int) -> list[Seat]:
-    """The chats that items of this range have."""
+async def held_by(tx: Transaction, ranges: Sequence[tuple[UUID, int, int]]) -> list[Seat]:
+    """The chats that items of these ranges have: (batch, first ordinal, last ordinal)."""
+    if not ranges:
+        return []
     rows = await tx.fetch(
-        "SELECT history_id, batch_id, ordinal FROM history_lock WHERE batch_id = $1 AND ordinal BETWEEN $2 AND $3",
-        batch_id,
-        first,
-        last,
+        """
+        SELECT history_id, batch_id, ordinal FROM history_lock
+        JOIN unnest($1::uuid[], $2::int[], $3::int[]) AS given (b, f, l) ON batch_id = b AND ordinal BETWEEN f AND l
+        """,
+        *(list(column) for column in zip(*ranges, strict=True)),
     )
     return [Seat(*row) for row in rows]
 

@@ -61,28 +61,31 @@ async def reclaim(tx: Transaction) -> int:
     """Take up to 20 leases from dead or stuck workers; answers with how many. What waits again counts as an attempt."""
     lost = await tx.fetch(_LOST)
     tallies: dict[UUID, Tally] = {}
+    ended: list[tuple[UUID, int, int]] = []
     for lease in lost:
-        await _take(tx, lease, tallies)
+        ended += await _take(tx, lease, tallies)
+    await histories.leave(tx, await histories.held_by(tx, ended))
     await _end(tx, lost)
     await endings.finish(tx, await counts.add(tx, tallies))
     return len(lost)
 
 
-async def _take(tx: Transaction, lease: Record, tallies: dict[UUID, Tally]) -> None:
+async def _take(tx: Transaction, lease: Record, tallies: dict[UUID, Tally]) -> list[tuple[UUID, int, int]]:
+    """Put what is missing of the lease back, or end it; answers with the ranges that have ended."""
     batch_id, attempt, losses = lease["batch_id"], lease["attempt"], lease["losses"] + 1
     missing = await _missing(tx, lease)
     if not missing:
-        return
+        return []
     await _keep_attempts(tx, lease, missing)
     most: int = await tx.fetchval(
         "SELECT greatest(max_attempts, $2) FROM batch WHERE id = $1", batch_id, LEAST_LOSSES
     )
-    if attempt >= most:
-        ended = await _fail(tx, batch_id, missing, attempt)
-        tallies.setdefault(batch_id, Tally()).failed += ended
-    else:
+    if attempt < most:
         ranges = spans.runs(missing) if losses < 2 else [(ordinal, ordinal) for ordinal in missing]
         await spans.put_back(tx, [spans.Waiting(batch_id, a, b, attempt, losses) for a, b in ranges])
+        return []
+    tallies.setdefault(batch_id, Tally()).failed += await _fail(tx, batch_id, missing, attempt)
+    return [(batch_id, first, last) for first, last in spans.runs(missing)]
 
 
 async def _missing(tx: Transaction, lease: Record) -> list[int]:
@@ -116,8 +119,6 @@ async def _fail(tx: Transaction, batch_id: UUID, ordinals: list[int], attempt: i
         attempt,
         _WORKER_LOST,
     )
-    for first, last in spans.runs(sorted(row["ordinal"] for row in rows)):
-        await histories.leave(tx, await histories.held_by(tx, batch_id, first, last))
     return len(rows)
 
 
