@@ -44,18 +44,13 @@ LOST = (
 
 def unavailable(error: BaseException) -> bool:
     """Whether this says that Postgres is away or can take no more; looks through what SQLAlchemy wraps."""
-    return any(isinstance(one, (*LOST, PoolTimeoutError)) and not _unfit(one) for one in _causes(error))
+    return any(isinstance(one, (*LOST, PoolTimeoutError)) for one in _causes(error))
 
 
 def unstorable(error: BaseException) -> bool:
     """Whether this says that a value does not fit Postgres: out of range, too deep, a character it cannot hold."""
-    return any(_unfit(one) for one in _causes(error))
-
-
-def _unfit(error: BaseException) -> bool:
-    # The driver's own DataError, raised before anything is sent, is an InterfaceError and a ValueError.
-    refused = isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)
-    return refused or isinstance(error, (asyncpg.DataError, asyncpg.ProgramLimitExceededError))
+    unfit = (asyncpg.DataError, asyncpg.ProgramLimitExceededError)
+    return any(isinstance(one, unfit) for one in _causes(error))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
