@@ -23,7 +23,7 @@ def bind(host: str, port: int) -> socket.socket:
     except socket.gaierror:
         raise Refusal(f"cannot listen on {host}: no such address; set GRISTMILL_HOST") from None
     except OSError as error:
-        reason = os.strerror(error.errno)
+        reason = os.strerror(error.errno or 0)
         raise Refusal(
             f"cannot listen on {host}:{port}: {reason}; set GRISTMILL_HOST and GRISTMILL_PORT"
         ) from None
