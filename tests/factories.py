@@ -1,6 +1,7 @@
 """Rows for tests, made by the product's own functions, so that they are consistent with their state."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -8,7 +9,7 @@ from uuid import UUID
 from gristmill.db import Database
 from gristmill.domain.ids import uuid7
 from gristmill.domain.states import ResultStatus
-from gristmill.store import batches, recording, spans, workers
+from gristmill.store import batches, endings, leases, recording, spans, workers
 from gristmill.store.audit import Violation, audit
 from gristmill.store.batches import Batch, NewBatch, NewItem, NewWebhook
 from gristmill.store.recording import Ended, Flush, Retried
@@ -34,6 +35,11 @@ async def make_batch(
     async with database.transaction() as tx:
         await batches.create(tx, new, items)
     return new.id
+
+
+def in_chats(*histories: int | None) -> list[NewItem]:
+    """Items that continue these chats, in this order; None: none."""
+    return [NewItem(f"item-{n}", "{}", history_id) for n, history_id in enumerate(histories)]
 
 
 async def make_worker(database: Database, *, processors: Sequence[str] = ("noop",)) -> int:
@@ -100,6 +106,80 @@ async def drain(database: Database, worker_id: int, slots: int | Mapping[str, in
         await record(database, worker_id, all_of(leases), alone=True)
         done += sum(len(lease.items) for lease in leases)
     return done
+
+
+Action = Callable[[Any, UUID, UUID], Awaitable[object]]
+
+
+async def turn(database: Database, action: Action, batch_id: UUID, tenant_id: UUID = TENANT) -> None:
+    """Pause, resume, cancel or delete."""
+    async with database.transaction() as tx:
+        await action(tx, tenant_id, batch_id)
+
+
+async def lose(database: Database, worker_id: int) -> None:
+    """The worker dies, and its leases are taken back."""
+    async with database.transaction() as tx:
+        await workers.leave(tx, worker_id)
+    await reclaim(database)
+
+
+async def reclaim(database: Database) -> int:
+    """What the reaper does until it finds nothing; answers with how many leases that were."""
+    taken = 0
+    while True:
+        async with database.transaction() as tx:
+            found = await leases.reclaim(tx)
+        if not found:
+            return taken
+        taken += found
+
+
+async def expire(database: Database, batch_id: UUID) -> int:
+    """The batch's deadline passes, and the next round of the sweeper sees it."""
+    await sql(database, "UPDATE batch SET deadline_at = now() WHERE id = $1", batch_id)
+    await sql(database, "UPDATE batch_schedule SET deadline_at = now() WHERE batch_id = $1", batch_id)
+    async with database.transaction() as tx:
+        return await endings.expire(tx)
+
+
+async def sweep(database: Database, most: int = 5000) -> list[int]:
+    """What the sweeper does until it finds nothing; answers with how many items each round ended."""
+    rounds = []
+    while True:
+        async with database.transaction() as tx:
+            swept = await endings.sweep(tx, most=most)
+        if not swept:
+            return rounds
+        rounds.append(swept)
+
+
+async def sql(database: Database, statement: str, *arguments: Any) -> list[Any]:
+    """The rows; those of one column as their values."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(statement, *arguments)
+    return [row[0] if len(row) == 1 else tuple(row) for row in rows]
+
+
+async def blocked(database: Database, task: "asyncio.Task[Any]") -> None:
+    """Until the task waits for a lock in Postgres, or is done."""
+    query = """
+        SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+    """
+    async with asyncio.timeout(10):
+        while not task.done() and await sql(database, query) == [0]:
+            await asyncio.sleep(0.001)
+
+
+async def waiting(database: Database, batch_id: UUID) -> list[tuple[int, int]]:
+    """The spans of a batch, as first and last ordinal."""
+    return await sql(
+        database, "SELECT first, last FROM span WHERE batch_id = $1 ORDER BY first, id", batch_id
+    )
+
+
+def ordinals(claimed: Sequence[Lease]) -> list[int]:
+    return [item.ordinal for lease in claimed for item in lease.items]
 
 
 async def violations(database: Database) -> list[Violation]:

@@ -127,7 +127,8 @@ TABLES = (
         cancelled_at timestamptz,
         CONSTRAINT batch_pkey PRIMARY KEY (id),
         CONSTRAINT batch_total_check CHECK (total >= 1 AND total <= 1000000),
-        CONSTRAINT batch_status_check CHECK (status IN ('in_progress', 'paused', 'cancelling', 'completed', 'failed', 'cancelled')),
+        CONSTRAINT batch_status_check CHECK (
+            status IN ('in_progress', 'paused', 'cancelling', 'completed', 'failed', 'cancelled')),
         CONSTRAINT batch_ending_check CHECK (ending IN ('cancel', 'deadline')),
         CONSTRAINT batch_completed_at_check CHECK ((status IN ('completed', 'failed')) = (completed_at IS NOT NULL)),
         CONSTRAINT batch_cancelled_at_check CHECK ((status = 'cancelled') = (cancelled_at IS NOT NULL)),
@@ -164,7 +165,7 @@ TABLES = (
         tenant_id UUID NOT NULL,
         processor TEXT NOT NULL,
         weight FLOAT NOT NULL,
-        vtime FLOAT NOT NULL,
+        vtime FLOAT DEFAULT 0 NOT NULL,
         paused BOOLEAN NOT NULL,
         max_concurrency INTEGER,
         deadline_at timestamptz NOT NULL,
@@ -177,7 +178,9 @@ TABLES = (
     """
     CREATE TABLE tenant_schedule (
         tenant_id UUID NOT NULL,
-        vtime FLOAT NOT NULL,
+        vtime FLOAT DEFAULT 0 NOT NULL,
+        started FLOAT DEFAULT 0 NOT NULL,
+        batches_started FLOAT DEFAULT 0 NOT NULL,
         CONSTRAINT tenant_schedule_pkey PRIMARY KEY (tenant_id))
     WITH (
         fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 100,

@@ -231,7 +231,7 @@ batch_schedule = Table(
     Column("tenant_id", Uuid, nullable=False),
     Column("processor", Text, nullable=False),
     Column("weight", Float, nullable=False),
-    Column("vtime", Float, nullable=False),  # items started / weight: the batch with the least is next
+    _number("vtime", Float),  # items started / weight: the batch with the least is next
     Column("paused", Boolean, nullable=False),
     Column("max_concurrency", Integer),
     _at("deadline_at", nullable=False),
@@ -244,7 +244,9 @@ tenant_schedule = Table(
     "tenant_schedule",
     metadata,
     Column("tenant_id", Uuid, primary_key=True),
-    Column("vtime", Float, nullable=False),
+    _number("vtime", Float),
+    _number("started", Float),  # its virtual time when it was last served
+    _number("batches_started", Float),  # that of its batches: the greatest with which one was served
     **_HOT,
 )
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from service import VAULT, Caller, Service, new_tenant
 
 from gristmill.api.app import create_app
 from gristmill.db import Database
 from gristmill.net.session import HttpSession
 from gristmill.settings import Settings
+from service import VAULT, Caller, Service, new_tenant
 
 
 @pytest.fixture

@@ -1,33 +1,26 @@
-from collections.abc import Awaitable, Callable
-
 import asyncpg
 import pytest
 
-from gristmill.db import Database
-from gristmill.domain.states import BatchStatus
-from gristmill.store import batches, leases, workers
-from gristmill.store.recording import Flush
 from factories import (
-    TENANT,
     all_of,
     claim,
     drain,
     events,
     failure,
     get,
+    lose,
     make_batch,
     make_worker,
     record,
     retry,
     success,
+    turn,
     violations,
 )
-
-
-async def declare_dead(database: Database, worker_id: int) -> None:
-    async with database.transaction() as tx:
-        await workers.leave(tx, worker_id)
-        await leases.reclaim(tx)
+from gristmill.db import Database
+from gristmill.domain.states import BatchStatus
+from gristmill.store import batches, recording
+from gristmill.store.recording import Flush
 
 
 async def test_a_batch_is_drained_counted_and_ended_once(database: Database) -> None:
@@ -60,11 +53,13 @@ async def test_a_flush_that_is_sent_again_counts_nothing_twice(database: Databas
     assert await violations(database) == []
 
 
-async def test_results_recorded_by_a_worker_thought_dead_are_kept_and_not_run_again(database: Database) -> None:
+async def test_results_recorded_by_a_worker_thought_dead_are_kept_and_not_run_again(
+    database: Database,
+) -> None:
     batch_id = await make_batch(database, 4)
     zombie, other = await make_worker(database), await make_worker(database)
     held = await claim(database, zombie, 4)
-    await declare_dead(database, zombie)
+    await lose(database, zombie)
 
     await record(database, zombie, Flush({held[0].id: 3}, [success(held[0], 1)]))
     again = await claim(database, other, 4)
@@ -79,7 +74,7 @@ async def test_a_zombie_changes_no_result_that_others_recorded(database: Databas
     batch_id = await make_batch(database, 60)
     zombie, other = await make_worker(database), await make_worker(database)
     held = await claim(database, zombie, 60)
-    await declare_dead(database, zombie)
+    await lose(database, zombie)
     await record(database, other, all_of(await claim(database, other, 60)), alone=True)
 
     late = Flush({held[0].id: 0}, [failure(held[0], n) for n in range(60)])
@@ -116,8 +111,6 @@ async def test_the_last_result_the_end_and_its_event_are_one_transaction(databas
 
     async def crash_after_recording() -> None:
         async with database.transaction() as tx:
-            from gristmill.store import recording
-
             await recording.record(tx, worker, all_of(held))
             raise Crash
 
@@ -126,11 +119,6 @@ async def test_the_last_result_the_end_and_its_event_are_one_transaction(databas
     batch = await get(database, batch_id)
     assert (batch.status, batch.success, batch.processing) == (BatchStatus.IN_PROGRESS, 0, 3)
     assert await events(database, batch_id) == []
-
-
-async def turn(database: Database, action: Callable[..., Awaitable[object]], batch_id: object) -> None:
-    async with database.transaction() as tx:
-        await action(tx, TENANT, batch_id)
 
 
 async def test_a_retry_goes_back_to_wait_while_its_batch_is_paused(database: Database) -> None:

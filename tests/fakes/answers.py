@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fakes.llm import Request
+    from fakes.wire import Request
 
 _CALL = re.compile(r"\[call=(\S+?)(?: (\{.*?\}))?\]")
 _SAY = re.compile(r"\[say=([^\]]*)\]")

@@ -10,7 +10,9 @@ from pydantic import SecretStr
 
 from fakes.llm import FakeLLM
 from gristmill.domain.outcomes import Failure, Retry
+from gristmill.metrics import REGISTRY
 from gristmill.settings import Settings
+from gristmill.upstream import client
 from gristmill.upstream.client import Upstream
 from gristmill.upstream.errors import UpstreamError
 
@@ -31,8 +33,8 @@ async def llm() -> AsyncIterator[FakeLLM]:
 
 @pytest.fixture
 async def upstream(llm: FakeLLM) -> AsyncIterator[Upstream]:
-    async with Upstream(settings(llm.url)) as client:
-        yield client
+    async with Upstream(settings(llm.url)) as opened:
+        yield opened
 
 
 async def failed(upstream: Upstream) -> UpstreamError:
@@ -344,3 +346,29 @@ def test_cost_follows_the_configured_prices(
 ) -> None:
     upstream = Upstream(settings("http://host/v1", llm_price_prompt=prompt, llm_price_completion=completion))
     assert upstream.cost(1000, 1000) == cost
+
+
+async def test_calls_are_counted_by_status_or_kind(llm: FakeLLM, upstream: Upstream) -> None:
+    def count(status: str) -> float:
+        return REGISTRY.get_sample_value("gristmill_upstream_call_seconds_count", {"status": status}) or 0
+
+    before = {status: count(status) for status in ("200", "502", "upstream_connection_lost")}
+    llm.misbehave("status:502", "reset")
+    await failed(upstream)
+    await failed(upstream)
+    await upstream.post("/chat/completions", BODY)
+    assert {status: count(status) for status in before} == {
+        status: seen + 1 for status, seen in before.items()
+    }
+
+
+async def test_an_answer_that_falls_silent_is_given_up_before_the_deadline(
+    llm: FakeLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_SILENCE_SECONDS", 0.2)
+    llm.misbehave("hang_in_body", "drip")
+    async with Upstream(settings(llm.url, llm_timeout_seconds=1.5)) as upstream:
+        assert "the next piece" in (await failed(upstream)).error.message
+        assert (
+            "did not answer within 1.5" in (await failed(upstream)).error.message
+        )  # never silent for so long

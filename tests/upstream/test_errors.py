@@ -39,6 +39,11 @@ def test_no_key_is_repeated(secret: str) -> None:
     assert secret not in of(400, f"I was given {secret}, sorry").error.message
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_nothing_is_repeated_of_what_is_said_about_credentials(status: int) -> None:
+    assert "swordfish" not in of(status, "Wrong password: swordfish").error.message
+
+
 def test_control_characters_are_left_out() -> None:
     assert "\x1b" not in of(400, "red \x1b[31m").error.message
 

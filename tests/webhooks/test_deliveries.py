@@ -16,6 +16,7 @@ import svix.webhooks
 from fakes.receiver import Receiver, bomb, drip, endless, hang, hold, huge_header, raw, reset, status
 from gristmill.domain.ids import uuid7
 from gristmill.net.session import USER_AGENT, HttpSession
+from gristmill.settings import Settings
 from gristmill.store import deliveries
 from gristmill.vault import Vault
 from gristmill.webhooks.sender import Post, send
@@ -24,6 +25,7 @@ from gristmill.worker.deliveries import Deliveries
 TENANT, OTHER = UUID(int=1), UUID(int=2)
 AT = datetime(2026, 11, 22, 10, 45, tzinfo=UTC)
 SECRET = "whsec_" + base64.b64encode(bytes(range(100, 132))).decode()
+SETTINGS = Settings(webhook_timeout_seconds=5)
 VAULT = Vault(b"a secret key only for these tests")
 
 
@@ -41,7 +43,7 @@ async def http():
 
 @pytest.fixture
 async def sender(database, http):
-    sender = Deliveries(database, http, VAULT, timeout_seconds=5)
+    sender = Deliveries(database, http, VAULT, SETTINGS)
     yield sender
     await sender.drain(0)
 
@@ -210,7 +212,7 @@ async def test_a_redirect_is_a_failure_and_leads_nowhere(database, sender, recei
 
 async def test_a_private_address_is_never_called_and_looks_unreachable(database, receiver):
     async with HttpSession(allow_private=False, ports=frozenset({receiver.port})) as http:
-        sender = Deliveries(database, http, VAULT, timeout_seconds=5)
+        sender = Deliveries(database, http, VAULT, SETTINGS)
         batches = [
             await queue(database, url)
             for url in (
@@ -322,7 +324,7 @@ async def test_a_sender_that_dies_after_the_receiver_has_it_leaves_a_delivery_th
     await receiver.until(1)
     await sender.drain(0)  # as a kill does: nothing is recorded
     assert (await listed(database, batch_id)).attempts == 0
-    second = Deliveries(database, http, VAULT, timeout_seconds=5)
+    second = Deliveries(database, http, VAULT, SETTINGS)
     assert await second.step() == 0  # the lease still holds
     await make_due(database)
     await work(second)
@@ -340,7 +342,7 @@ async def test_a_sender_that_comes_back_after_its_lease_has_run_out_changes_noth
     await sender.step()
     await receiver.until(1)
     await make_due(database)
-    await work(Deliveries(database, http, VAULT, timeout_seconds=5))
+    await work(Deliveries(database, http, VAULT, SETTINGS))
     go.set()
     await work(sender)
     delivery = await listed(database, batch_id)

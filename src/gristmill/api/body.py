@@ -20,10 +20,8 @@ T = TypeVar("T", dict[str, Any], list[Any])
 class PacedBody:
     """Wraps an ASGI `receive`: a body that drips is a 408, so that slow senders hold no connection for long."""
 
-    def __init__(self, receive: Receive, *, idle_seconds: float, grace_seconds: float) -> None:
+    def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._idle_seconds = idle_seconds
-        self._grace_seconds = grace_seconds
         self._began = asyncio.get_running_loop().time()
         self._bytes = 0
         self.ended = False
@@ -42,8 +40,8 @@ class PacedBody:
 
     def _patience(self) -> float:
         elapsed = asyncio.get_running_loop().time() - self._began
-        left = self._grace_seconds + self._bytes / MIN_BYTES_PER_SECOND - elapsed
-        return max(0.0, min(self._idle_seconds, left))
+        left = GRACE_SECONDS + self._bytes / MIN_BYTES_PER_SECOND - elapsed
+        return max(0.0, min(IDLE_SECONDS, left))
 
 
 async def stream(request: Request, max_bytes: int) -> AsyncIterator[bytes]:

@@ -23,19 +23,22 @@ from gristmill.store.keys import Key
 async def new_batch(parts: Parts, key: Key, body: dict[str, Any]) -> tuple[NewBatch, list[NewItem]]:
     """Raises Invalid with everything that is wrong, at most 100 problems."""
     options, found = problems.check(BatchOptions, {name: body[name] for name in body if name != "requests"})
+    # Where an option is wrong, what the requests are for may still be clear: then they are checked, too.
+    kind = options or problems.check(BatchOptions, {name: body[name] for name in _KIND if name in body})[0]
     draft = Draft(found)
-    processor = _processor(options, draft) if options else None
+    processor = _processor(kind, draft) if kind else None
     if "requests" not in body:
-        draft.wrong("/requests", "missing", "Field required")
+        draft.missing("/requests")
     elif is_list(body["requests"], draft):
         read_requests(body["requests"], processor, draft)
-    if options is None or processor is None:
-        raise _invalid(draft)
-    config = await _config(parts, key, options, processor, draft)
-    webhook = _webhook(parts, options.webhook, draft)
-    if draft.problems or config is None:
+    config = await _config(parts, key, kind, processor, draft) if kind and processor else None
+    webhook = _webhook(parts, options.webhook, draft) if options else None
+    if draft.problems or options is None or processor is None or config is None:
         raise _invalid(draft)
     return _new(parts, key, options, processor, config, webhook), _items(processor, draft)
+
+
+_KIND = ("agent_id", "processor", "config")
 
 
 def _invalid(draft: Draft) -> Invalid:

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gristmill import log, metrics
 from gristmill.api import errors
-from gristmill.api.body import GRACE_SECONDS, IDLE_SECONDS, PacedBody
+from gristmill.api.body import PacedBody
 
 logger = logging.getLogger(__name__)
 
@@ -21,20 +21,15 @@ _READ_ON_BYTES = 1024 * 1024
 
 
 class Front:
-    def __init__(
-        self, app: ASGIApp, *, idle_seconds: float = IDLE_SECONDS, grace_seconds: float = GRACE_SECONDS
-    ) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._idle_seconds = idle_seconds
-        self._grace_seconds = grace_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         scope["request_id"] = f"req_{secrets.token_hex(12)}"
-        body = PacedBody(receive, idle_seconds=self._idle_seconds, grace_seconds=self._grace_seconds)
-        exchange = _Exchange(scope, body, send)
+        exchange = _Exchange(scope, PacedBody(receive), send)
         with log.bind(request_id=scope["request_id"]):
             await self._run(scope, exchange)
             exchange.note()

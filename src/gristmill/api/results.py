@@ -3,10 +3,12 @@
 import csv
 import io
 from collections.abc import AsyncIterator, Callable, Sequence
+from enum import StrEnum
 from typing import Any
 
 import orjson
 from fastapi import APIRouter
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -25,7 +27,6 @@ from gristmill.store.keys import Key
 from gristmill.store.results import Attempt, Result
 
 WINDOW = 2000  # items read at once for a stream
-ERROR_CODES = (400, 408, 499, 500)
 _FILTERS = ("status", "error_code", "custom_id")
 _COLUMNS = (
     "custom_id",
@@ -44,6 +45,30 @@ _COLUMNS = (
 )
 
 Filters = dict[str, Any]
+
+
+class _ErrorCode(StrEnum):
+    """As a query parameter is text."""
+
+    BAD_INPUT = "400"
+    EXPIRED = "408"
+    CANCELLED = "499"
+    FAILED = "500"
+
+
+class _AnyText(Convertor[str]):
+    """The rest of a path, line breaks included: Starlette's own `path` stops at them."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("any_text", _AnyText())
 
 router = APIRouter(prefix="/api/v1/batches/{batch_id}/results", tags=["Results"])
 
@@ -87,7 +112,11 @@ def _attempt_view(attempt: Attempt) -> dict[str, Any]:
         parameter(
             "status", {"enum": [status.value for status in ItemStatus]}, "Only requests in this status"
         ),
-        parameter("error_code", {"enum": list(ERROR_CODES)}, "Only requests that failed with this code"),
+        parameter(
+            "error_code",
+            {"enum": [int(code) for code in _ErrorCode]},
+            "Only requests that failed with this code",
+        ),
         parameter("custom_id", {"type": "string"}, "Only this request"),
         answer=paged(ref("ResultAnswer")),
         other_content={
@@ -116,16 +145,16 @@ async def list_results(request: Request, batch_id: str) -> Response:
 
 
 def _filters(query: Query) -> Filters:
-    code = query.integer("error_code", min(ERROR_CODES), max(ERROR_CODES), 0)
+    code = query.choice("error_code", _ErrorCode)
     return {
         "status": query.choice("status", ItemStatus),
-        "error_code": code or None,
+        "error_code": int(code) if code else None,
         "custom_id": query.text("custom_id"),
     }
 
 
 @router.get(
-    "/{custom_id:path}",
+    "/{custom_id:any_text}",
     summary="One result with its input and attempts",
     responses=responses(*READ),
     openapi_extra=documented(answer=enveloped(ref("ResultDetail"))),

@@ -33,7 +33,7 @@ class McpServer:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # may carry credentials
 
 
-class NotConnected(Exception):  # noqa: N818 - reads as what it says
+class NotConnected(Exception):
     """Refused by the guard, not there, too slow, or not speaking MCP: to whoever named the URL it is one."""
 
 

@@ -4,7 +4,7 @@ from gristmill.domain.outcomes import Failure, ItemError, Retry
 from gristmill.upstream.client import Upstream
 
 
-class Refused(Exception):  # noqa: N818 - reads as what it says
+class Refused(Exception):
     """The item ends here with this outcome."""
 
     def __init__(self, outcome: Failure | Retry) -> None:

@@ -60,7 +60,7 @@ def _load(point: EntryPoint) -> AnyProcessor | None:
     return processor
 
 
-class _Unusable(Exception):  # noqa: N818 - reads as what it says
+class _Unusable(Exception):
     """Breaks a rule of the contract; the text says which."""
 
 

@@ -128,7 +128,7 @@ def _checked(tools: Tools) -> Tools:
     raise Refused(Failure(ItemError(500, "too_many_tools", message, suggestion=suggestion)))
 
 
-class _NoList(Exception):  # noqa: N818 - reads as what it says
+class _NoList(Exception):
     """The server did not list its tools."""
 
 

@@ -15,7 +15,8 @@ from asyncpg import Record
 from gristmill.db import Transaction
 from gristmill.domain.errors import Conflict, NotFound
 from gristmill.domain.states import TERMINAL, BatchStatus, Ending
-from gristmill.store import schedules
+from gristmill.store import histories, schedules
+from gristmill.store.counts import faded
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,7 @@ class Batch:
 
 
 # Rate: see store/counts.py. `finite_at` skips items that wait for a chat (available_at = infinity).
-COLUMNS = """
+COLUMNS = f"""
     b.id, b.tenant_id, b.status, b.ending, b.processor, b.agent_id, b.name, b.metadata::text AS metadata, b.collection,
     b.created_by, b.priority, b.max_attempts, b.item_timeout_seconds, b.max_concurrency, b.deadline_seconds,
     b.deadline_at, b.run, b.error, b.webhook_url, b.webhook_events, b.created_at, b.completed_at, b.cancelled_at,
@@ -152,8 +153,7 @@ COLUMNS = """
         WHEN c.started_at IS NULL OR c.success + c.failed = 0 THEN NULL
         WHEN b.status IN ('completed', 'failed', 'cancelled') THEN
             (c.success + c.failed) / greatest(extract(epoch FROM c.last_result_at - c.started_at), 0.001)::float8
-        ELSE c.rate * exp(-extract(epoch FROM now() - c.last_result_at)::float8 / 30)
-            / greatest(1 - exp(-extract(epoch FROM now() - c.started_at)::float8 / 30), 0.0001)
+        ELSE c.rate * {faded("c.last_result_at", "now()")} / greatest(1 - {faded("c.started_at", "now()")}, 0.0001)
     END AS throughput,
     w.next_at, w.throttled, w.waits_for_chat, w.has_worker
 """
@@ -257,6 +257,7 @@ async def resume(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> Batch:
     await schedules.lock(tx, batch_id)
     await _turn(tx, tenant_id, batch_id, BatchStatus.PAUSED, BatchStatus.IN_PROGRESS, "resume")
     await schedules.set_paused(tx, batch_id, False)
+    await histories.let_go(tx, batch_id)
     return await get(tx, tenant_id, batch_id)
 
 

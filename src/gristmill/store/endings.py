@@ -36,9 +36,7 @@ async def finish(tx: Transaction, batch_ids: Sequence[UUID]) -> None:
         row = await tx.fetchrow(_FINISH, batch_id)
         if row is None:
             continue
-        await tx.execute(
-            "DELETE FROM span WHERE batch_id = $1", batch_id
-        )  # of items that a lost worker did record
+        await _clear_spans(tx, batch_id, row["total"])
         await deliveries.queue(
             tx,
             batch_id=batch_id,
@@ -54,6 +52,12 @@ async def finish(tx: Transaction, batch_ids: Sequence[UUID]) -> None:
             webhook_events=row["webhook_events"],
             webhook_secret=row["webhook_secret"],
         )
+
+
+async def _clear_spans(tx: Transaction, batch_id: UUID, total: int) -> None:
+    """What still waits are items that a lost worker did record after all."""
+    if await tx.execute("DELETE FROM span WHERE batch_id = $1", batch_id) != "DELETE 0":
+        await histories.leave(tx, await histories.held_by(tx, batch_id, 0, total - 1))
 
 
 _OVERDUE = """

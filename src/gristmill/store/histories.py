@@ -2,7 +2,8 @@
 
 The first to be claimed takes the chat's row in `history_lock` and keeps it until it has ended, through retries and
 crashes: the row names the item, not the worker. Others are parked: a span of one item with available_at = infinity.
-Whoever ends the item that has the chat lets the next parked one go, in the same transaction.
+Whoever ends the item that has the chat hands it on to the next parked one, in the same transaction: an item that was not
+parked cannot come between. Items of paused batches are passed over, and look again when their batch is resumed.
 """
 
 from collections.abc import Collection
@@ -65,23 +66,33 @@ SELECT k.history_id FROM history_lock k
 JOIN unnest($1::bigint[], $2::uuid[], $3::int[]) AS given (h, b, o) ON k.history_id = h AND k.batch_id = b AND k.ordinal = o
 ORDER BY k.history_id FOR UPDATE OF k
 """
-# A statement after the DELETE, so that it sees what those parked that we waited for.
-_LET_GO = """
-UPDATE span SET available_at = now() WHERE id IN (
-    SELECT DISTINCT ON (history_id) id FROM span
-    WHERE history_id = ANY ($1) AND available_at = 'infinity' ORDER BY history_id, batch_id, first
+# A statement of its own, so that it sees what those parked that the one before waited for. A span that is locked is being
+# ended by the sweeper.
+_HAND_ON = """
+WITH next AS (
+    SELECT n.* FROM unnest($1::bigint[]) AS freed (history_id) CROSS JOIN LATERAL (
+        SELECT s.id, s.history_id, s.batch_id, s.first
+        FROM span s JOIN batch_schedule b ON b.batch_id = s.batch_id AND NOT b.paused
+        WHERE s.history_id = freed.history_id AND s.available_at = 'infinity'
+        ORDER BY s.batch_id, s.first LIMIT 1 FOR UPDATE OF s SKIP LOCKED
+    ) n
+),
+woken AS (UPDATE span SET available_at = now() FROM next WHERE span.id = next.id),
+handed AS (
+    UPDATE history_lock k SET batch_id = next.batch_id, ordinal = next.first FROM next WHERE k.history_id = next.history_id
 )
+DELETE FROM history_lock k
+WHERE k.history_id = ANY ($1) AND NOT EXISTS (SELECT FROM next WHERE next.history_id = k.history_id)
 """
 
 
 async def leave(tx: Transaction, ended: Collection[Seat]) -> None:
-    """The items have ended: give their chats up, and let the next of each go."""
+    """The items have ended: hand their chats on to those that wait for them."""
     if not ended:
         return
     freed = [row["history_id"] for row in await tx.fetch(_LEAVE, *_columns(ended))]
     if freed:
-        await tx.execute("DELETE FROM history_lock WHERE history_id = ANY ($1)", freed)
-        await tx.execute(_LET_GO, freed)
+        await tx.execute(_HAND_ON, freed)
 
 
 async def held_by(tx: Transaction, batch_id: UUID, first: int, last: int) -> list[Seat]:
@@ -95,19 +106,41 @@ async def held_by(tx: Transaction, batch_id: UUID, first: int, last: int) -> lis
     return [Seat(*row) for row in rows]
 
 
+# The first parked item of each chat. Locked before the chats are entered: else the sweeper could end an item that is
+# just getting its chat.
+_PARKED = """
+SELECT s.history_id, s.batch_id, s.first FROM span s WHERE s.available_at = 'infinity' AND s.id IN (
+    SELECT DISTINCT ON (w.history_id) w.id FROM span w JOIN batch_schedule b ON b.batch_id = w.batch_id AND NOT b.paused
+    WHERE w.history_id IS NOT NULL AND w.available_at = 'infinity' AND {condition}
+    ORDER BY w.history_id, w.batch_id, w.first
+) FOR UPDATE OF s SKIP LOCKED
+"""
+_PARKED_IN_BATCH = _PARKED.format(condition="w.batch_id = $1")
+_STRANDED = _PARKED.format(
+    condition="NOT EXISTS (SELECT FROM history_lock k WHERE k.history_id = w.history_id)"
+)
+_WAKE = """
+UPDATE span SET available_at = now() FROM unnest($1::bigint[], $2::uuid[], $3::int[]) AS given (h, b, o)
+WHERE span.history_id = h AND span.batch_id = b AND span.first = o AND span.available_at = 'infinity'
+"""
+
+
+async def let_go(tx: Transaction, batch_id: UUID) -> None:
+    """The batch is resumed: its parked items take the chats that were given up while it was passed over. Chats that are
+    held are asked for, too, as their holder may be giving them up right now."""
+    await _wake(tx, [Seat(*row) for row in await tx.fetch(_PARKED_IN_BATCH, batch_id)])
+
+
 async def let_stranded_go(tx: Transaction) -> int:
     """Free parked items whose chat nobody has. There should be none: a safety net, counted by the sweeper."""
-    done: str = await tx.execute(
-        """
-        UPDATE span SET available_at = now() WHERE id IN (
-            SELECT DISTINCT ON (s.history_id) s.id FROM span s
-            WHERE s.history_id IS NOT NULL AND s.available_at = 'infinity'
-                AND NOT EXISTS (SELECT FROM history_lock k WHERE k.history_id = s.history_id)
-            ORDER BY s.history_id, s.batch_id, s.first
-        )
-        """
-    )
-    return int(done.split()[-1])
+    return await _wake(tx, [Seat(*row) for row in await tx.fetch(_STRANDED)])
+
+
+async def _wake(tx: Transaction, parked: Collection[Seat]) -> int:
+    entered = await enter(tx, parked)
+    if entered:
+        await tx.execute(_WAKE, *_columns(entered))
+    return len(entered)
 
 
 def _columns(seats: Collection[Seat]) -> tuple[list[int], list[UUID], list[int]]:

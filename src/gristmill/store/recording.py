@@ -106,7 +106,7 @@ async def record(tx: Transaction, worker_id: int, flush: Flush, *, alone: bool =
     inserted = await (_copy(tx, ended) if copy else _insert(tx, ended))
     await _keep_attempts(tx, again)
     await turns.append(tx, inserted)
-    await _give_chats_up(tx, inserted)
+    await _give_chats_up(tx, ended)
     await spans.put_back(
         tx, [_waiting(r) for r in again] + [w for lease_id, w in flush.unstarted if lease_id in held]
     )
@@ -194,6 +194,7 @@ async def _keep_attempts(tx: Transaction, again: Sequence[Retried]) -> None:
 
 
 async def _give_chats_up(tx: Transaction, ended: Sequence[Ended]) -> None:
+    """Also those of items that another worker recorded meanwhile: what has ended keeps no chat."""
     seats = [histories.Seat(e.history_id, e.batch_id, e.ordinal) for e in ended if e.history_id is not None]
     await histories.leave(tx, seats)
 
@@ -211,6 +212,8 @@ def _tallies(inserted: Sequence[Ended]) -> dict[UUID, Tally]:
         tally = tallies.get(e.batch_id)
         if tally is None:
             tally = tallies[e.batch_id] = Tally(started_at=e.started_at)
+        elif e.started_at is not None and (tally.started_at is None or e.started_at < tally.started_at):
+            tally.started_at = e.started_at
         if e.status is ResultStatus.SUCCESS:
             tally.success += 1
         else:

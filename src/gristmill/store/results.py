@@ -1,10 +1,10 @@
-"""Reading items and their results: pages, one, or all of them in windows. Always in input order, at any time.
+"""Reading items and their results: pages, or one. Always in input order, at any time.
 
 An item's status is derived: its result if it has one; else processing if a lease covers it and no span does; else pending.
 Unfiltered pages are windows over the dense ordinals, so any offset costs the same.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -196,9 +196,3 @@ async def one(connection: Transaction, batch: Batch, custom_id: str) -> tuple[Re
         found.ordinal,
     )
     return found, text, [Attempt(**dict(row)) for row in rows]
-
-
-async def windows(connection: Transaction, batch: Batch, size: int = 5000) -> AsyncIterator[list[Result]]:
-    """All items of the batch, `size` at a time: for streams in bounded memory."""
-    for first in range(0, batch.total, size):
-        yield await window(connection, batch, first, size)

@@ -1,8 +1,10 @@
 """Which batch is next: start-time fair queueing on two levels, the tenant first, then the batch within the tenant.
 
-Each level keeps a virtual time: the items started so far, divided by the weight. Whoever has the least is next. A new or
-returning tenant or batch starts at the least virtual time of the active ones, so that idle time earns no credit. Priority
-is a weight (10 ** (priority / 100), so 0.1 to 10): it changes the share, and starves nobody.
+Each tenant and each batch has a virtual time: the items it started so far, divided by its weight. Who has the least of
+those that may start something is next. Whoever has less than the one served before came late, was paused or had to wait:
+it is served at once, but charged from there on (`store/spans.py`), so that idle time earns no credit and nobody owes for a
+time in which no other wanted anything. Priority is a weight (10 ** (priority / 100), so 0.1 to 10): it changes the share,
+and starves nobody.
 
 A row of `batch_schedule` exists exactly as long as its batch may start items; who holds its lock decides whether one may.
 """
@@ -12,21 +14,11 @@ from uuid import UUID
 from gristmill.db import Transaction
 
 _ADD_TENANT = """
-INSERT INTO tenant_schedule (tenant_id, vtime)
-SELECT b.tenant_id, coalesce((
-    SELECT min(t.vtime) FROM tenant_schedule t
-    WHERE EXISTS (SELECT FROM batch_schedule s WHERE s.tenant_id = t.tenant_id)
-), 0)
-FROM batch b
-WHERE b.id = $1 AND NOT EXISTS (SELECT FROM batch_schedule s WHERE s.tenant_id = b.tenant_id)
-ON CONFLICT (tenant_id) DO UPDATE SET vtime = greatest(tenant_schedule.vtime, excluded.vtime)
+INSERT INTO tenant_schedule (tenant_id) SELECT tenant_id FROM batch WHERE id = $1 ON CONFLICT (tenant_id) DO NOTHING
 """
-
 _ADD_BATCH = """
-INSERT INTO batch_schedule (batch_id, tenant_id, processor, weight, vtime, paused, max_concurrency, deadline_at)
-SELECT id, tenant_id, processor, 10 ^ (priority / 100.0), coalesce((
-    SELECT min(s.vtime) FROM batch_schedule s WHERE s.tenant_id = batch.tenant_id AND NOT s.paused
-), 0), status = 'paused', max_concurrency, deadline_at
+INSERT INTO batch_schedule (batch_id, tenant_id, processor, weight, paused, max_concurrency, deadline_at)
+SELECT id, tenant_id, processor, 10 ^ (priority / 100.0), status = 'paused', max_concurrency, deadline_at
 FROM batch WHERE id = $1
 """
 

@@ -39,11 +39,14 @@ class Lease:
 
 # The fair choice: the first tenant in order of virtual time that has a startable batch, and its first such batch.
 # Its schedule row stays locked until the claim commits: that serialises claims of one batch, and makes pause and cancel exact.
+# `next.vtime` is as of the lock, the one it is compared with as of the statement's beginning: if another claim of the batch
+# committed in between, `running` does not count its items, and a batch with a limit is left to the next claim.
 _CLAIM = f"""
 WITH free AS (SELECT * FROM unnest($2::text[], $3::int[]) AS free (processor, slots)),
 pick AS (
-    SELECT next.* FROM tenant_schedule t CROSS JOIN LATERAL (
-        SELECT s.batch_id, s.tenant_id, s.weight,
+    SELECT next.*, t.batches_started, (SELECT max(started) FROM tenant_schedule) AS tenants_started
+    FROM tenant_schedule t CROSS JOIN LATERAL (
+        SELECT s.batch_id, s.tenant_id, s.weight, s.vtime, s.max_concurrency,
             least(free.slots, coalesce(s.max_concurrency - running.items, free.slots))::int AS slots
         FROM batch_schedule s
         JOIN free ON free.processor = s.processor
@@ -57,6 +60,7 @@ pick AS (
             AND EXISTS (SELECT FROM span w WHERE w.batch_id = s.batch_id AND w.available_at <= now())
         ORDER BY s.vtime, s.batch_id LIMIT 1 FOR UPDATE OF s SKIP LOCKED
     ) next
+    WHERE next.max_concurrency IS NULL OR next.vtime = (SELECT vtime FROM batch_schedule o WHERE o.batch_id = next.batch_id)
     ORDER BY t.vtime LIMIT 1
 ),
 candidate AS (
@@ -74,11 +78,14 @@ emptied AS (DELETE FROM span USING taken t WHERE span.id = t.id AND t.taken_last
 cut AS (UPDATE span SET first = t.taken_last + 1 FROM taken t WHERE span.id = t.id AND t.taken_last < t.last),
 charge AS (SELECT sum(taken_last - first + 1) AS items FROM taken HAVING count(*) > 0),
 charged_batch AS (
-    UPDATE batch_schedule s SET vtime = s.vtime + charge.items / s.weight
+    UPDATE batch_schedule s SET vtime = greatest(s.vtime, pick.batches_started) + charge.items / s.weight
     FROM pick, charge WHERE s.batch_id = pick.batch_id
 ),
 charged_tenant AS (
-    UPDATE tenant_schedule t SET vtime = t.vtime + charge.items FROM pick, charge WHERE t.tenant_id = pick.tenant_id
+    UPDATE tenant_schedule t SET started = greatest(t.vtime, pick.tenants_started),
+        vtime = greatest(t.vtime, pick.tenants_started) + charge.items,
+        batches_started = greatest(t.batches_started, pick.vtime)
+    FROM pick, charge WHERE t.tenant_id = pick.tenant_id
 )
 INSERT INTO lease (batch_id, worker_id, first, last, remaining, attempt, losses, deadline_at)
 SELECT t.batch_id, $1, t.first, t.taken_last, t.taken_last - t.first + 1, t.attempts + 1, t.losses,
@@ -96,8 +103,7 @@ CROSS JOIN LATERAL (
     WHERE batch_id = $1 AND ordinal >= r.first AND ordinal <= r.last ORDER BY ordinal LIMIT 100000
 ) i
 """
-# After a loss, a worker that was thought dead may have recorded some of them.
-_ENDED = "SELECT ordinal FROM result WHERE batch_id = $1 AND ordinal >= $2 AND ordinal <= $3"
+_ENDED = "SELECT ordinal FROM result WHERE batch_id = $1 AND ordinal = ANY ($2)"
 
 
 async def claim(tx: Transaction, worker_id: int, free: Mapping[str, int]) -> list[Lease]:
@@ -112,16 +118,12 @@ async def claim(tx: Transaction, worker_id: int, free: Mapping[str, int]) -> lis
         return []
     batch_id = rows[0]["batch_id"]
     items = await _items(tx, batch_id, [(row["id"], row["first"], row["last"]) for row in rows])
-    for row in rows:
-        if row["losses"]:
-            ended = {r["ordinal"] for r in await tx.fetch(_ENDED, batch_id, row["first"], row["last"])}
-            items[row["id"]] = [item for item in items[row["id"]] if item.ordinal not in ended]
     leases = [
         Lease(row["id"], batch_id, row["attempt"], row["losses"], row["started_at"], items[row["id"]])
         for row in rows
     ]
     sizes = {row["id"]: row["last"] - row["first"] + 1 for row in rows}
-    return await _settle(tx, await _enter_chats(tx, leases), sizes)
+    return await _settle(tx, await _drop_ended(tx, await _enter_chats(tx, leases)), sizes)
 
 
 async def _enter_chats(tx: Transaction, leases: Sequence[Lease]) -> Sequence[Lease]:
@@ -151,6 +153,26 @@ async def _items(
     for row in await tx.fetch(_ITEMS, batch_id, ids, firsts, lasts):
         found[row[0]].append(ClaimedItem(*row[1:]))
     return found
+
+
+async def _drop_ended(tx: Transaction, leases: Sequence[Lease]) -> Sequence[Lease]:
+    """After a loss, a worker that was thought dead may have recorded some of the items. Looked up once they have their
+    chats: whoever records one from now on waits for us, and gives its chat up after us."""
+    suspects = [item.ordinal for lease in leases if lease.losses for item in lease.items]
+    if not suspects:
+        return leases
+    batch_id = leases[0].batch_id
+    ended = {row["ordinal"] for row in await tx.fetch(_ENDED, batch_id, suspects)}
+    items = [item for lease in leases for item in lease.items if item.ordinal in ended]
+    await histories.leave(
+        tx,
+        [
+            histories.Seat(item.history_id, batch_id, item.ordinal)
+            for item in items
+            if item.history_id is not None
+        ],
+    )
+    return [replace(le, items=[item for item in le.items if item.ordinal not in ended]) for le in leases]
 
 
 async def _settle(tx: Transaction, leases: Sequence[Lease], sizes: Mapping[int, int]) -> list[Lease]:
@@ -214,7 +236,8 @@ async def put_back(tx: Transaction, waiting: Sequence[Waiting]) -> None:
         """
         INSERT INTO span (batch_id, first, last, attempts, losses, available_at, waiting)
         SELECT b, f, l, a, s, now() + make_interval(secs => d), w
-        FROM unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::int[], $6::float8[], $7::bool[]) AS given (b, f, l, a, s, d, w)
+        FROM unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::int[], $6::float8[], $7::bool[])
+            AS given (b, f, l, a, s, d, w)
         """,
         *(list(column) for column in zip(*columns, strict=True)),
     )

@@ -14,6 +14,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
+from gristmill import metrics
 from gristmill.net.session import USER_AGENT
 from gristmill.settings import Settings
 from gristmill.upstream import answers, errors
@@ -48,6 +49,7 @@ class Upstream:
         self._timeout_seconds = settings.llm_timeout_seconds
         self._prices = (settings.llm_price_prompt, settings.llm_price_completion)
         self._outage = Outage()
+        self._urls: dict[str, URL] = {}
         self._session: aiohttp.ClientSession
         self.model = settings.llm_model
 
@@ -78,13 +80,17 @@ class Upstream:
 
         `request_id` goes along as X-Client-Request-Id, which providers log to find calls by.
         """
+        started = time.monotonic()
         try:
             answer = await self._exchange(path, orjson.dumps(body), request_id)
         except UpstreamError as error:
+            status = error.error.upstream_status or error.error.type
+            metrics.upstream_called(str(status), time.monotonic() - started)
             if error.waiting:
                 planned = self._outage.delay(time.monotonic())
                 error.delay_seconds = planned if error.delay_seconds is None else error.delay_seconds
             raise
+        metrics.upstream_called(str(answer.status), time.monotonic() - started)
         self._outage.over()
         return answer
 
@@ -96,10 +102,13 @@ class Upstream:
         return round(prompt_tokens * (prompt or 0) + completion_tokens * (completion or 0))
 
     async def _exchange(self, path: str, body: bytes, request_id: str | None) -> UpstreamAnswer:
-        url = self._base.with_path(self._base.path.rstrip("/") + path, keep_query=True)
+        if path not in self._urls:
+            self._urls[path] = self._base.with_path(self._base.path.rstrip("/") + path, keep_query=True)
         headers = {"X-Client-Request-Id": request_id} if request_id else None
         try:
-            async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
+            async with self._session.post(
+                self._urls[path], data=body, headers=headers, allow_redirects=False
+            ) as response:
                 return await self._read(response)
         except aiohttp.ConnectionTimeoutError:
             raise errors.unreachable("it does not answer to connecting") from None
@@ -144,22 +153,20 @@ async def _whole(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
     """The body. Raises UpstreamError as soon as it is larger than `max_bytes`, or silent for too long."""
     pieces: list[bytes] = []
     size = 0
-    while piece := await _piece(response):
-        size += len(piece)
-        if size > max_bytes:
-            raise errors.too_large(max_bytes)
-        pieces.append(piece)
-    return b"".join(pieces)
-
-
-async def _piece(response: aiohttp.ClientResponse) -> bytes:
+    now = asyncio.get_running_loop().time
     try:
-        async with asyncio.timeout(_SILENCE_SECONDS) as limit:
-            return await response.content.readany()
+        async with asyncio.timeout(_SILENCE_SECONDS) as silence:
+            while piece := await response.content.readany():
+                size += len(piece)
+                if size > max_bytes:
+                    raise errors.too_large(max_bytes)
+                pieces.append(piece)
+                silence.reschedule(now() + _SILENCE_SECONDS)
     except TimeoutError:
-        if limit.expired():
+        if silence.expired():
             raise errors.timed_out(_SILENCE_SECONDS, "did not send the next piece of its answer") from None
         raise
+    return b"".join(pieces)
 
 
 async def _excerpt(response: aiohttp.ClientResponse) -> bytes:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from gristmill import metrics
 from gristmill.domain.usage import Call, CallType
 
 _CHARACTERS_PER_TOKEN = 4
@@ -14,18 +15,21 @@ _TEXT_KEYS = frozenset(
 
 
 def call(sent: dict[str, Any], answer: dict[str, Any], call_type: CallType = "main_response") -> Call:
-    """From the bodies of a request and its answer, on `/chat/completions`, `/embeddings` or `/responses`."""
+    """From the bodies of a request and its answer, on `/chat/completions`, `/embeddings` or `/responses`.
+
+    Counts it in the metrics, too.
+    """
     found = answer.get("usage")
     usage = found if isinstance(found, dict) else {}
     prompt = _count(usage, "prompt_tokens", "input_tokens")
     completion = _count(usage, "completion_tokens", "output_tokens")
     model = answer.get("model") or sent.get("model")
-    return Call(
-        model=str(model)[:_MODEL_CHARACTERS],
-        call_type=call_type,
-        prompt_tokens=_estimate(sent) if prompt is None else prompt,
-        completion_tokens=completion if completion is not None else 0 if usage else _estimate(answer),
-    )
+    if prompt is None:
+        prompt = _estimate(sent)
+    if completion is None:
+        completion = 0 if usage else _estimate(answer)
+    metrics.upstream_tokens(prompt, completion)
+    return Call(str(model)[:_MODEL_CHARACTERS], call_type, prompt, completion)
 
 
 def _count(usage: dict[str, Any], *names: str) -> int | None:

@@ -45,9 +45,7 @@ class Worker:
             upstream_concurrency=settings.llm_concurrency,
             trusted=lambda: self._heartbeat is not None and self._heartbeat.trusted,
         )
-        self._deliveries = Deliveries(
-            database, services.http, vault, timeout_seconds=settings.webhook_timeout_seconds
-        )
+        self._deliveries = Deliveries(database, services.http, vault, settings)
         self._deliveries_news = asyncio.Event()
         self._upkeep_news = asyncio.Event()
         self._upkeep = Upkeep(database, lease_seconds=settings.lease_seconds)
@@ -105,8 +103,11 @@ class Worker:
         if self._heartbeat is None:
             return
         self._heartbeat.stop()
-        async with self._database.transaction() as tx:
-            await workers.leave(tx, self._items.worker_id)
+        try:
+            async with self._database.transaction() as tx:
+                await workers.leave(tx, self._items.worker_id)
+        except Exception as error:  # others will notice by the silence
+            log.warning("left without a goodbye", extra={"error": type(error).__name__})
 
     def _duty(self, name: str, step: Step, idle_seconds: float, news: asyncio.Event | None = None) -> None:
         looping = keep_taking(

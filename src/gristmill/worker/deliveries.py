@@ -11,6 +11,7 @@ from gristmill import metrics
 from gristmill.db import Database, unavailable
 from gristmill.domain.deliveries import Attempt, Dead, Delivered, RetryIn, Verdict, after
 from gristmill.net.session import HttpSession
+from gristmill.settings import Settings
 from gristmill.store import deliveries
 from gristmill.store.deliveries import DeliveryToSend
 from gristmill.vault import Vault, VaultError
@@ -28,13 +29,11 @@ log = logging.getLogger(__name__)
 class Deliveries:
     """`step()` is to be called again at once while it answers more than 0, else after a while."""
 
-    def __init__(
-        self, database: Database, http: HttpSession, vault: Vault, *, timeout_seconds: float
-    ) -> None:
+    def __init__(self, database: Database, http: HttpSession, vault: Vault, settings: Settings) -> None:
         self._database = database
         self._http = http
         self._vault = vault
-        self._timeout_seconds = timeout_seconds
+        self._timeout_seconds = settings.webhook_timeout_seconds
         self._in_flight: set[asyncio.Task[None]] = set()
         self._draining = False
 

@@ -17,7 +17,7 @@ from gristmill.store import assignments, leases, spans
 from gristmill.store.recording import Ended, Retried
 from gristmill.worker.loop import first_of
 from gristmill.worker.recorder import FULL, Recorder
-from gristmill.worker.work import HeldLease, Job, Work, run, settle, timed_out
+from gristmill.worker.work import HeldLease, Job, Work, prepared, run, settle, timed_out
 
 log = logging.getLogger(__name__)
 
@@ -117,10 +117,13 @@ class Items:
             self._held = {i: held for i, held in self._held.items() if held.remaining > 0}
 
     async def _take(self, held: HeldLease) -> int:
-        job = await self._job(held)
+        try:
+            job = await self._job(held)
+        except Exception:
+            self._give_back(held)
+            raise
         if job is None:
-            for item in held.lease.items:
-                self._recorder.give_back(held, item.ordinal)
+            del self._held[held.lease.id]  # the tidier removes what deleted batches leave over
             return 0
         name = job.assignment.processor
         self._in_hand[name] += len(held.lease.items)
@@ -129,7 +132,7 @@ class Items:
         return len(held.lease.items)
 
     async def _job(self, held: HeldLease) -> Job | None:
-        """None: the batch was deleted, or its stored configuration does not fit the processor of this version."""
+        """None: the batch has been deleted."""
         batch_id = held.lease.batch_id
         if (known := self._jobs.get(batch_id)) is not None:
             self._jobs.move_to_end(batch_id)
@@ -138,9 +141,7 @@ class Items:
             assignment = await assignments.load(connection, batch_id)
         if assignment is None:
             return None
-        processor = self._processors[assignment.processor]
-        job = Job(assignment, processor, processor.config_model.model_validate_json(assignment.config))
-        self._jobs[batch_id] = job
+        job = self._jobs[batch_id] = prepared(assignment, self._processors[assignment.processor])
         if len(self._jobs) > JOBS_KEPT:
             self._jobs.popitem(last=False)
         return job
@@ -258,6 +259,10 @@ class Items:
         metrics.items_in_flight(len(self._running))
 
     # --- the end ---
+
+    def _give_back(self, held: HeldLease) -> None:
+        for item in held.lease.items:
+            self._recorder.give_back(held, item.ordinal)
 
     def _return_ready(self) -> None:
         while self._ready:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from pydantic import ValidationError
 
 from gristmill.domain.outcomes import (
     Failure,
@@ -41,7 +42,7 @@ class Job:
 
     assignment: Assignment
     processor: Processor[Any, Any]
-    config: Any
+    config: Any  # None: what was stored does not fit the processor as it is installed here
 
 
 @dataclass(slots=True)
@@ -49,6 +50,24 @@ class Work:
     held: HeldLease
     item: ClaimedItem
     job: Job
+
+
+def prepared(assignment: Assignment, processor: Processor[Any, Any]) -> Job:
+    try:
+        return Job(assignment, processor, processor.config_model.model_validate_json(assignment.config))
+    except ValidationError:
+        return Job(assignment, processor, None)
+
+
+def _unfit() -> Outcome:
+    return Failure(
+        ItemError(
+            500,
+            "configuration_unfit",
+            "The batch's stored configuration does not fit the processor that is installed on this worker.",
+            suggestion="Run the same version of the processor on the API and on every worker.",
+        )
+    )
 
 
 async def run(work: Work, services: Services) -> Outcome:
@@ -63,6 +82,8 @@ async def run(work: Work, services: Services) -> Outcome:
         work.job.config,
         services,
     )
+    if work.job.config is None:
+        return _unfit()
     try:
         given = work.job.processor.input_model.model_validate_json(item.input)
         return await work.job.processor.run(given, context)

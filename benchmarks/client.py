@@ -1,0 +1,88 @@
+"""A client that costs little: one kept-alive connection, bodies made before the clock runs."""
+
+import http.client
+import json
+import socket
+import time
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+TIMEOUT_SECONDS = 120.0
+
+
+class Client:
+    def __init__(self, url: str, key: str) -> None:
+        self._address = (urlsplit(url).hostname, urlsplit(url).port)
+        self._key = key
+        self._connection = http.client.HTTPConnection(*self._address, timeout=TIMEOUT_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    def ask(self, method: str, path: str, body: bytes | None = None, accept: str = "application/json") -> bytes:
+        """The body of the answer, whole. Raises RuntimeError unless it is a 2xx."""
+        headers = {"x-api-key": self._key, "accept": accept, "content-type": "application/json"}
+        self._connection.request(method, path, body, headers)
+        answer = self._connection.getresponse()
+        text = answer.read()
+        if answer.status // 100 != 2:
+            raise RuntimeError(f"{method} {path}: {answer.status} {text[:500]!r}")
+        return text
+
+    def get(self, path: str) -> Any:
+        return json.loads(self.ask("GET", path))
+
+    def create(self, body: bytes) -> str:
+        """Posts a batch; answers with its id."""
+        return str(json.loads(self.ask("POST", "/api/v1/batches", body))["data"]["id"])
+
+    def lines(self, batch_id: str) -> list[bytes]:
+        """All results of a batch as the NDJSON stream has them."""
+        path = f"/api/v1/batches/{batch_id}/results"
+        return self.ask("GET", path, accept="application/x-ndjson").splitlines()
+
+    def until_ended(self, total: int, *, timeout_seconds: float) -> None:
+        """Until that many batches have completed and none is under way."""
+        end = time.monotonic() + timeout_seconds
+        while self.count("completed") < total:
+            if time.monotonic() > end:
+                raise TimeoutError(f"{self.count('in_progress')} batches are still under way")
+            time.sleep(0.05)
+
+    def count(self, status: str) -> int:
+        found = self.get(f"/api/v1/batches?status={status}&limit=1")
+        return int(found["pagination"]["total_records"])
+
+    def requests_per_second(self, path: str, *, connections: int, rounds: int) -> float:
+        """The same GET over several connections at once, in step: all are asked, then all are read."""
+        host = f"{self._address[0]}:{self._address[1]}"
+        request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nx-api-key: {self._key}\r\n\r\n".encode()
+        open_ = [socket.create_connection(self._address, TIMEOUT_SECONDS) for _ in range(connections)]
+        files = [one.makefile("rb") for one in open_]
+        began = time.perf_counter()
+        for _ in range(rounds):
+            for one in open_:
+                one.sendall(request)
+            for file in files:
+                _read_answer(file)
+        taken = time.perf_counter() - began
+        for one in (*files, *open_):
+            one.close()
+        return connections * rounds / taken
+
+
+def _read_answer(file: Any) -> None:
+    status = file.readline()
+    length = 0
+    while (line := file.readline()) != b"\r\n":
+        if line.lower().startswith(b"content-length:"):
+            length = int(line.split(b":")[1])
+    file.read(length)
+    if b" 200 " not in status:
+        raise RuntimeError(f"GET was answered with {status!r}")
