@@ -1,5 +1,5 @@
 # Needs git, make, Python 3.11 or newer, and a package index. uv is used where it is, else fetched into .uv.
-.PHONY: help setup check test run demo lock
+.PHONY: help setup check test run demo bench lock
 .DEFAULT_GOAL := help
 
 export UV_LINK_MODE ?= copy
@@ -38,6 +38,9 @@ run: setup ## serve on an embedded Postgres; ARGS='--port 0'
 
 demo: setup ## the whole way, with a small model on this machine; ARGS=--exit ends after the table
 	$(IN)/gristmill demo $(ARGS)
+
+bench: setup ## how fast it is on this machine (docs/performance.md); takes minutes
+	$(IN)/python -m benchmarks $(ARGS)
 
 lock: | $(UV) ## the newest versions that fit together, into the requirements files
 	$(UV) lock --quiet --upgrade
