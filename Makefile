@@ -3,6 +3,10 @@
 .DEFAULT_GOAL := help
 
 export UV_LINK_MODE ?= copy
+# The certificates of this machine, as pip does: an index may be behind a company's own authority.
+ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt /etc/ssl/cert.pem /etc/pki/tls/certs/ca-bundle.crt),)
+export UV_SYSTEM_CERTS ?= true
+endif
 ifeq ($(shell test -w "$$HOME" && echo yes),)
 export UV_CACHE_DIR ?= $(CURDIR)/.uv/cache
 endif
