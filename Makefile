@@ -20,7 +20,7 @@ setup: .venv/.ready ## everything into .venv; done by the other commands, too
 
 .venv/.ready: requirements.txt pyproject.toml tests/plugin/pyproject.toml Makefile | $(UV)
 	$(UV) venv --quiet --allow-existing --python '>=3.11' .venv
-	$(UV) pip sync --quiet --python .venv --compile-bytecode requirements.txt
+	$(UV) pip sync --quiet --python .venv requirements.txt
 	$(UV) pip install --quiet --python .venv --no-deps --editable . --editable tests/plugin
 	touch $@
 
