@@ -1,8 +1,12 @@
 # Needs git, make, Python 3.11 or newer, and a package index. uv is used where it is, else fetched into .uv.
-.PHONY: help setup check test run demo lock
+.PHONY: help setup check test run demo bench lock
 .DEFAULT_GOAL := help
 
 export UV_LINK_MODE ?= copy
+# The certificates of this machine, as pip does: an index may be behind a company's own authority.
+ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt /etc/ssl/cert.pem /etc/pki/tls/certs/ca-bundle.crt),)
+export UV_SYSTEM_CERTS ?= true
+endif
 ifeq ($(shell test -w "$$HOME" && echo yes),)
 export UV_CACHE_DIR ?= $(CURDIR)/.uv/cache
 endif
@@ -16,7 +20,7 @@ setup: .venv/.ready ## everything into .venv; done by the other commands, too
 
 .venv/.ready: requirements.txt pyproject.toml tests/plugin/pyproject.toml Makefile | $(UV)
 	$(UV) venv --quiet --allow-existing --python '>=3.11' .venv
-	$(UV) pip sync --quiet --python .venv --compile-bytecode requirements.txt
+	$(UV) pip sync --quiet --python .venv requirements.txt
 	$(UV) pip install --quiet --python .venv --no-deps --editable . --editable tests/plugin
 	touch $@
 
@@ -38,6 +42,9 @@ run: setup ## serve on an embedded Postgres; ARGS='--port 0'
 
 demo: setup ## the whole way, with a small model on this machine; ARGS=--exit ends after the table
 	$(IN)/gristmill demo $(ARGS)
+
+bench: setup ## how fast it is on this machine (docs/performance.md); takes minutes
+	$(IN)/python -m benchmarks $(ARGS)
 
 lock: | $(UV) ## the newest versions that fit together, into the requirements files
 	$(UV) lock --quiet --upgrade

@@ -9,10 +9,11 @@ from typing import IO, Any, Literal
 
 import orjson
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from gristmill.cli.refusal import Refusal
+from gristmill.log import printable
 from gristmill.store.keys import Key
 
 COLUMNS = ("custom_id", "status", "response_content", "error_code", "error_message", "processed_at")
@@ -28,8 +29,8 @@ def show_keys(keys: Iterable[Key]) -> None:
         scopes = ", ".join(sorted(key.scopes))
         table.add_row(
             str(key.id),
-            escape(key.tenant),
-            escape(key.name),
+            _text(key.tenant),
+            _text(key.name),
             shown,
             scopes,
             f"{key.created_at:%Y-%m-%d}",
@@ -44,10 +45,13 @@ def results_table(results: Iterable[dict[str, Any]], names: dict[str, str] | Non
     for result in results:
         custom_id = str(result["custom_id"])
         answer = result["response_content"] or result["error_message"] or ""
-        table.add_row(
-            escape((names or {}).get(custom_id, custom_id)), result["status"], escape(answer.strip())
-        )
+        table.add_row(_text((names or {}).get(custom_id, custom_id)), result["status"], _text(answer.strip()))
     return table
+
+
+def _text(foreign: str) -> Text:
+    """What a caller or a model wrote: no markup of ours, and nothing that steers the terminal."""
+    return Text("\n".join(printable(line) for line in foreign.splitlines()))
 
 
 def write_results(
