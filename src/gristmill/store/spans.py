@@ -6,7 +6,6 @@ No item row is ever touched by this. What is claimed comes from one batch, chose
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import NamedTuple
 from uuid import UUID
 
 from gristmill.db import Transaction
@@ -18,7 +17,8 @@ _MOST_SPANS = 200
 LEASE_SLACK_SECONDS = 60
 
 
-class ClaimedItem(NamedTuple):
+@dataclass(slots=True)  # one per item: neither frozen nor a named tuple, which take twice as long to make
+class ClaimedItem:
     ordinal: int
     custom_id: str
     history_id: int | None
@@ -150,8 +150,9 @@ async def _items(
 ) -> dict[int, list[ClaimedItem]]:
     ids, firsts, lasts = (list(column) for column in zip(*ranges, strict=True))
     found: dict[int, list[ClaimedItem]] = {lease_id: [] for lease_id in ids}
-    for row in await tx.fetch(_ITEMS, batch_id, ids, firsts, lasts):
-        found[row[0]].append(ClaimedItem(*row[1:]))
+    rows = await tx.fetch(_ITEMS, batch_id, ids, firsts, lasts)
+    for lease_id, ordinal, custom_id, history_id, text in rows:
+        found[lease_id].append(ClaimedItem(ordinal, custom_id, history_id, text))
     return found
 
 
