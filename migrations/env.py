@@ -3,10 +3,11 @@
 import asyncio
 
 from alembic import context
+from sqlalchemy import Connection
+
 from gristmill.db import Database
 from gristmill.settings import Settings
 from gristmill.tables import metadata
-from sqlalchemy import Connection
 
 
 def run(connection: Connection) -> None:

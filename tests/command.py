@@ -1,16 +1,21 @@
 """The real command in processes of its own."""
 
+import io
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import httpx2
+import pytest
+
+from gristmill.__main__ import main
 
 
 @dataclass
@@ -46,6 +51,23 @@ class Command:
             [sys.executable, *self.program, *arguments],
             env=self._environment(more), input=stdin, capture_output=True, text=True, timeout=seconds, check=False,
         )  # fmt: skip
+
+    def call(self, *arguments: str, stdin: str = "", **more: str) -> "subprocess.CompletedProcess[str]":
+        """As `run`, but in this process: without the second that a start takes. Not from a coroutine."""
+        out, err = io.StringIO(), io.StringIO()
+        read = io.TextIOWrapper(io.BytesIO(stdin.encode()))
+        with (
+            mock.patch.dict(os.environ, self._environment(more), clear=True),
+            mock.patch.object(sys, "argv", ["gristmill", *arguments]),
+            mock.patch.object(sys, "stdin", read),
+            redirect_stdout(out),
+            redirect_stderr(err),
+            pytest.raises(SystemExit) as left,
+        ):
+            main()
+        return subprocess.CompletedProcess(
+            arguments, int(left.value.code or 0), out.getvalue(), err.getvalue()
+        )
 
     @contextmanager
     def start(self, *arguments: str, **more: str) -> Iterator["subprocess.Popen[str]"]:

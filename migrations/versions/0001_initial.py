@@ -127,7 +127,8 @@ TABLES = (
         cancelled_at timestamptz,
         CONSTRAINT batch_pkey PRIMARY KEY (id),
         CONSTRAINT batch_total_check CHECK (total >= 1 AND total <= 1000000),
-        CONSTRAINT batch_status_check CHECK (status IN ('in_progress', 'paused', 'cancelling', 'completed', 'failed', 'cancelled')),
+        CONSTRAINT batch_status_check CHECK (
+            status IN ('in_progress', 'paused', 'cancelling', 'completed', 'failed', 'cancelled')),
         CONSTRAINT batch_ending_check CHECK (ending IN ('cancel', 'deadline')),
         CONSTRAINT batch_completed_at_check CHECK ((status IN ('completed', 'failed')) = (completed_at IS NOT NULL)),
         CONSTRAINT batch_cancelled_at_check CHECK ((status = 'cancelled') = (cancelled_at IS NOT NULL)),

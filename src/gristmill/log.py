@@ -55,7 +55,8 @@ def _at(record: logging.LogRecord) -> str:
     )
 
 
-def _escaped(text: str) -> str:
+def printable(text: str) -> str:
+    """The same, with what could end a line or steer a terminal written as an escape."""
     return _UNSAFE.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
 
 
@@ -70,4 +71,4 @@ class _Json(logging.Formatter):
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
-        return _escaped(f"{_at(record)} {record.levelname.lower():7} {record.getMessage()}{fields}")
+        return printable(f"{_at(record)} {record.levelname.lower():7} {record.getMessage()}{fields}")

@@ -312,7 +312,9 @@ span = Table(
     _number("attempts", SmallInteger),  # used up
     _number("losses", SmallInteger),  # workers that died with it
     Column("available_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    Column("waiting", Boolean, nullable=False, server_default=text("false")),  # upstream was busy; else a retry
+    Column(
+        "waiting", Boolean, nullable=False, server_default=text("false")
+    ),  # upstream was busy; else a retry
     Column("history_id", BigInteger),  # with available_at = infinity: waits for this chat
     CheckConstraint("first >= 0 AND first <= last", name="range"),
     CheckConstraint("history_id IS NULL OR first = last", name="history"),

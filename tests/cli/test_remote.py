@@ -3,27 +3,37 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
-from command import Command, Running
+from command import Command
+from databases import Server
 
 pytestmark = pytest.mark.slow
 KEY = "gm_a-key-for-tests-of-the-client"
 
 
-@pytest.fixture
-def server(gristmill_on: Command) -> Iterator[Running]:
-    with gristmill_on.serve(GRISTMILL_API_KEY=KEY) as running:
-        yield running
+@pytest.fixture(scope="module")
+async def module_database_url(server: Server) -> AsyncIterator[str]:
+    name = f"gristmill_test_{uuid4().hex}"
+    yield await server.create(name, template=server.template)
+    await server.drop(name)
+
+
+@pytest.fixture(scope="module")
+def client(module_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+    """Settings of somebody who has nothing but an URL and a key."""
+    settings = {
+        "GRISTMILL_DATABASE_URL": module_database_url,
+        "GRISTMILL_DATA_DIR": str(tmp_path_factory.mktemp("data")),
+        "GRISTMILL_SECRET_KEY": "a secret key for tests, long enough",
+    }
+    with Command(settings).serve(GRISTMILL_API_KEY=KEY) as running:
+        yield Command({"GRISTMILL_PUBLIC_URL": running.url, "GRISTMILL_API_KEY": KEY})
         assert running.stop() == 0
-
-
-@pytest.fixture
-def client(server: Running) -> Command:
-    return Command({"GRISTMILL_PUBLIC_URL": server.url, "GRISTMILL_API_KEY": KEY})
 
 
 def test_a_file_becomes_a_batch_and_its_results_a_file(client: Command, tmp_path: Path) -> None:
@@ -33,33 +43,34 @@ def test_a_file_becomes_a_batch_and_its_results_a_file(client: Command, tmp_path
     requests.append({"custom_id": "bad", "input": {"do": "fail"}})
     file = tmp_path / "requests.jsonl"
     file.write_text("\n".join(json.dumps(request) for request in requests))
-    submitted = client.run("submit", str(file), "--processor", "scripted", "--name", "mine", "--watch")
+    submitted = client.call("submit", str(file), "--processor", "scripted", "--name", "mine", "--watch")
     assert submitted.returncode == 0, submitted.stderr
     batch_id, *progress = submitted.stdout.split("\n", 1)
     assert "completed" in progress[0]
     assert "31/31" in progress[0]
-    assert client.run("watch", batch_id).returncode == 0
+    assert client.call("watch", batch_id).returncode == 0
 
     lines = [
-        json.loads(line) for line in client.run("results", batch_id, "--format", "ndjson").stdout.splitlines()
+        json.loads(line)
+        for line in client.call("results", batch_id, "--format", "ndjson").stdout.splitlines()
     ]
     assert [line["custom_id"] for line in lines] == [request["custom_id"] for request in requests]
     rows = list(
-        csv.DictReader(io.StringIO(client.run("results", batch_id, "--format", "csv").stdout, newline=""))
+        csv.DictReader(io.StringIO(client.call("results", batch_id, "--format", "csv").stdout, newline=""))
     )
     assert rows[7]["response_content"] == "ä,7\n\x1b[31m"
-    failed = client.run("results", batch_id, "--status", "failed", "--format", "ndjson").stdout.splitlines()
+    failed = client.call("results", batch_id, "--status", "failed", "--format", "ndjson").stdout.splitlines()
     assert [json.loads(line)["custom_id"] for line in failed] == ["bad"]
     output = tmp_path / "results.ndjson"
-    assert client.run("results", batch_id, "--format", "ndjson", "--output", str(output)).returncode == 0
+    assert client.call("results", batch_id, "--format", "ndjson", "--output", str(output)).returncode == 0
     assert len(output.read_text().splitlines()) == 31
-    table = client.run("results", batch_id).stdout
+    table = client.call("results", batch_id).stdout
     assert "i29" in table
     assert "\x1b" not in table
 
 
 def test_what_the_server_refuses_is_told_with_its_place(client: Command) -> None:
-    refused = client.run(
+    refused = client.call(
         "submit", "-", "--processor", "scripted", stdin='{"custom_id": "a", "input": {"sleep_seconds": -1}}'
     )
     assert refused.returncode == 1
@@ -87,7 +98,7 @@ def test_what_the_server_refuses_is_told_with_its_place(client: Command) -> None
 def test_a_mistake_is_told_in_one_line(
     client: Command, arguments: tuple[str, ...], environment: dict[str, str], told: str
 ) -> None:
-    refused = client.run(*arguments, **environment)
+    refused = client.call(*arguments, **environment)
     assert refused.returncode == 1
     assert told in refused.stderr
     assert "Traceback" not in refused.stderr

@@ -131,17 +131,17 @@ def test_a_worker_joins_the_embedded_postgres_of_a_server(gristmill: Command, da
 
 
 def test_a_worker_without_a_database_says_what_is_missing(gristmill: Command) -> None:
-    refused = gristmill.run("worker")
+    refused = gristmill.call("worker")
     assert refused.returncode == 1
     assert "set GRISTMILL_DATABASE_URL, or start `gristmill serve`" in refused.stderr
 
 
 def test_two_servers_do_not_share_a_folder_or_a_port(gristmill: Command, gristmill_on: Command) -> None:
     with gristmill.serve() as running:
-        refused = gristmill.run("serve", "--port", "0")
+        refused = gristmill.call("serve", "--port", "0")
         assert (refused.returncode, refused.stdout) == (1, "")
         assert "in use by another process" in refused.stderr
-        refused = gristmill_on.run("serve", "--port", running.url.rsplit(":", 1)[1])
+        refused = gristmill_on.call("serve", "--port", running.url.rsplit(":", 1)[1])
         assert refused.returncode == 1
         assert "Address already in use; set GRISTMILL_HOST and GRISTMILL_PORT" in refused.stderr
         assert running.stop() == 0
@@ -168,38 +168,44 @@ def test_the_log_is_json_when_asked_and_names_no_secret(gristmill_on: Command, t
         assert secret not in text
 
 
+def test_a_mistake_in_the_settings_is_told_in_one_line(gristmill_on: Command) -> None:
+    refused = gristmill_on.run("serve", GRISTMILL_PORT="hush", GRISTMILL_CONCURRENCY="0")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("gristmill: GRISTMILL_PORT: input should be a valid integer")
+    assert "GRISTMILL_CONCURRENCY: input should be greater than or equal to 1" in refused.stderr
+    assert "hush" not in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("environment", "told"),
     [
         ({"GRISTMILL_SECRET_KEY": ""}, "set GRISTMILL_SECRET_KEY"),
         ({"GRISTMILL_SECRET_KEY": "hush"}, "GRISTMILL_SECRET_KEY: the secret key must be at least"),
-        ({"GRISTMILL_CONCURRENCY": "hush"}, "GRISTMILL_CONCURRENCY: input should be a valid integer"),
         ({"GRISTMILL_API_KEY_FILE": "/nowhere"}, "cannot be read"),
-        ({"GRISTMILL_DATABASE_URL": "postgresql://hush:hush@127.0.0.1:1/hush"}, "Postgres cannot be used"),
+        ({"GRISTMILL_DATABASE_URL": "postgresql://hush:hush@127.0.0.1:1/x"}, "Postgres cannot be used"),
         ({"GRISTMILL_DATABASE_URL": "mysql://hush:hush@db/hush"}, "the database URL cannot be used"),
         ({"GRISTMILL_LLM_BASE_URL": "hush"}, "GRISTMILL_LLM_BASE_URL"),
         ({"GRISTMILL_HOST": "256.0.0.1"}, "cannot listen on"),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
 )
-def test_a_mistake_in_the_settings_is_told_in_one_line(
+def test_what_cannot_be_used_is_told_by_name(
     gristmill_on: Command, environment: dict[str, str], told: str
 ) -> None:
-    refused = gristmill_on.run("serve", "--port", "0", **environment)
+    refused = gristmill_on.call("serve", "--port", "0", **environment)
     assert refused.returncode == 1
-    (line,) = refused.stderr.splitlines()[-1:]
-    assert told in line
+    assert told in refused.stderr
     assert "hush" not in refused.stdout + refused.stderr
-    assert "Traceback" not in refused.stderr
 
 
 def test_a_schema_that_is_left_to_the_operator_is_not_touched(
     gristmill_on: Command, empty_database_url: str
 ) -> None:
     by_hand = {"GRISTMILL_DATABASE_URL": empty_database_url, "GRISTMILL_MIGRATE_ON_START": "false"}
-    refused = gristmill_on.run("serve", "--port", "0", **by_hand)
+    refused = gristmill_on.call("serve", "--port", "0", **by_hand)
     assert refused.returncode == 1
     assert "run `gristmill migrate`" in refused.stderr
-    assert gristmill_on.run("migrate", **by_hand).returncode == 0
+    assert gristmill_on.call("migrate", **by_hand).returncode == 0
     with gristmill_on.serve(**by_hand) as running:
         assert running.stop() == 0

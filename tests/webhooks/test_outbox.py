@@ -164,6 +164,16 @@ async def test_many_senders_at_once_never_get_the_same_delivery(database):
     assert len(claimed) == 40
 
 
+async def test_a_sender_does_not_wait_for_what_another_is_just_claiming(database):
+    for number in range(2):
+        await queue(database, url=f"https://receiver{number}.example/")
+    async with asyncio.timeout(5), database.transaction() as tx:
+        [first] = await deliveries.claim(tx, 1, 60)
+        seen = await claim(database)
+        assert len(seen) == 1
+        assert seen[0].id != first.id
+
+
 async def test_no_receiver_gets_more_than_its_share_however_much_waits_for_it(database):
     for _ in range(deliveries.MAX_PER_RECEIVER + 5):
         await queue(database)
@@ -187,6 +197,16 @@ async def test_no_tenant_gets_more_than_its_share_however_many_receivers_it_has(
         TENANT: deliveries.MAX_PER_TENANT,
         UUID(int=2): 1,
     }
+
+
+async def test_what_receivers_have_in_flight_counts_for_their_tenant(database):
+    full, left_over = divmod(deliveries.MAX_PER_TENANT, deliveries.MAX_PER_RECEIVER)
+    assert (full, left_over) == (5, 0)
+    for number in range(deliveries.MAX_PER_TENANT):
+        await queue(database, url=f"https://receiver{number % full}.example/")
+    assert len(await claim(database)) == deliveries.MAX_PER_TENANT
+    await queue(database, url="https://late.example/")
+    assert await claim(database) == []
 
 
 async def test_the_tenant_with_least_in_flight_comes_first(database):

@@ -1,4 +1,5 @@
 import pytest
+
 from mill import Scripted
 
 

@@ -4,14 +4,14 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from factories import TENANT, events, get, make_batch, violations
-from mill import Scripted, eventually, working
 
+from factories import TENANT, events, get, make_batch, violations
 from gristmill.db import Database
 from gristmill.domain.states import TERMINAL, BatchStatus, ItemStatus
 from gristmill.store import batches, results
 from gristmill.store.batches import NewItem
 from gristmill.store.results import Attempt, Result
+from mill import Scripted, eventually, working
 
 
 def script(*steps: dict[str, Any]) -> list[NewItem]:

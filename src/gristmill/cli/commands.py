@@ -28,9 +28,13 @@ def serve(
 ) -> None:
     """Serve the API on an embedded Postgres, or on the one of GRISTMILL_DATABASE_URL."""
     from gristmill.cli.configuration import load
+
+    settings = load(
+        host=host, port=port
+    )  # a mistake in them shows before the imports of a server have been waited for
     from gristmill.cli.serve import serve
 
-    _run(serve(load(host=host, port=port), with_worker=worker))
+    _run(serve(settings, with_worker=worker))
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """The listening socket, and uvicorn with deadlines and without its signal handling."""
 
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +20,12 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+    except socket.gaierror:
+        raise Refusal(f"cannot listen on {host}: no such address; set GRISTMILL_HOST") from None
     except OSError as error:
+        reason = os.strerror(error.errno or 0)
         raise Refusal(
-            f"cannot listen on {host}:{port}: {error.strerror}; set GRISTMILL_HOST and GRISTMILL_PORT"
+            f"cannot listen on {host}:{port}: {reason}; set GRISTMILL_HOST and GRISTMILL_PORT"
         ) from None
 
 

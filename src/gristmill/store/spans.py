@@ -236,7 +236,8 @@ async def put_back(tx: Transaction, waiting: Sequence[Waiting]) -> None:
         """
         INSERT INTO span (batch_id, first, last, attempts, losses, available_at, waiting)
         SELECT b, f, l, a, s, now() + make_interval(secs => d), w
-        FROM unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::int[], $6::float8[], $7::bool[]) AS given (b, f, l, a, s, d, w)
+        FROM unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::int[], $6::float8[], $7::bool[])
+            AS given (b, f, l, a, s, d, w)
         """,
         *(list(column) for column in zip(*columns, strict=True)),
     )
