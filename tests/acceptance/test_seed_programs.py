@@ -58,7 +58,9 @@ async def test_the_programs_of_the_documentation_run_unchanged(
 
 
 def _is_as_documented(output: str) -> None:
-    created, *polls, last = re.findall(r"^(?:Created batch: [0-9a-f-]{36}|Batch status: \w+)$", output, re.M)
+    created, *polls, last = re.findall(
+        r"^(?:Created batch: [0-9a-f-]{36}|Batch status: \w+)$", output, re.MULTILINE
+    )
     assert created.startswith("Created")
     assert set(polls) <= {"Batch status: in_progress"}
     assert last == "Batch status: completed"
