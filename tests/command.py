@@ -5,9 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -37,13 +38,17 @@ class Running:
 
 @dataclass
 class Command:
+    """`program` are Python's arguments in front of the command's own; `log` gets what a started one says on stderr."""
+
     environment: dict[str, str] = field(default_factory=dict)
+    program: Sequence[str] = ("-m", "gristmill")
+    log: Path | None = None
 
     def run(
         self, *arguments: str, stdin: str | None = None, seconds: float = 100, **more: str
     ) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [sys.executable, "-m", "gristmill", *arguments],
+            [sys.executable, *self.program, *arguments],
             env=self._environment(more), input=stdin, capture_output=True, text=True, timeout=seconds, check=False,
         )  # fmt: skip
 
@@ -66,10 +71,11 @@ class Command:
 
     @contextmanager
     def start(self, *arguments: str, **more: str) -> Iterator["subprocess.Popen[str]"]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gristmill", *arguments],
-            env=self._environment(more), stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        with self.log.open("a") if self.log else nullcontext() as log:
+            process = subprocess.Popen(
+                [sys.executable, *self.program, *arguments],
+                env=self._environment(more), stdout=subprocess.PIPE, stderr=log, text=True,
+            )  # fmt: skip
         with process:
             try:
                 yield process

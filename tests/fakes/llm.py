@@ -7,13 +7,13 @@
 
 What a user's message holds steers the answer, so that a test of the whole service can do it, too:
 `[fault=NAME]` on every call, `[fault=NAME*2]` on the first two with that message, `[say=TEXT]` is the answer,
-`[call=TOOL {"a": 1}]` asks for a tool (one round each; with `[forever]` again and again). Else the answer
-repeats the message. Alone, from `tests`: `python -m fakes.llm`.
+`[call=TOOL {"a": 1}]` asks for a tool (one round each; with `[forever]` again and again), `[hold=NAME]` waits until
+the test calls `release(NAME)`. Else the answer repeats the message. Alone, from `tests`: `python -m fakes.llm`.
 """
 
 import asyncio
 import re
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from contextlib import suppress
 from typing import Self
 
@@ -22,6 +22,7 @@ from fakes.faults import Misbehaviour
 from fakes.wire import Request, error, read, send
 
 _STEER = re.compile(r"\[fault=([a-z0-9_:]+(?: [a-z-]+=[^\]*]*)?)(?:\*(\d+))?\]")
+_HOLD = re.compile(r"\[hold=(\S+?)\]")
 
 
 class FakeLLM:
@@ -41,6 +42,7 @@ class FakeLLM:
         self.connections = 0
         self._faults: deque[str] = deque()
         self._steered: Counter[str] = Counter()
+        self._held: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server
 
@@ -71,6 +73,10 @@ class FakeLLM:
         """The next calls, one fault each, in this order."""
         self._faults.extend(faults)
 
+    def release(self, name: str) -> None:
+        """Lets every call that this name holds be answered, now and later."""
+        self._held[name].set()
+
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         task = asyncio.current_task()
@@ -95,6 +101,8 @@ class FakeLLM:
         try:
             if self.latency_seconds:
                 await asyncio.sleep(self.latency_seconds)
+            if held := _HOLD.search(request.said):
+                await self._held[held[1]].wait()
             if self.together:
                 await self.together.wait()
             if self.api_key and request.headers.get("authorization") != f"Bearer {self.api_key}":
