@@ -8,6 +8,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection
 
+from command import Command
 from gristmill.db import Database
 from gristmill.store import schema
 from gristmill.tables import metadata
@@ -33,12 +34,33 @@ async def test_down_to_nothing_and_up_again(own_database_url: str) -> None:
     await database.close()
 
 
-async def test_many_may_migrate_at_once(empty_database_url: str) -> None:
-    databases = [Database(empty_database_url) for _ in range(6)]
-    await asyncio.gather(*(schema.migrate(database) for database in databases))
-    assert await _differences(databases[0]) == []
-    for database in databases:
-        await database.close()
+async def test_several_processes_may_migrate_at_once(empty_database_url: str) -> None:
+    command = Command({"GRISTMILL_DATABASE_URL": empty_database_url})
+    done = await asyncio.gather(*(asyncio.to_thread(command.run, "migrate") for _ in range(3)))
+    assert [(one.returncode, one.stderr) for one in done] == [(0, "")] * 3
+    database = Database(empty_database_url)
+    assert await _differences(database) == []
+    await database.close()
+
+
+async def test_one_waits_for_the_other(empty_database_url: str) -> None:
+    """The lock is held by somebody else: nothing is done until it is free."""
+    database = Database(empty_database_url)
+    holder = await database.connect()
+    transaction = holder.transaction()
+    await transaction.start()
+    await holder.execute("SELECT pg_advisory_xact_lock($1)", schema.LOCK)
+    migrating = asyncio.create_task(schema.migrate(database))
+    while not await holder.fetchval(
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    ):
+        await asyncio.sleep(0.02)
+    assert await holder.fetchval("SELECT to_regclass('tenant')") is None
+    await transaction.rollback()
+    await migrating
+    assert await schema.at_head(database)
+    await holder.close()
+    await database.close()
 
 
 async def test_the_weeks_from_last_to_four_ahead_have_partitions(own_database_url: str) -> None:

@@ -61,7 +61,7 @@ def write_results(
         with output.open("w", encoding="utf-8", newline="") if output else nullcontext(sys.stdout) as file:
             _write(results, form, file)
     except OSError as error:
-        raise Refusal(f"cannot write {output}: {error.strerror}") from None
+        raise Refusal(f"cannot write {output or 'standard output'}: {error.strerror}") from None
 
 
 def _write(results: Iterable[dict[str, Any]], form: str, file: IO[str]) -> None:

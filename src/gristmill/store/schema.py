@@ -14,7 +14,7 @@ import gristmill
 from gristmill.db import Database
 from gristmill.store import partitions
 
-_LOCK = 7_239_467_100_216_593_001  # any number that nobody else in this database uses
+LOCK = 7_239_467_100_216_593_001  # any number that nobody else in this database uses
 _STATEMENT_TIMEOUT_SECONDS = 3600.0  # a migration may rewrite a table, and others wait for it
 
 
@@ -39,7 +39,7 @@ async def _upgrade(database: Database) -> None:
     )
     # One transaction around it all. Whoever waited here finds the work done: alembic then has nothing to do.
     async with engine.begin() as connection:
-        await connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+        await connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
         await connection.run_sync(lambda plain: command.upgrade(config(plain), "head"))
 
 
