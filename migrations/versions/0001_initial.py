@@ -132,7 +132,7 @@ TABLES = (
         CONSTRAINT batch_ending_check CHECK (ending IN ('cancel', 'deadline')),
         CONSTRAINT batch_completed_at_check CHECK ((status IN ('completed', 'failed')) = (completed_at IS NOT NULL)),
         CONSTRAINT batch_cancelled_at_check CHECK ((status = 'cancelled') = (cancelled_at IS NOT NULL)),
-        CONSTRAINT batch_cancel_check CHECK (status NOT IN ('cancelling', 'cancelled') OR ending = 'cancel'),
+        CONSTRAINT batch_cancel_check CHECK (status NOT IN ('cancelling', 'cancelled') OR ending IS NOT DISTINCT FROM 'cancel'),
         CONSTRAINT batch_priority_check CHECK (priority BETWEEN -100 AND 100)
     )
     """,

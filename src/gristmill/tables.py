@@ -191,7 +191,9 @@ batch = Table(
     CheckConstraint("ending IN ('cancel', 'deadline')", name="ending"),
     CheckConstraint("(status IN ('completed', 'failed')) = (completed_at IS NOT NULL)", name="completed_at"),
     CheckConstraint("(status = 'cancelled') = (cancelled_at IS NOT NULL)", name="cancelled_at"),
-    CheckConstraint("status NOT IN ('cancelling', 'cancelled') OR ending = 'cancel'", name="cancel"),
+    CheckConstraint(
+        "status NOT IN ('cancelling', 'cancelled') OR ending IS NOT DISTINCT FROM 'cancel'", name="cancel"
+    ),
     CheckConstraint("priority BETWEEN -100 AND 100", name="priority"),
     Index(None, "tenant_id", "id"),
     Index(None, "tenant_id", "status", "id"),

@@ -5,6 +5,7 @@ import random
 from uuid import UUID
 
 import pytest
+
 from factories import (
     all_of,
     claim,
@@ -23,7 +24,6 @@ from factories import (
     sweep,
     turn,
 )
-
 from gristmill.db import Database
 from gristmill.domain.errors import NotFound
 from gristmill.domain.states import BatchStatus, ItemStatus
