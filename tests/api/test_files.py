@@ -190,7 +190,7 @@ class TestSmallUploads:
         assert on_disk(settings.data_dir) == before
 
 
-@pytest.mark.parametrize("file_id", [str(uuid4()), "7", "%2e%2e", "%00"])
+@pytest.mark.parametrize("file_id", ["01a20313-7126-7000-b171-15a57bafe5cf", "7", "%2e%2e", "%00"])
 async def test_an_unknown_file_is_404_on_every_route(caller: Caller, file_id: str) -> None:
     for method, path in [("GET", ""), ("GET", "/content"), ("DELETE", "")]:
         assert code_of(await caller.send(method, f"{FILES}/{file_id}{path}"), 404) == "not_found"
