@@ -1,6 +1,7 @@
 """A whole worker on the test's own loop, with a processor that does what its input says."""
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -20,7 +21,9 @@ VAULT = Vault(b"a secret key for tests, 32 bytes")
 
 
 class Script(BaseModel):
-    do: Literal["succeed", "fail", "retry", "wait", "raise", "hang", "gate", "say", "garble"] = "succeed"
+    do: Literal["succeed", "fail", "retry", "wait", "raise", "hang", "gate", "say", "garble", "resist"] = (
+        "succeed"
+    )
     times: int = 1  # retry, wait: so many times before success
     history_id: int | None = None
     text: str = ""
@@ -54,6 +57,7 @@ class Scripted(Processor[Script, NoConfig]):
             "hang": self._hang,
             "gate": self._wait_at_gate,
             "raise": self._raise,
+            "resist": self._resist,
         }
         if given.do in outcomes:
             return await outcomes[given.do]()
@@ -72,6 +76,11 @@ class Scripted(Processor[Script, NoConfig]):
     async def _hang(self) -> Outcome:
         await asyncio.Event().wait()
         raise AssertionError
+
+    async def _resist(self) -> Outcome:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return Success(output="ended in spite of it")
 
     async def _wait_at_gate(self) -> Outcome:
         self.at_gate += 1

@@ -94,6 +94,30 @@ async def test_an_item_over_its_time_is_interrupted_and_its_slot_is_free_again(
     assert (await get(database, batch_id)).success == 1
 
 
+async def test_a_slot_whose_item_resisted_its_timeout_still_times_the_next_one(
+    database: Database, scripted: Scripted
+) -> None:
+    batch_id = await make_batch(
+        database, script({"do": "resist"}, {"do": "hang"}), item_timeout_seconds=1.0, max_attempts=1
+    )
+    async with working(database, scripted, concurrency=1):
+        await ended(database, batch_id)
+
+    assert (await item(database, batch_id, "item-0"))[0].output == '"ended in spite of it"'
+    assert orjson.loads((await item(database, batch_id, "item-1"))[0].error or "")["type"] == "item_timeout"
+
+
+async def test_a_drain_ends_although_an_item_resists_it(database: Database, scripted: Scripted) -> None:
+    batch_id = await make_batch(database, script({"do": "resist"}))
+    async with working(database, scripted, drain_seconds=0.1):
+
+        async def running() -> bool:
+            return (await get(database, batch_id)).processing == 1 and scripted.runs.total() == 1
+
+        await eventually(running)
+    assert (await get(database, batch_id)).status is BatchStatus.COMPLETED
+
+
 async def test_no_more_items_run_than_there_are_slots(database: Database, scripted: Scripted) -> None:
     batch_id = await make_batch(database, script(*[{"do": "gate"}] * 20))
     async with working(database, scripted, concurrency=4):

@@ -25,6 +25,7 @@ JOBS_KEPT = 500  # batches whose configuration stays parsed
 AHEAD_SECONDS = 0.2  # items so fast that their slots empty within a claim are claimed that far ahead
 AHEAD_MOST = 2000
 WOKEN = 4  # slots that a claim wakes; each wakes two more while items are left, so that items that never wait stay in few
+INTERRUPT_SECONDS = 5.0  # how long items may take to end once they are interrupted
 LINGER_SECONDS = 0.01  # how long a free slot may wait for others, so that a claim is worth its cost
 UNINTERRUPTED_SECONDS = 0.005  # items that never wait let the rest of the loop in after so long
 
@@ -69,6 +70,7 @@ class Items:
         self._jobs: OrderedDict[Any, Job] = OrderedDict()
         self._held: dict[int, HeldLease] = {}
         self._in_doubt = False  # a claim broke: it may have committed without our knowing
+        self._ending = False
         recorder.busy = lambda: bool(self._running or self._ready)
 
     # --- claiming ---
@@ -166,7 +168,7 @@ class Items:
         task = asyncio.current_task()
         assert task is not None
         fresh = True
-        while True:
+        while not self._ending:
             if not self._ready:
                 self._slot_is_free()
                 await self._rest()
@@ -206,12 +208,13 @@ class Items:
             if task not in self._overdue:
                 self._recorder.give_back(work.held, work.item.ordinal)
                 raise
-            self._overdue.discard(task)
-            task.uncancel()
             outcome = timed_out(work)
         finally:
             self._running.pop(task, None)
             self._in_hand[work.job.assignment.processor] -= 1
+            if task in self._overdue:  # also when the processor went on in spite of it
+                self._overdue.discard(task)
+                task.uncancel()
         verdict = settle(work, outcome)
         self._recorder.add(work.held, verdict)
         self._note(work.job.assignment.processor, verdict)
@@ -284,8 +287,12 @@ class Items:
         until = self._loop.time() + grace_seconds
         while self._running and not hurry.is_set() and self._loop.time() < until:
             await first_of(hurry, seconds=0.02)
-        for slot in list(self._slots):
+        self._ending = True
+        for slot in self._slots:
             slot.cancel()
-        await asyncio.gather(*self._slots, return_exceptions=True)
+        if (
+            self._slots
+        ):  # a processor that does not let itself be interrupted must not keep the others from being recorded
+            await asyncio.wait(self._slots, timeout=INTERRUPT_SECONDS)
         if self._linger is not None:
             self._linger.cancel()
