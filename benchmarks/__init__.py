@@ -1,1 +1,1 @@
-"""How fast Gristmill is on this machine, beside the fastest comparable Python queue. Run it: `make bench` (docs/performance.md)."""
+"""How fast Gristmill is on this machine, beside the fastest comparable Python queue: `make bench` (docs/performance.md)."""

@@ -25,7 +25,9 @@ class Client:
     ) -> None:
         self._connection.close()
 
-    def ask(self, method: str, path: str, body: bytes | None = None, accept: str = "application/json") -> bytes:
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, accept: str = "application/json"
+    ) -> bytes:
         """The body of the answer, whole. Raises RuntimeError unless it is a 2xx."""
         headers = {"x-api-key": self._key, "accept": accept, "content-type": "application/json"}
         self._connection.request(method, path, body, headers)

@@ -25,7 +25,7 @@ class Process:
     """One `gristmill …` process. Its log goes to a file that is shown only if it fails."""
 
     def __init__(self, command: list[str], environment: dict[str, str], *, ready: str) -> None:
-        self._log: IO[bytes] = tempfile.TemporaryFile()
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the process
         self._process = subprocess.Popen(
             [sys.executable, "-m", "gristmill", *command],
             env=environment,

@@ -23,7 +23,9 @@ def custom_id_of(number: int) -> str:
 
 def bodies(items: int, processor: str = "noop") -> list[bytes]:
     """Of the POSTs that create batches of at most 1,000 items each."""
-    return [_body(range(first, min(first + PER_BATCH, items)), processor) for first in range(0, items, PER_BATCH)]
+    return [
+        _body(range(first, min(first + PER_BATCH, items)), processor) for first in range(0, items, PER_BATCH)
+    ]
 
 
 def _body(numbers: range, processor: str) -> bytes:

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -232,12 +233,21 @@ async def test_actions_refuse_any_other_body(caller: Caller, body: bytes) -> Non
     assert (await caller.data(f"{BATCHES}/{batch_id}"))["status"] == "in_progress"
 
 
-async def test_many_who_wait_are_answered_when_the_status_changes(caller: Caller, database: Database) -> None:
+async def test_many_who_wait_are_answered_when_the_status_changes(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
     batch_id = (await caller.batch(1))["id"]
-    waiting = [asyncio.create_task(caller.data(f"{BATCHES}/{batch_id}?wait=30")) for _ in range(20)]
     watch = caller.service.app.state.parts.watch
-    async with asyncio.timeout(10):
-        while not watch._looks:
+    changed, seen = watch.changed, []
+
+    async def noticed(*arguments: Any) -> Any:
+        seen.append(arguments)
+        return await changed(*arguments)
+
+    monkeypatch.setattr(watch, "changed", noticed)
+    waiting = [asyncio.create_task(caller.data(f"{BATCHES}/{batch_id}?wait=30")) for _ in range(20)]
+    async with asyncio.timeout(20):
+        while len(seen) < 20 or not watch._looks:  # all have read the status that is to change
             await asyncio.sleep(0)
         assert len(watch._looks) == 1  # all share one look
         await caller.post(f"{BATCHES}/{batch_id}/pause")

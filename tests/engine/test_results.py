@@ -191,7 +191,9 @@ async def test_windows_hold_every_item_once_in_order(database: Database, size: i
     batch_id = await mixed(database)
     batch = await get(database, batch_id)
     async with database.connection() as connection:
-        found = [window async for window in results.windows(connection, batch, size)]
+        found = [
+            await results.window(connection, batch, first, size) for first in range(0, batch.total, size)
+        ]
 
     assert [one.ordinal for window in found for one in window] == list(range(7))
     assert all(len(window) == size for window in found[:-1])

@@ -60,7 +60,8 @@ UNIQUE = {
     "ordinal_pkey": "INSERT INTO result SELECT * FROM result",
     "event_pkey": "INSERT INTO event SELECT * FROM event",
     "event_batch_id_type_run_idx": """
-        INSERT INTO event (id, batch_id, tenant_id, type, run, body) SELECT 'evt_', batch_id, tenant_id, type, run, body FROM event
+        INSERT INTO event (id, batch_id, tenant_id, type, run, body)
+        SELECT 'evt_', batch_id, tenant_id, type, run, body FROM event
     """,
     "delivery_pkey": "INSERT INTO delivery SELECT * FROM delivery",
     "history_lock_pkey": "INSERT INTO history_lock VALUES (7, '00000000-0000-7000-8000-000000000001', 1)",

@@ -22,7 +22,8 @@ class Request:
     def said(self) -> str:
         """The text of the last user message (or of `input`)."""
         body = self.body if isinstance(self.body, dict) else {}
-        users = [message for message in body.get("messages", []) if message.get("role") == "user"]
+        messages = body.get("messages", [])
+        users = [one for one in messages if isinstance(one, dict) and one.get("role") == "user"]
         content = users[-1].get("content") if users else body.get("input", "")
         return content if isinstance(content, str) else json.dumps(content)
 
