@@ -49,6 +49,6 @@ bench: setup ## how fast it is on this machine (docs/performance.md); takes minu
 lock: | $(UV) ## the newest versions that fit together, into the requirements files
 	$(UV) lock --quiet --upgrade
 	$(UV) export $(EXPORT) --all-groups --all-extras --output-file requirements.txt
-	$(UV) export $(EXPORT) --no-default-groups --extra mcp --output-file requirements-service.txt
+	$(UV) export $(EXPORT) --no-default-groups --extra documents --extra mcp --extra s3 --output-file requirements-service.txt
 
 EXPORT := --quiet --frozen --format requirements.txt --no-emit-workspace --no-emit-package gristmill-testmill --no-header --no-annotate

@@ -33,7 +33,7 @@ def test_every_extra_is_listed_with_what_it_brings() -> None:
     extras = {
         name: ", ".join(map(_package, needs)) for name, needs in PROJECT["optional-dependencies"].items()
     }
-    assert brings == extras | {"all": "both"}
+    assert brings == extras | {"all": "all of them"}
 
 
 def test_requirements_are_pinned_by_hash_and_name_no_host() -> None:
