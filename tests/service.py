@@ -60,6 +60,14 @@ class Caller:
             assert published.status_code == 200, published.text
         return agent_id
 
+    async def configuration(self, processor: str = "scripted", **config: Any) -> str:
+        """The id of a new configuration."""
+        given = {"name": "Test", "processor": processor, "config": config}
+        made = await self.post("/api/v1/configurations", given)
+        assert made.status_code == 201, made.text
+        configuration_id: str = made.json()["data"]["id"]
+        return configuration_id
+
     async def batch(self, requests: Sequence[Any] | int = 2, **fields: Any) -> dict[str, Any]:
         """A new batch of the processor `noop`; `requests` a number: that many."""
         if isinstance(requests, int):

@@ -110,6 +110,19 @@ agent_version = Table(
     _at("published_at"),
 )
 
+configuration = Table(
+    "configuration",
+    metadata,
+    _id(),
+    Column("tenant_id", Uuid, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("processor", Text, nullable=False),
+    Column("config", LargeBinary, nullable=False),  # JSON, encrypted: it may hold secrets
+    _created_at(),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Index(None, "tenant_id", "id"),
+)
+
 file = Table(
     "file",
     metadata,
@@ -162,6 +175,7 @@ batch = Table(
     Column("ending", Text),  # set: nothing starts any more, and why
     Column("processor", Text, nullable=False),
     Column("agent_id", Uuid),  # the batch's default agent
+    Column("configuration_id", Text),  # where `config` was taken from, as the caller named it
     Column(
         "config", Text, nullable=False
     ),  # JSON, a snapshot: the processor's configuration, agent versions included

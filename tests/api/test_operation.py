@@ -59,7 +59,7 @@ async def test_processors_show_what_they_take(caller: Caller) -> None:
     assert list(shown) == sorted(shown)
     assert {"agent_message", "completion", "noop", "scripted"} <= set(shown)
     assert shown["noop"]["input_schema"]["required"] == ["text"]
-    assert shown["scripted"]["config_schema"]["properties"].keys() == {"do"}
+    assert shown["scripted"]["config_schema"]["properties"].keys() == {"do", "password"}
     assert (shown["agent_message"]["configured_by"], shown["agent_message"]["config_schema"]) == (
         "agent_id",
         None,

@@ -76,6 +76,7 @@ class BatchAnswer(BaseModel):
     waiting_reason: str | None
     usage: UsageTotals
     processor: str
+    configuration_id: str | None
     name: str | None
     metadata: dict[str, str]
     collection: str | None
@@ -198,6 +199,16 @@ class AgentVersionAnswer(_AgentContent):
     published_at: datetime | None
 
 
+class ConfigurationAnswer(BaseModel):
+    id: str
+    name: str
+    processor: str
+    config: dict[str, Any] | None
+    preset: bool
+    created_at: datetime | None
+    updated_at: datetime | None
+
+
 class FileAnswer(BaseModel):
     id: UUID
     filename: str
@@ -240,6 +251,7 @@ MODELS: tuple[type[BaseModel], ...] = (
     ResultDetail,
     DeliveryAnswer,
     AgentAnswer,
+    ConfigurationAnswer,
     AgentVersionAnswer,
     FileAnswer,
     ChatAnswer,

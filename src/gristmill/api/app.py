@@ -7,7 +7,19 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from gristmill.api import agents, batches, chats, deliveries, docs, errors, files, health, processors, results
+from gristmill.api import (
+    agents,
+    batches,
+    chats,
+    configurations,
+    deliveries,
+    docs,
+    errors,
+    files,
+    health,
+    processors,
+    results,
+)
 from gristmill.api.front import Front
 from gristmill.api.keyring import KeyRing
 from gristmill.api.parts import Parts
@@ -17,7 +29,7 @@ from gristmill.net.session import HttpSession
 from gristmill.settings import Settings
 from gristmill.vault import Vault
 
-_ROUTERS = (agents, files, results, deliveries, batches, chats, processors, health, docs)
+_ROUTERS = (agents, configurations, files, results, deliveries, batches, chats, processors, health, docs)
 
 
 def create_app(

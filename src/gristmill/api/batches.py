@@ -72,6 +72,7 @@ def view(batch: Batch) -> dict[str, Any]:
         "waiting_reason": batch.waiting_reason,
         "usage": _usage(batch),
         "processor": batch.processor,
+        "configuration_id": batch.configuration_id,
         "name": batch.name,
         "metadata": batch.metadata,
         "collection": batch.collection,

@@ -7,7 +7,7 @@ from uuid import UUID
 import orjson
 
 from gristmill import processors
-from gristmill.api import problems, snapshots
+from gristmill.api import configurations, problems, snapshots
 from gristmill.api.draft import AnyProcessor, Draft, is_list, read_requests
 from gristmill.api.parts import Parts
 from gristmill.api.problems import MAX_PROBLEMS
@@ -26,6 +26,8 @@ async def new_batch(parts: Parts, key: Key, body: dict[str, Any]) -> tuple[NewBa
     # Where an option is wrong, what the requests are for may still be clear: then they are checked, too.
     kind = options or problems.check(BatchOptions, {name: body[name] for name in _KIND if name in body})[0]
     draft = Draft(found)
+    if kind and kind.configuration_id is not None:
+        kind = await _configured(parts, key, kind, draft)
     processor = _processor(kind, draft) if kind else None
     if "requests" not in body:
         draft.missing("/requests")
@@ -38,7 +40,7 @@ async def new_batch(parts: Parts, key: Key, body: dict[str, Any]) -> tuple[NewBa
     return _new(parts, key, options, processor, config, webhook), _items(processor, draft)
 
 
-_KIND = ("agent_id", "processor", "config")
+_KIND = ("agent_id", "processor", "config", "configuration_id")
 
 
 def _invalid(draft: Draft) -> Invalid:
@@ -46,6 +48,22 @@ def _invalid(draft: Draft) -> Invalid:
 
 
 # --- what kind of work ----------------------------------------------------------------------------------------
+
+
+async def _configured(parts: Parts, key: Key, options: BatchOptions, draft: Draft) -> BatchOptions | None:
+    """The options with the processor and the configuration that `configuration_id` stands for."""
+    assert options.configuration_id is not None
+    for name in ("agent_id", "config"):
+        if getattr(options, name) is not None:
+            draft.wrong(f"/{name}", "with_configuration", f"a configuration_id takes the place of {name}")
+    copy = await configurations.copied(parts, key.tenant_id, options.configuration_id)
+    if copy is None:
+        draft.wrong("/configuration_id", "unknown_configuration", "no such configuration")
+        return None
+    processor, config = copy
+    if options.processor not in (None, processor):
+        draft.wrong("/processor", "other_processor", "the configuration is for another processor")
+    return options.model_copy(update={"processor": processor, "config": config, "agent_id": None})
 
 
 def _processor(options: BatchOptions, draft: Draft) -> AnyProcessor | None:
@@ -75,7 +93,9 @@ async def _config(
     if options.agent_id is not None:
         return await snapshots.of_agents(parts, key.tenant_id, options.agent_id, draft)
     raw = {} if options.config is None else options.config
-    model, found = processors.validate_config(processor, raw)
+    # A stored configuration was checked when it was stored; the processor may have changed since.
+    at = "/config" if options.configuration_id is None else "/configuration_id"
+    model, found = processors.validate_config(processor, raw, pointer=at)
     draft.problems += found
     return None if model is None else orjson.dumps(raw).decode()
 
@@ -123,6 +143,7 @@ def _new(
         processor=processor.name,
         config=config,
         agent_id=options.agent_id,
+        configuration_id=options.configuration_id,
         name=options.name,
         metadata=options.metadata,
         collection=options.collection,

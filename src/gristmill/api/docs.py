@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from gristmill.api import answers
 from gristmill.api.agent_options import AgentCreate, AgentPublish, AgentUpdate
+from gristmill.api.configurations import ConfigurationCreate, ConfigurationUpdate
 from gristmill.api.envelope import as_json
 from gristmill.api.schemas import BatchCreate
 from gristmill.domain.errors import NotFound
@@ -58,7 +59,15 @@ _POLICY = (
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _ASSETS = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
-_MODELS: tuple[type[BaseModel], ...] = (BatchCreate, AgentCreate, AgentUpdate, AgentPublish, *answers.MODELS)
+_MODELS: tuple[type[BaseModel], ...] = (
+    BatchCreate,
+    AgentCreate,
+    AgentUpdate,
+    AgentPublish,
+    ConfigurationCreate,
+    ConfigurationUpdate,
+    *answers.MODELS,
+)
 
 router = APIRouter(include_in_schema=False)
 
@@ -90,6 +99,7 @@ _TAGS = [
     {"name": "Results", "description": "What each request came to"},
     {"name": "Webhooks", "description": "Deliveries of a batch's events"},
     {"name": "Agents", "description": "Instructions, a model, tools"},
+    {"name": "Configurations", "description": "Named settings of a processor, for many batches"},
     {"name": "Files", "description": "Attached to requests"},
     {"name": "Chats", "description": "What was said"},
     {"name": "Processors", "description": "The kinds of work installed here"},

@@ -37,6 +37,9 @@ class BatchOptions(Strict):
     )
     processor: Name | None = Field(None, description="In place of agent_id: any other kind of work")
     config: dict[str, Any] | None = Field(None, description="The processor's configuration")
+    configuration_id: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(
+        None, description="In place of processor and config: a stored configuration, or a preset"
+    )
     webhook: WebhookOptions | None = None
     name: Name | None = None
     metadata: Annotated[

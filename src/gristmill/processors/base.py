@@ -5,9 +5,9 @@ Third parties write one class like this and name it in the entry-point group `gr
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -63,6 +63,9 @@ class Processor(ABC, Generic[Input, Config]):
     description: ClassVar[str] = ""
     input_model: type[Input]
     config_model: type[Config]
+    presets: ClassVar[
+        Mapping[str, Mapping[str, Any]]
+    ] = {}  # configurations that come with it: `cfg-<NAME>` → config
     retry: RetryPolicy = RetryPolicy()
     uses_upstream: ClassVar[bool] = False  # its items in flight are bounded by GRISTMILL_LLM_CONCURRENCY
 

@@ -44,6 +44,7 @@ class NewBatch:
     processor: str
     config: str
     agent_id: UUID | None = None
+    configuration_id: str | None = None  # where `config` was taken from
     name: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     collection: str | None = None
@@ -67,6 +68,7 @@ class Batch:
     ending: Ending | None
     processor: str
     agent_id: UUID | None
+    configuration_id: str | None
     name: str | None
     metadata: Mapping[str, str]
     collection: str | None
@@ -144,8 +146,9 @@ class Batch:
 
 # Rate: see store/counts.py. `finite_at` skips items that wait for a chat (available_at = infinity).
 COLUMNS = f"""
-    b.id, b.tenant_id, b.status, b.ending, b.processor, b.agent_id, b.name, b.metadata::text AS metadata, b.collection,
-    b.created_by, b.priority, b.max_attempts, b.item_timeout_seconds, b.max_concurrency, b.deadline_seconds,
+    b.id, b.tenant_id, b.status, b.ending, b.processor, b.agent_id, b.configuration_id, b.name,
+    b.metadata::text AS metadata, b.collection, b.created_by,
+    b.priority, b.max_attempts, b.item_timeout_seconds, b.max_concurrency, b.deadline_seconds,
     b.deadline_at, b.run, b.error, b.webhook_url, b.webhook_events, b.created_at, b.completed_at, b.cancelled_at,
     c.total, c.success, c.failed, c.cancelled, c.expired, c.calls, c.prompt_tokens, c.completion_tokens,
     c.cost_microusd, least(l.processing, c.total - c.success - c.failed)::int AS processing,
@@ -176,10 +179,10 @@ WITH new AS (
     INSERT INTO batch (
         id, tenant_id, status, processor, agent_id, config, name, metadata, collection, created_by, priority,
         max_attempts, item_timeout_seconds, max_concurrency, deadline_seconds, deadline_at, total,
-        webhook_url, webhook_events, webhook_secret
+        webhook_url, webhook_events, webhook_secret, configuration_id
     ) VALUES (
         $1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9, $10, $11, $12, $13, $14, $15::int, now() + make_interval(secs => $15::int),
-        $16, $17, $18, $19
+        $16, $17, $18, $19, $20
     )
 ), counts AS (INSERT INTO batch_count (batch_id, total) VALUES ($1, $16))
 INSERT INTO span (batch_id, first, last) VALUES ($1, 0, $16 - 1)
@@ -211,6 +214,7 @@ async def create(tx: Transaction, new: NewBatch, items: Sequence[NewItem]) -> No
         webhook.url if webhook else None,
         list(webhook.events) if webhook else None,
         webhook.secret if webhook else None,
+        new.configuration_id,
     )
     await tx.copy_records_to_table(
         "item",

@@ -25,6 +25,8 @@ SCOPES = (
     "batches:write",
     "agents:read",
     "agents:write",
+    "configurations:read",
+    "configurations:write",
     "files:read",
     "files:write",
     "chats:read",

@@ -2,9 +2,10 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, SecretStr
 
 from gristmill.domain.outcomes import Failure, ItemError, Outcome, Retry, Success, Turn
 from gristmill.domain.retry import RetryPolicy
@@ -48,6 +49,7 @@ class Script(BaseModel):
 
 class ScriptConfig(BaseModel):
     do: Literal["succeed", "fail", "retry", "wait", "raise", "hang"] | None = None  # of every item
+    password: SecretStr | None = None  # not used: a secret that a configuration may hold
 
 
 class Scripted(Processor[Script, ScriptConfig]):
@@ -57,6 +59,7 @@ class Scripted(Processor[Script, ScriptConfig]):
     description: ClassVar[str] = "Does what its input says."
     input_model = Script
     config_model = ScriptConfig
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"SCRIPTED_FAIL": {"do": "fail"}}
     retry = RetryPolicy(base_seconds=0.02, factor=1.0, max_seconds=0.1)
 
     def history_id(self, given: Script) -> int | None:
