@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gristmill.api import json
 from gristmill.db import Database
 from gristmill.domain.errors import Invalid
+from gristmill.intake import json
 from service import Caller, code_of
 
 BATCHES = "/api/v1/batches"

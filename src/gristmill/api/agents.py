@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gristmill.api import body, pages, problems
+from gristmill.api import body, pages
 from gristmill.api.agent_options import (
     AGENT_EXAMPLES,
     AgentCreate,
@@ -34,6 +34,7 @@ from gristmill.api.openapi import (
 from gristmill.api.parts import Parts, parts
 from gristmill.api.query import Query, uuid_of
 from gristmill.domain.errors import Invalid, NotFound, Problem
+from gristmill.intake import problems
 from gristmill.net.addresses import AddressRefused, check_url
 from gristmill.processors.mcp_client import mcp_available
 from gristmill.store import agents

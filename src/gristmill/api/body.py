@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
-from gristmill.api import json
 from gristmill.domain.errors import Invalid, Problem, RequestTimeout, TooLarge, UnsupportedMediaType
+from gristmill.intake import json
 
 IDLE_SECONDS = 10.0  # between two pieces of a body
 GRACE_SECONDS = 30.0  # until then any pace will do …

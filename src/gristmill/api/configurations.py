@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gristmill import processors
-from gristmill.api import body, pages, problems
+from gristmill.api import body, pages
 from gristmill.api.auth import caller
 from gristmill.api.envelope import answer, listing
 from gristmill.api.openapi import (
@@ -32,6 +32,7 @@ from gristmill.api.query import Query, uuid_of
 from gristmill.api.schemas import Name, Strict
 from gristmill.domain.errors import Conflict, Invalid, NotFound, Problem
 from gristmill.domain.ids import uuid7
+from gristmill.intake import problems
 from gristmill.processors.agent_message import AgentMessage
 from gristmill.processors.base import Processor
 from gristmill.store import configurations

@@ -7,13 +7,14 @@ from uuid import UUID
 import orjson
 
 from gristmill import processors
-from gristmill.api import configurations, problems, snapshots
-from gristmill.api.draft import AnyProcessor, Draft, is_list, read_requests
+from gristmill.api import configurations
 from gristmill.api.parts import Parts
-from gristmill.api.problems import MAX_PROBLEMS
-from gristmill.api.schemas import MAX_ITEM_BYTES, BatchOptions, WebhookOptions
+from gristmill.api.schemas import BatchOptions, WebhookOptions
 from gristmill.domain.errors import Invalid
 from gristmill.domain.ids import uuid7
+from gristmill.intake import problems, snapshots
+from gristmill.intake.draft import MAX_ITEM_BYTES, AnyProcessor, Draft, is_list, read_requests
+from gristmill.intake.problems import MAX_PROBLEMS
 from gristmill.net.addresses import AddressRefused, check_url
 from gristmill.processors.agent_message import AgentMessage
 from gristmill.store.batches import NewBatch, NewItem, NewWebhook
@@ -91,7 +92,7 @@ async def _config(
 ) -> str | None:
     """The snapshot that the batch will run with, as JSON; None if something is wrong with it."""
     if options.agent_id is not None:
-        return await snapshots.of_agents(parts, key.tenant_id, options.agent_id, draft)
+        return await snapshots.of_agents(parts.database, key.tenant_id, options.agent_id, draft)
     raw = {} if options.config is None else options.config
     # A stored configuration was checked when it was stored; the processor may have changed since.
     at = "/config" if options.configuration_id is None else "/configuration_id"

@@ -4,12 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from gristmill.intake.draft import MAX_CUSTOM_ID, MAX_ITEMS
 from gristmill.processors.agent_message import AgentMessageInput
 from gristmill.processors.fields import CanonicalUUID
-
-MAX_ITEMS = 1000
-MAX_ITEM_BYTES = 1024 * 1024
-MAX_CUSTOM_ID = 256
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Event = Literal["completed", "failed", "cancelled", "batch.completed", "batch.failed", "batch.cancelled"]

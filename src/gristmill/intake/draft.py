@@ -7,13 +7,15 @@ from typing import Any
 from pydantic import BaseModel
 
 from gristmill import processors
-from gristmill.api.problems import pointer
-from gristmill.api.schemas import MAX_CUSTOM_ID, MAX_ITEMS
 from gristmill.domain.errors import Problem
+from gristmill.intake.problems import pointer
 from gristmill.processors.agent_message import AgentMessage
 from gristmill.processors.base import Processor
 
 AnyProcessor = Processor[Any, Any]
+MAX_ITEMS = 1000
+MAX_ITEM_BYTES = 1024 * 1024
+MAX_CUSTOM_ID = 256
 _ABSENT = object()
 
 

@@ -4,21 +4,21 @@ chats exist. Later changes of an agent do not reach it."""
 import base64
 from uuid import UUID
 
-from gristmill.api.draft import Draft
-from gristmill.api.parts import Parts
+from gristmill.db import Database
 from gristmill.domain.files import readable_by_model
+from gristmill.intake.draft import Draft
 from gristmill.processors.agent_message import AgentMessageConfig, AgentMessageInput, AgentSnapshot
 from gristmill.store import agents, chats, files
 from gristmill.store.agents import Version
 
 
-async def of_agents(parts: Parts, tenant_id: UUID, default: UUID, draft: Draft) -> str | None:
+async def of_agents(database: Database, tenant_id: UUID, default: UUID, draft: Draft) -> str | None:
     """The batch's configuration as JSON. What it lacks is added to the draft's problems, with every position."""
     inputs = [(index, one) for index, one in enumerate(draft.inputs) if isinstance(one, AgentMessageInput)]
     wanted = {default, *(one.agent_id for _, one in inputs if one.agent_id)}
     file_ids = {file_id for _, one in inputs for file_id in one.attached_file_uuids}
     history_ids = {one.history_id for _, one in inputs if one.history_id is not None}
-    async with parts.database.engine.connect() as connection:
+    async with database.engine.connect() as connection:
         published = await agents.published(connection, tenant_id, wanted)
         known_files = await files.among(connection, tenant_id, file_ids) if file_ids else {}
         known_chats = await chats.among(connection, tenant_id, history_ids) if history_ids else set()
