@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
+from gristmill.domain.checkpoints import MAX_BYTES, CheckpointsAway, CheckpointTooLarge, LeaseLost
 from gristmill.domain.outcomes import (
     Failure,
     ItemError,
@@ -85,11 +86,14 @@ async def run(work: Work, services: Services) -> Outcome:
         lease.attempt,
         work.job.config,
         services,
+        lease.id if work.job.processor.uses_checkpoints else None,
     )
     if work.job.config is None:
         return _unfit()
     try:
         return await work.job.processor.run(work.job.read(item.input), context)
+    except (CheckpointTooLarge, CheckpointsAway, LeaseLost) as trouble:
+        return _without_checkpoint(trouble)
     except Exception as error:
         # A bug of the processor ends its item. What it raised may quote the input: neither the log nor the caller
         # gets more than its type, and the log the place.
@@ -106,6 +110,20 @@ async def run(work: Work, services: Services) -> Outcome:
         return Failure(
             ItemError(500, "processor_error", f"The processor failed with {type(error).__name__}.")
         )
+
+
+def _without_checkpoint(trouble: Exception) -> Outcome:
+    match trouble:
+        case CheckpointTooLarge():
+            message = f"What the item would have to keep between its stages is larger than {MAX_BYTES} bytes."
+            suggestion = "Split the input into several requests."
+            return Failure(ItemError(500, "checkpoint_too_large", message, suggestion=suggestion))
+        case CheckpointsAway():
+            message = "How far the item has come could be neither read nor kept."
+            error = ItemError(500, "checkpoints_unavailable", message, retryable=True)
+            return Retry(error, waiting=True)
+    # Another worker has the item, so this is recorded nowhere.
+    return Retry(ItemError(500, "lease_lost", "The item is another worker's by now.", retryable=True))
 
 
 def timed_out(work: Work) -> Outcome:
@@ -157,6 +175,7 @@ def _succeeded(work: Work, success: Success) -> Ended | Retried:
         error = ItemError(500, "processor_error", "The processor answered with something that is not JSON.")
         return _failed(work, error, success.usage)
     ended = _ended(work, ResultStatus.SUCCESS, None, success.usage)
+    ended.checkpointed = work.job.processor.uses_checkpoints
     ended.output = output
     ended.content = None if success.content is None else storable(success.content)
     ended.turn = success.turn
