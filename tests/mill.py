@@ -16,6 +16,7 @@ from gristmill.processors.base import Context, Processor, Services
 from gristmill.settings import Settings
 from gristmill.vault import Vault
 from gristmill.worker import Worker
+from gristmill.worker.checkpoints import StoredCheckpoints
 
 VAULT = Vault(b"a secret key for tests, 32 bytes")
 
@@ -111,8 +112,10 @@ async def working(
     """A worker that drains at the end of the block."""
     chosen = quick(**settings)
     async with HttpSession(allow_private=True) as http:
-        services = Services(None, http, _no_turns, _no_attachment, VAULT.decrypt)
-        worker = Worker(database, chosen, services, VAULT, {"noop": processor})
+        services = Services(
+            None, http, _no_turns, _no_attachment, VAULT.decrypt, checkpoints=StoredCheckpoints(database)
+        )
+        worker = Worker(database, chosen, services, VAULT, {processor.name: processor})
         await worker.start()
         try:
             yield worker

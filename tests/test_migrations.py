@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from command import Command
 from gristmill.db import Database
 from gristmill.store import schema
-from gristmill.tables import metadata
+from gristmill.tables import PARTITIONED, metadata
 
 
 async def test_an_empty_database_becomes_what_the_tables_say(empty_database_url: str) -> None:
@@ -72,7 +72,7 @@ async def test_the_weeks_from_last_to_four_ahead_have_partitions(own_database_ur
             "SELECT relname FROM pg_class WHERE relispartition AND relkind = 'r'"
         )
     ]
-    assert len(names) == 3 * 6
+    assert len(names) == len(PARTITIONED) * 6
     await connection.execute(f"DROP TABLE {names[0]}")
     await schema.migrate(database)  # at head already: the partitions are looked after all the same
     assert await connection.fetchval("SELECT count(*) FROM pg_class WHERE relname = $1", names[0]) == 1

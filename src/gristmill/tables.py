@@ -1,8 +1,8 @@
 """The tables. What Postgres can keep true, it keeps: keys, checks, uniqueness.
 
-`item`, `result` and `item_attempt` are big and only ever inserted into; they are partitioned by time of their batch
-(batch ids are UUIDv7) so that retention drops whole partitions. What churns lives in tables of a few hundred narrow
-rows: `span`, `lease`, `batch_count`, `batch_schedule`, `tenant_schedule`, `history_lock`, `worker`.
+`item`, `result` and `item_attempt` are big and only ever inserted into; they and `item_checkpoint` are partitioned by
+time of their batch (batch ids are UUIDv7) so that retention drops whole partitions. What churns lives in tables of a few
+hundred narrow rows: `span`, `lease`, `batch_count`, `batch_schedule`, `tenant_schedule`, `history_lock`, `worker`.
 See docs/decisions/0001-spans-and-results.md.
 """
 
@@ -38,7 +38,7 @@ metadata = MetaData(
     }
 )
 
-PARTITIONED = ("item", "result", "item_attempt")
+PARTITIONED = ("item", "result", "item_attempt", "item_checkpoint")
 _PARTITIONED: dict[str, Any] = {"postgresql_partition_by": "RANGE (batch_id)"}
 # Few rows, many updates: room for HOT updates in the page. Vacuum settings are in the migration (no dialect option has them).
 _HOT: dict[str, Any] = {"postgresql_with": {"fillfactor": 50}}
@@ -179,6 +179,7 @@ batch = Table(
     Column(
         "config", Text, nullable=False
     ),  # JSON, a snapshot: the processor's configuration, agent versions included
+    Column("config_secrets", LargeBinary),  # encrypted: what `config` shows as asterisks
     Column("name", Text),
     Column("metadata", JSONB, nullable=False),
     Column("collection", Text),
@@ -315,6 +316,22 @@ item_attempt = Table(
     Column("error", Text, nullable=False),  # JSON
     _at("started_at"),
     Column("ended_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    **_PARTITIONED,
+)
+
+# How far an item with several stages has come, so that its next attempt goes on from there. Only of processors that
+# ask for it: at most one row an item, written a few times while it runs.
+item_checkpoint = Table(
+    "item_checkpoint",
+    metadata,
+    Column("batch_id", Uuid, primary_key=True),
+    Column("ordinal", Integer, primary_key=True, autoincrement=False),
+    Column("stage", Text, nullable=False),  # a word of its processor
+    _number("done"),  # parts of the stage that are behind it, of `total`
+    Column("total", Integer),
+    Column("data", Text),  # what the next attempt needs; null once the item has succeeded
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint("done >= 0 AND done <= total", name="done"),
     **_PARTITIONED,
 )
 

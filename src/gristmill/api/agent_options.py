@@ -1,6 +1,5 @@
 """What a caller may send to make, change and publish an agent."""
 
-import re
 from typing import Annotated, Any
 
 import orjson
@@ -8,15 +7,10 @@ from pydantic import Field, StringConstraints, field_validator
 from pydantic_core import PydanticCustomError
 
 from gristmill.api.schemas import Name, Strict
+from gristmill.net import headers as sendable
 from gristmill.processors.conversation import RESERVED_PARAMETERS
 
 MAX_PARAMETERS_BYTES = 64 * 1024
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]{0,4096}")
-# The connection's own business.
-_FORBIDDEN_HEADERS = frozenset(
-    {"host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer", "expect"}
-)
 
 
 class McpServerOptions(Strict):
@@ -31,13 +25,13 @@ class McpServerOptions(Strict):
 
     @field_validator("headers")
     @classmethod
-    def _are_headers(cls, headers: dict[str, str]) -> dict[str, str]:
-        for name, value in headers.items():
-            if not _HEADER_NAME.fullmatch(name) or name.lower() in _FORBIDDEN_HEADERS:
+    def _are_headers(cls, given: dict[str, str]) -> dict[str, str]:
+        for name, value in given.items():
+            if not sendable.good_name(name):
                 raise PydanticCustomError("header_name", "a header has a name that cannot be sent")
-            if not _HEADER_VALUE.fullmatch(value):
+            if not sendable.good_value(value):
                 raise PydanticCustomError("header_value", "a header has a value that cannot be sent")
-        return headers
+        return given
 
 
 Instructions = Annotated[str, StringConstraints(max_length=200_000)]

@@ -147,6 +147,20 @@ class ResultDetail(ResultAnswer):
     attempts: list[AttemptAnswer]
 
 
+class StagedResult(ResultAnswer):
+    """Of a processor that works in stages."""
+
+    stage: str
+    processed_chunks: int | None
+    total_chunks: int | None
+
+
+class StagedResultDetail(ResultDetail):
+    stage: str
+    processed_chunks: int | None
+    total_chunks: int | None
+
+
 class DeliveryAttemptAnswer(BaseModel):
     attempt: int
     sent_at: datetime
@@ -249,6 +263,8 @@ MODELS: tuple[type[BaseModel], ...] = (
     BatchAnswer,
     ResultAnswer,
     ResultDetail,
+    StagedResult,
+    StagedResultDetail,
     DeliveryAnswer,
     AgentAnswer,
     ConfigurationAnswer,

@@ -141,7 +141,7 @@ def _id_of(configuration_id: str) -> UUID:
     return found
 
 
-def _checked(name: str, config: dict[str, Any]) -> None:
+def _checked(of: Parts, name: str, config: dict[str, Any]) -> None:
     """Raises Invalid unless the processor is installed and takes this configuration."""
     processor = processors.registry().get(name)
     if processor is None:
@@ -150,7 +150,9 @@ def _checked(name: str, config: dict[str, Any]) -> None:
     if name == AgentMessage.name:
         detail = "agents are configured at /api/v1/agents"
         raise Invalid([Problem("/processor", "configured_by_agent", detail)])
-    _, found = processors.validate_config(processor, config)
+    _, found = processors.validate_config(
+        processor, config, allow_private=of.settings.allow_private_addresses
+    )
     if found:
         raise Invalid(found)
 
@@ -172,8 +174,8 @@ async def create_configuration(request: Request) -> Response:
     """Batches name it by `configuration_id` and run with a copy of it."""
     key = await caller(request, "configurations:write")
     given = problems.checked(ConfigurationCreate, await body.read_json(request, dict, MAX_BODY_BYTES))
-    _checked(given.processor, given.config)
     of, new_id = parts(request), uuid7()
+    _checked(of, given.processor, given.config)
     async with of.database.engine.begin() as connection:
         made = await configurations.create(
             connection,
@@ -274,7 +276,7 @@ async def change_configuration(request: Request, configuration_id: str) -> Respo
         before = await configurations.get(connection, key.tenant_id, its_id)
         changes: dict[str, Any] = {} if given.name is None else {"name": given.name}
         if given.config is not None:
-            _checked(before.processor, given.config)
+            _checked(of, before.processor, given.config)
             changes["config"] = _sealed(of, its_id, given.config)
         changed = await configurations.change(connection, key.tenant_id, its_id, changes)
     return answer(view(of.vault, changed))

@@ -17,6 +17,7 @@ from gristmill.intake.draft import MAX_ITEM_BYTES, AnyProcessor, Draft, is_list,
 from gristmill.intake.problems import MAX_PROBLEMS
 from gristmill.net.addresses import AddressRefused, check_url
 from gristmill.processors.agent_message import AgentMessage
+from gristmill.processors.secrets import binding, taken_out
 from gristmill.store.batches import NewBatch, NewItem, NewWebhook
 from gristmill.store.keys import Key
 
@@ -26,7 +27,7 @@ async def new_batch(parts: Parts, key: Key, body: dict[str, Any]) -> tuple[NewBa
     options, found = problems.check(BatchOptions, {name: body[name] for name in body if name != "requests"})
     # Where an option is wrong, what the requests are for may still be clear: then they are checked, too.
     kind = options or problems.check(BatchOptions, {name: body[name] for name in _KIND if name in body})[0]
-    draft = Draft(found)
+    draft = Draft(found, parts.settings.allow_private_addresses)
     if kind and kind.configuration_id is not None:
         kind = await _configured(parts, key, kind, draft)
     processor = _processor(kind, draft) if kind else None
@@ -40,6 +41,9 @@ async def new_batch(parts: Parts, key: Key, body: dict[str, Any]) -> tuple[NewBa
         raise _invalid(draft)
     return _new(parts, key, options, processor, config, webhook), _items(processor, draft)
 
+
+# A configuration as JSON, and its secrets in clear (processors/secrets.py).
+Snapshot = tuple[str, bytes | None]
 
 _KIND = ("agent_id", "processor", "config", "configuration_id")
 
@@ -89,16 +93,22 @@ def _processor(options: BatchOptions, draft: Draft) -> AnyProcessor | None:
 
 async def _config(
     parts: Parts, key: Key, options: BatchOptions, processor: AnyProcessor, draft: Draft
-) -> str | None:
-    """The snapshot that the batch will run with, as JSON; None if something is wrong with it."""
+) -> Snapshot | None:
+    """What the batch will run with; None if something is wrong with it."""
     if options.agent_id is not None:
-        return await snapshots.of_agents(parts.database, key.tenant_id, options.agent_id, draft)
+        of_agents = await snapshots.of_agents(parts.database, key.tenant_id, options.agent_id, draft)
+        return None if of_agents is None else (of_agents, None)
     raw = {} if options.config is None else options.config
-    # A stored configuration was checked when it was stored; the processor may have changed since.
+    # A stored configuration was checked when it was stored; the processor and the settings may have changed since.
     at = "/config" if options.configuration_id is None else "/configuration_id"
-    model, found = processors.validate_config(processor, raw, pointer=at)
+    open_for = parts.settings.allow_private_addresses
+    model, found = processors.validate_config(processor, raw, pointer=at, allow_private=open_for)
     draft.problems += found
-    return None if model is None else orjson.dumps(raw).decode()
+    if model is None:
+        return None
+    shown, secrets = taken_out(model)
+    # Where nothing has to be hidden it is kept as it was given.
+    return (orjson.dumps(raw).decode(), None) if secrets is None else (shown, secrets)
 
 
 def _items(processor: AnyProcessor, draft: Draft) -> list[NewItem]:
@@ -133,10 +143,11 @@ def _new(
     key: Key,
     options: BatchOptions,
     processor: AnyProcessor,
-    config: str,
+    snapshot: Snapshot,
     webhook: WebhookOptions | None,
 ) -> NewBatch:
     batch_id = uuid7()
+    config, secrets = snapshot
     timeout = options.item_timeout_seconds
     return NewBatch(
         id=batch_id,
@@ -156,6 +167,7 @@ def _new(
         deadline_seconds=options.deadline_seconds,
         start_paused=options.start_paused,
         webhook=_new_webhook(parts, batch_id, webhook),
+        config_secrets=None if secrets is None else parts.vault.encrypt(secrets, binding(batch_id)),
     )
 
 

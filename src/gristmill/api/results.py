@@ -12,6 +12,7 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from gristmill import processors
 from gristmill.api import pages
 from gristmill.api.auth import caller
 from gristmill.api.batches import find, id_of
@@ -21,6 +22,7 @@ from gristmill.api.parts import Parts, parts
 from gristmill.api.query import Query
 from gristmill.domain.errors import NotFound
 from gristmill.domain.states import ItemStatus
+from gristmill.intake.draft import AnyProcessor
 from gristmill.store import batches, results
 from gristmill.store.batches import Batch
 from gristmill.store.keys import Key
@@ -73,9 +75,9 @@ register_url_convertor("any_text", _AnyText())
 router = APIRouter(prefix="/api/v1/batches/{batch_id}/results", tags=["Results"])
 
 
-def view(result: Result) -> dict[str, Any]:
-    """The nine keys of seed 004 first. JSON text from the database goes out as it is."""
-    return {
+def view(result: Result, staged: AnyProcessor | None = None) -> dict[str, Any]:
+    """The nine keys of seed 004 first. JSON text from the database goes out as it is. `staged`: see `staged_by`."""
+    shown = {
         "custom_id": result.custom_id,
         "status": result.status,
         "response_content": result.content,
@@ -89,6 +91,26 @@ def view(result: Result) -> dict[str, Any]:
         "error": fragment(result.error),
         "attempt": result.attempt,
         "started_at": result.started_at,
+    }
+    return shown if staged is None else shown | _progress(result, staged)
+
+
+def staged_by(batch: Batch) -> AnyProcessor | None:
+    """The batch's processor, if its items have stages to show."""
+    found = processors.registry().get(batch.processor)
+    return found if found is not None and found.uses_checkpoints else None
+
+
+def _progress(result: Result, processor: AnyProcessor) -> dict[str, Any]:
+    """Only for items that have a stage."""
+    saved = result.checkpoint
+    stage = processor.stage(result.status, saved.stage if saved else None)
+    if stage is None:
+        return {}
+    return {
+        "stage": stage,
+        "processed_chunks": saved.done if saved else None,
+        "total_chunks": saved.total if saved else None,
     }
 
 
@@ -118,7 +140,7 @@ def _attempt_view(attempt: Attempt) -> dict[str, Any]:
             "Only requests that failed with this code",
         ),
         parameter("custom_id", {"type": "string"}, "Only this request"),
-        answer=paged(ref("ResultAnswer")),
+        answer=paged({"anyOf": [ref("ResultAnswer"), ref("StagedResult")]}),
         other_content={
             "application/x-ndjson": {"schema": {"type": "string", "description": "One result per line"}},
             "text/csv": {"schema": {"type": "string"}},
@@ -140,8 +162,11 @@ async def list_results(request: Request, batch_id: str) -> Response:
         found, total = await results.page(
             connection, batch, limit=page.fetch, offset=page.skip, after=after, **filters
         )
+        if staged := staged_by(batch):
+            found = await results.with_checkpoints(connection, batch, found)
     rows = pages.rows(page, found, total, lambda result: result.ordinal)
-    return listing([view(result) for result in rows.shown], pages.pagination(request, query, key, page, rows))
+    shown = [view(result, staged) for result in rows.shown]
+    return listing(shown, pages.pagination(request, query, key, page, rows))
 
 
 def _filters(query: Query) -> Filters:
@@ -157,7 +182,7 @@ def _filters(query: Query) -> Filters:
     "/{custom_id:any_text}",
     summary="One result with its input and attempts",
     responses=responses(*READ),
-    openapi_extra=documented(answer=enveloped(ref("ResultDetail"))),
+    openapi_extra=documented(answer=enveloped({"anyOf": [ref("ResultDetail"), ref("StagedResultDetail")]})),
 )
 async def get_result(request: Request, batch_id: str, custom_id: str) -> Response:
     """`attempts` are the runs that did not end the request: failures that were tried again, and losses."""
@@ -168,18 +193,24 @@ async def get_result(request: Request, batch_id: str, custom_id: str) -> Respons
     async with parts(request).database.connection() as connection:
         batch = await batches.get(connection, key.tenant_id, id_of(batch_id))
         result, text, attempts = await results.one(connection, batch, custom_id)
+        if staged := staged_by(batch):
+            [result] = await results.with_checkpoints(connection, batch, [result])
     detail = {"input": fragment(text), "attempts": [_attempt_view(one) for one in attempts]}
-    return answer(view(result) | detail)
+    return answer(view(result, staged) | detail)
 
 
 # --- streams: window by window, no connection held while the reader takes its time ------------------------------
 
 
-async def _windows(of: Parts, batch: Batch, filters: Filters) -> AsyncIterator[Sequence[Result]]:
+async def _windows(
+    of: Parts, batch: Batch, filters: Filters, *, with_stages: bool = False
+) -> AsyncIterator[Sequence[Result]]:
     after: int | None = None
     while True:
         async with of.database.connection() as connection:
             found, _ = await results.page(connection, batch, limit=WINDOW, after=after, **filters)
+            if with_stages:
+                found = await results.with_checkpoints(connection, batch, found)
         if found:
             yield found
         if len(found) < WINDOW:
@@ -187,13 +218,14 @@ async def _windows(of: Parts, batch: Batch, filters: Filters) -> AsyncIterator[S
         after = found[-1].ordinal
 
 
-def _line(result: Result) -> bytes:
-    return dumps(view(result)) + b"\n"
+def _line(result: Result, staged: AnyProcessor | None) -> bytes:
+    return dumps(view(result, staged)) + b"\n"
 
 
 async def _ndjson(of: Parts, batch: Batch, filters: Filters) -> AsyncIterator[bytes]:
-    async for window in _windows(of, batch, filters):
-        yield b"".join([_line(result) for result in window])
+    staged = staged_by(batch)
+    async for window in _windows(of, batch, filters, with_stages=staged is not None):
+        yield b"".join([_line(result, staged) for result in window])
 
 
 async def _csv(of: Parts, batch: Batch, filters: Filters) -> AsyncIterator[bytes]:

@@ -22,6 +22,7 @@ from gristmill.upstream.client import Upstream
 from gristmill.vault import Vault
 from gristmill.worker import Worker
 from gristmill.worker.bell import Bell
+from gristmill.worker.checkpoints import StoredCheckpoints
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,9 @@ async def _services(
         upstream = None
         if settings.llm_base_url is not None:
             upstream = await stack.enter_async_context(_upstream(settings))
-        yield Services(upstream, http, turns, attachment, vault.decrypt)
+        yield Services(
+            upstream, http, turns, attachment, vault.decrypt, checkpoints=StoredCheckpoints(database)
+        )
 
 
 def _upstream(settings: Settings) -> Upstream:

@@ -24,6 +24,7 @@ class Draft:
     """Lists run parallel: one entry per request. `inputs` has None where an input is bad."""
 
     problems: list[Problem] = field(default_factory=list)
+    allow_private: bool = False  # as the setting is: for URLs among the inputs
     custom_ids: list[str] = field(default_factory=list)
     raw_inputs: list[Any] = field(default_factory=list)
     inputs: list[BaseModel | None] = field(default_factory=list)
@@ -72,7 +73,9 @@ def read_requests(requests: Sequence[Any], processor: AnyProcessor | None, draft
             request if flat and "input" not in request else _own_input(index, request, draft)
         )
     if processor is not None:
-        draft.inputs, found = processors.validate(processor, draft.raw_inputs)
+        draft.inputs, found = processors.validate(
+            processor, draft.raw_inputs, allow_private=draft.allow_private
+        )
         draft.problems += [_placed(one, draft) for one in found if _index(one) not in draft.without]
 
 

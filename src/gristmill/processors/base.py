@@ -7,19 +7,31 @@ Third parties write one class like this and name it in the entry-point group `gr
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel
 
+from gristmill.domain.checkpoints import MAX_BYTES, Checkpoint, CheckpointTooLarge, LeaseLost
 from gristmill.domain.files import Attachment as Attachment
 from gristmill.domain.outcomes import Outcome, Turn
 from gristmill.domain.retry import RetryPolicy
+from gristmill.domain.states import ItemStatus
 from gristmill.net.session import HttpSession
 from gristmill.upstream.client import Upstream
 
 Input = TypeVar("Input", bound=BaseModel)
 Config = TypeVar("Config", bound=BaseModel)
+
+
+class Checkpoints(Protocol):
+    """Where checkpoints are kept. Raises CheckpointsAway; False: the lease is another worker's by now."""
+
+    async def load(self, batch_id: UUID, ordinal: int) -> Checkpoint | None: ...
+
+    async def save(self, lease_id: int, batch_id: UUID, ordinal: int, checkpoint: Checkpoint) -> bool: ...
+
+    async def advance(self, lease_id: int, batch_id: UUID, ordinal: int, done: int) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +45,7 @@ class Services:
     ]  # (tenant, history_id) → the chat so far, oldest first
     attachment: Callable[[UUID, UUID], Awaitable[Attachment | None]]  # (tenant, file id)
     decrypt: Callable[[bytes, str], bytes]  # (ciphertext, what it is bound to)
+    checkpoints: Checkpoints | None = None  # None: every attempt begins at the beginning
 
 
 @dataclass(slots=True)  # not frozen: that would cost 1 µs an item
@@ -46,10 +59,44 @@ class Context(Generic[Config]):
     attempt: int  # 1-based
     config: Config
     services: Services
+    lease_id: int | None = None  # set for processors that use checkpoints
 
     @property
     def idempotency_key(self) -> str:
         return f"{self.batch_id}:{self.ordinal}"
+
+    async def checkpoint(self) -> Checkpoint | None:
+        """What an earlier attempt saved; None: there is none. Costs a read, so ask once, at the beginning."""
+        kept = self._checkpoints()
+        return await kept.load(self.batch_id, self.ordinal) if kept else None
+
+    async def save(
+        self, stage: str, data: str | None = None, *, done: int = 0, total: int | None = None
+    ) -> None:
+        """Keep this in place of what was saved before, in a small transaction of its own.
+
+        Let its exceptions through: the worker knows what follows from each. Raises CheckpointTooLarge, LeaseLost,
+        CheckpointsAway.
+        """
+        if data is not None and len(data.encode()) > MAX_BYTES:
+            raise CheckpointTooLarge
+        kept, saved = self._checkpoints(), Checkpoint(stage, data, done, total)
+        if kept and not await kept.save(self._lease(), self.batch_id, self.ordinal, saved):
+            raise LeaseLost
+
+    async def advance(self, done: int) -> None:
+        """Keep that `done` parts of the saved stage are behind the item. Raises as `save` does."""
+        kept = self._checkpoints()
+        if kept and not await kept.advance(self._lease(), self.batch_id, self.ordinal, done):
+            raise LeaseLost
+
+    def _checkpoints(self) -> Checkpoints | None:
+        return self.services.checkpoints
+
+    def _lease(self) -> int:
+        if self.lease_id is None:
+            raise TypeError("a processor that saves checkpoints declares uses_checkpoints = True")
+        return self.lease_id
 
 
 class Processor(ABC, Generic[Input, Config]):
@@ -63,11 +110,10 @@ class Processor(ABC, Generic[Input, Config]):
     description: ClassVar[str] = ""
     input_model: type[Input]
     config_model: type[Config]
-    presets: ClassVar[
-        Mapping[str, Mapping[str, Any]]
-    ] = {}  # configurations that come with it: `cfg-<NAME>` → config
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # its own configurations: `cfg-<NAME>` → config
     retry: RetryPolicy = RetryPolicy()
     uses_upstream: ClassVar[bool] = False  # its items in flight are bounded by GRISTMILL_LLM_CONCURRENCY
+    uses_checkpoints: ClassVar[bool] = False  # it may call context.save; results show the stages of its items
 
     @abstractmethod
     async def run(self, given: Input, context: Context[Config]) -> Outcome: ...
@@ -75,3 +121,7 @@ class Processor(ABC, Generic[Input, Config]):
     def history_id(self, given: Input) -> int | None:
         """The chat this item continues, if any: no other item of that chat runs at the same time."""
         return None
+
+    def stage(self, status: ItemStatus, saved: str | None) -> str | None:
+        """The stage that results show of an item, from its status and the stage it saved, if any. Pure."""
+        return saved

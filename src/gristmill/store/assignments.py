@@ -12,6 +12,7 @@ class Assignment:
     tenant_id: UUID
     processor: str
     config: str  # JSON
+    config_secrets: bytes | None  # encrypted: what `config` shows as asterisks
     max_attempts: int
     item_timeout_seconds: float
 
@@ -19,7 +20,10 @@ class Assignment:
 async def load(connection: Transaction, batch_id: UUID) -> Assignment | None:
     """None: the batch has been deleted."""
     row = await connection.fetchrow(
-        "SELECT id, tenant_id, processor, config, max_attempts, item_timeout_seconds FROM batch WHERE id = $1",
+        """
+        SELECT id, tenant_id, processor, config, config_secrets, max_attempts, item_timeout_seconds
+        FROM batch WHERE id = $1
+        """,
         batch_id,
     )
     return Assignment(*row) if row else None

@@ -37,7 +37,10 @@ class NewWebhook:
 
 @dataclass(frozen=True, slots=True)
 class NewBatch:
-    """`config` is JSON text, a snapshot: later changes of an agent or a configuration do not reach this batch."""
+    """`config` is JSON text, a snapshot: later changes of an agent or a configuration do not reach this batch.
+
+    `config_secrets` is what it shows as asterisks, encrypted and bound to `config:<id>` (processors/secrets.py).
+    """
 
     id: UUID
     tenant_id: UUID
@@ -56,6 +59,7 @@ class NewBatch:
     deadline_seconds: int = 86_400
     start_paused: bool = False
     webhook: NewWebhook | None = None
+    config_secrets: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +220,8 @@ async def create(tx: Transaction, new: NewBatch, items: Sequence[NewItem]) -> No
         webhook.secret if webhook else None,
         new.configuration_id,
     )
+    if new.config_secrets is not None:  # a statement of its own, for the few batches that have some
+        await tx.execute("UPDATE batch SET config_secrets = $2 WHERE id = $1", new.id, new.config_secrets)
     await tx.copy_records_to_table(
         "item",
         columns=("batch_id", "ordinal", "custom_id", "history_id", "input"),
@@ -295,7 +301,9 @@ async def delete(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> None:
         "DELETE FROM delivery_attempt USING delivery WHERE delivery_id = delivery.id AND delivery.batch_id = $1",
         batch_id,
     )
-    for table in ("delivery", "event", "batch_count", "span", "item_attempt", "result", "item"):
+    for table in (
+        "delivery", "event", "batch_count", "span", "item_checkpoint", "item_attempt", "result", "item",
+    ):  # fmt: skip
         await tx.execute(f"DELETE FROM {table} WHERE batch_id = $1", batch_id)
 
 

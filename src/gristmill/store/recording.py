@@ -3,8 +3,8 @@
 Exactness comes from the primary key of `result`: only rows really inserted are counted. A flush may be sent twice (its
 commit was not acknowledged), and a worker that was declared dead may still send one: neither changes a count.
 
-Lock order, kept by everything that touches these tables: leases, schedules, results, chats, spans, counters by ascending
-batch, then batch and outbox.
+Lock order, kept by everything that touches these tables: leases, schedules, results, chats, checkpoints, spans, counters
+by ascending batch, then batch and outbox.
 """
 
 from collections import Counter
@@ -17,7 +17,7 @@ from uuid import UUID
 from gristmill.db import Transaction
 from gristmill.domain.outcomes import Turn
 from gristmill.domain.states import ResultStatus
-from gristmill.store import counts, endings, histories, schedules, spans, turns
+from gristmill.store import checkpoints, counts, endings, histories, schedules, spans, turns
 from gristmill.store.counts import Tally
 
 # Below this many results one INSERT costs less than a COPY (docs/performance.md).
@@ -46,6 +46,7 @@ class Ended:
     history_id: int | None = None
     conversation_id: int | None = None
     turn: Turn | None = None
+    checkpointed: bool = False  # a success whose checkpoint, if it has one, is of no more use
 
 
 @dataclass(slots=True)
@@ -107,6 +108,7 @@ async def record(tx: Transaction, worker_id: int, flush: Flush, *, alone: bool =
     await _keep_attempts(tx, again)
     await turns.append(tx, inserted)
     await _give_chats_up(tx, ended)
+    await _forget_checkpoints(tx, inserted)
     await spans.put_back(
         tx, [_waiting(r) for r in again] + [w for lease_id, w in flush.unstarted if lease_id in held]
     )
@@ -197,6 +199,12 @@ async def _give_chats_up(tx: Transaction, ended: Sequence[Ended]) -> None:
     """Also those of items that another worker recorded meanwhile: what has ended keeps no chat."""
     seats = [histories.Seat(e.history_id, e.batch_id, e.ordinal) for e in ended if e.history_id is not None]
     await histories.leave(tx, seats)
+
+
+async def _forget_checkpoints(tx: Transaction, inserted: Sequence[Ended]) -> None:
+    done = [e for e in inserted if e.checkpointed]
+    if done:
+        await checkpoints.forget_data(tx, [e.batch_id for e in done], [e.ordinal for e in done])
 
 
 def _waiting(r: Retried) -> spans.Waiting:

@@ -5,15 +5,17 @@ Unfiltered pages are windows over the dense ordinals, so any offset costs the sa
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from asyncpg import Record
 
 from gristmill.db import Transaction
+from gristmill.domain.checkpoints import Checkpoint
 from gristmill.domain.errors import NotFound
 from gristmill.domain.states import ItemStatus
+from gristmill.store import checkpoints
 from gristmill.store.batches import Batch
 
 
@@ -34,6 +36,7 @@ class Result:
     attempt: int | None
     started_at: datetime | None
     processed_at: datetime | None
+    checkpoint: Checkpoint | None = None  # only where it was asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,3 +199,10 @@ async def one(connection: Transaction, batch: Batch, custom_id: str) -> tuple[Re
         found.ordinal,
     )
     return found, text, [Attempt(**dict(row)) for row in rows]
+
+
+async def with_checkpoints(connection: Transaction, batch: Batch, found: Sequence[Result]) -> list[Result]:
+    """The same items with their checkpoints. A query of its own, for batches whose processor has some: the one that
+    every page takes stays as it is."""
+    known = await checkpoints.among(connection, batch.id, [one.ordinal for one in found]) if found else {}
+    return [replace(one, checkpoint=known[one.ordinal]) if one.ordinal in known else one for one in found]

@@ -143,7 +143,8 @@ class Items:
             assignment = await assignments.load(connection, batch_id)
         if assignment is None:
             return None
-        job = self._jobs[batch_id] = prepared(assignment, self._processors[assignment.processor])
+        processor = self._processors[assignment.processor]
+        job = self._jobs[batch_id] = prepared(assignment, processor, self._services.decrypt)
         if len(self._jobs) > JOBS_KEPT:
             self._jobs.popitem(last=False)
         return job

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
+from gristmill.domain.checkpoints import MAX_BYTES, CheckpointsAway, CheckpointTooLarge, LeaseLost
 from gristmill.domain.outcomes import (
     Failure,
     ItemError,
@@ -22,9 +23,11 @@ from gristmill.domain.outcomes import (
 from gristmill.domain.states import ResultStatus
 from gristmill.domain.usage import Usage
 from gristmill.processors.base import Context, Processor, Services
+from gristmill.processors.secrets import binding, put_back
 from gristmill.store.assignments import Assignment
 from gristmill.store.recording import Ended, Retried
 from gristmill.store.spans import ClaimedItem, Lease
+from gristmill.vault import VaultError
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +46,9 @@ class Job:
 
     assignment: Assignment
     processor: Processor[Any, Any]
-    config: Any  # None: what was stored does not fit the processor as it is installed here
+    config: Any
     read: Callable[[str], Any]  # from JSON to the processor's input model
+    refusal: Failure | None  # set: what was stored cannot be used here, so none of the items can be run
 
 
 @dataclass(slots=True)
@@ -54,24 +58,43 @@ class Work:
     job: Job
 
 
-def prepared(assignment: Assignment, processor: Processor[Any, Any]) -> Job:
+def prepared(
+    assignment: Assignment, processor: Processor[Any, Any], decrypt: Callable[[bytes, str], bytes]
+) -> Job:
     read = processor.input_model.__pydantic_validator__.validate_json  # model_validate_json costs 1.4 µs more
     try:
-        config = processor.config_model.model_validate_json(assignment.config)
-    except ValidationError:
-        config = None
-    return Job(assignment, processor, config, read)
+        config = processor.config_model.model_validate_json(_opened(assignment, decrypt))
+    except VaultError:
+        return Job(assignment, processor, None, read, _UNREADABLE)
+    except (ValidationError, LookupError):
+        return Job(assignment, processor, None, read, _UNFIT)
+    return Job(assignment, processor, config, read, None)
 
 
-def _unfit() -> Outcome:
-    return Failure(
-        ItemError(
-            500,
-            "configuration_unfit",
-            "The batch's stored configuration does not fit the processor that is installed on this worker.",
-            suggestion="Run the same version of the processor on the API and on every worker.",
-        )
+def _opened(assignment: Assignment, decrypt: Callable[[bytes, str], bytes]) -> str:
+    """Raises VaultError; LookupError for secrets that have no place in the configuration."""
+    if assignment.config_secrets is None:
+        return assignment.config
+    secrets = decrypt(assignment.config_secrets, binding(assignment.batch_id))
+    return put_back(assignment.config, secrets)
+
+
+_UNFIT = Failure(
+    ItemError(
+        500,
+        "configuration_unfit",
+        "The batch's stored configuration does not fit the processor that is installed on this worker.",
+        suggestion="Run the same version of the processor on the API and on every worker.",
     )
+)
+_UNREADABLE = Failure(
+    ItemError(
+        500,
+        "secret_unreadable",
+        "The secrets of the batch's configuration cannot be decrypted.",
+        suggestion="Start the worker with the GRISTMILL_SECRET_KEY under which the batch was made.",
+    )
+)
 
 
 async def run(work: Work, services: Services) -> Outcome:
@@ -85,11 +108,14 @@ async def run(work: Work, services: Services) -> Outcome:
         lease.attempt,
         work.job.config,
         services,
+        lease.id if work.job.processor.uses_checkpoints else None,
     )
-    if work.job.config is None:
-        return _unfit()
+    if work.job.refusal is not None:
+        return work.job.refusal
     try:
         return await work.job.processor.run(work.job.read(item.input), context)
+    except (CheckpointTooLarge, CheckpointsAway, LeaseLost) as trouble:
+        return _without_checkpoint(trouble)
     except Exception as error:
         # A bug of the processor ends its item. What it raised may quote the input: neither the log nor the caller
         # gets more than its type, and the log the place.
@@ -106,6 +132,20 @@ async def run(work: Work, services: Services) -> Outcome:
         return Failure(
             ItemError(500, "processor_error", f"The processor failed with {type(error).__name__}.")
         )
+
+
+def _without_checkpoint(trouble: Exception) -> Outcome:
+    match trouble:
+        case CheckpointTooLarge():
+            message = f"What the item would have to keep between its stages is larger than {MAX_BYTES} bytes."
+            suggestion = "Split the input into several requests."
+            return Failure(ItemError(500, "checkpoint_too_large", message, suggestion=suggestion))
+        case CheckpointsAway():
+            message = "How far the item has come could be neither read nor kept."
+            error = ItemError(500, "checkpoints_unavailable", message, retryable=True)
+            return Retry(error, waiting=True)
+    # Another worker has the item, so this is recorded nowhere.
+    return Retry(ItemError(500, "lease_lost", "The item is another worker's by now.", retryable=True))
 
 
 def timed_out(work: Work) -> Outcome:
@@ -157,6 +197,7 @@ def _succeeded(work: Work, success: Success) -> Ended | Retried:
         error = ItemError(500, "processor_error", "The processor answered with something that is not JSON.")
         return _failed(work, error, success.usage)
     ended = _ended(work, ResultStatus.SUCCESS, None, success.usage)
+    ended.checkpointed = work.job.processor.uses_checkpoints
     ended.output = output
     ended.content = None if success.content is None else storable(success.content)
     ended.turn = success.turn
