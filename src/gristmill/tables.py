@@ -240,6 +240,18 @@ batch_count = Table(
     **_HOT,
 )
 
+# A row exists exactly as long as the batch's items are still in a file.
+ingest = Table(
+    "ingest",
+    metadata,
+    Column("batch_id", Uuid, primary_key=True),
+    Column("file_id", Uuid, nullable=False, index=True),
+    Column("options", Text, nullable=False),  # JSON: how the file is to be read (intake/source.py)
+    _number("attempts", SmallInteger),  # its number is the right to end the ingest
+    _at("leased_until"),
+    _created_at(),
+)
+
 # A row exists exactly as long as the batch may start items.
 batch_schedule = Table(
     "batch_schedule",

@@ -195,7 +195,8 @@ def test_a_quote_that_is_left_open_ends_the_reading_with_the_line_where_it_opens
 
 def test_a_header_without_sense_is_refused(path: Path) -> None:
     assert header(path, "") == ["empty_file"]
-    assert header(path, "\n\na,b\n") == ["empty_file"]
+    assert header(path, "\n\n\n") == ["empty_file"]
+    assert header(path, "\n\na,b\n") == []
     assert header(path, "a,,b\n") == ["bad_column_name"]
     assert header(path, "a,b,a\n") == ["duplicate_column"]
     assert header(path, ",".join(f"c{n}" for n in range(1001))) == ["too_many_columns"]

@@ -97,7 +97,7 @@ async def _config(
     """What the batch will run with; None if something is wrong with it."""
     if options.agent_id is not None:
         of_agents = await snapshots.of_agents(parts.database, key.tenant_id, options.agent_id, draft)
-        return None if of_agents is None else (of_agents, None)
+        return None if of_agents is None else (of_agents.model_dump_json(), None)
     raw = {} if options.config is None else options.config
     # A stored configuration was checked when it was stored; the processor and the settings may have changed since.
     at = "/config" if options.configuration_id is None else "/configuration_id"

@@ -48,7 +48,7 @@ def form_of(path: Path, encoding: str | None, delimiter: str | None) -> Form:
 def header(path: Path, form: Form) -> tuple[Sequence[str], list[Problem]]:
     """The names of the columns, and what is wrong with them."""
     record = next(_records(path, form), None)
-    if record is None or not any(record[1]):
+    if record is None:
         return (), [_wrong("empty_file", "the file has no header")]
     names = record[1]
     if len(names) > _MAX_COLUMNS:
@@ -70,8 +70,6 @@ def rows(path: Path, form: Form, columns: Columns) -> Iterator[Row]:
     number = 0
     try:
         for line, cells in records:
-            if not any(cells):
-                continue  # an empty line
             number += 1
             yield _row(number, line, cells, width, columns)
     except csv.Error:
@@ -100,12 +98,13 @@ def _unstorable(cell: str) -> tuple[str, str] | None:
 
 
 def _records(path: Path, form: Form) -> Iterator[tuple[int, list[str]]]:
-    """Each record with the line it begins on, from 1."""
+    """Each record with the line it begins on, from 1. Empty lines are none."""
     with path.open(encoding=form.encoding, errors="surrogateescape", newline="") as file:
         reader = csv.reader(file, delimiter=form.delimiter)
         begins = 1
         for cells in reader:
-            yield begins, cells
+            if cells:
+                yield begins, cells
             begins = reader.line_num + 1
 
 

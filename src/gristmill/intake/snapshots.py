@@ -12,28 +12,39 @@ from gristmill.store import agents, chats, files
 from gristmill.store.agents import Version
 
 
-async def of_agents(database: Database, tenant_id: UUID, default: UUID, draft: Draft) -> str | None:
-    """The batch's configuration as JSON. What it lacks is added to the draft's problems, with every position."""
+async def of_agents(
+    database: Database,
+    tenant_id: UUID,
+    default: UUID,
+    draft: Draft,
+    so_far: AgentMessageConfig | None = None,
+) -> AgentMessageConfig | None:
+    """The batch's configuration. What it lacks is added to the draft's problems, with every position.
+
+    `so_far`: that of the batch's earlier items. Its agents stay as they are, whatever became of them meanwhile.
+    """
+    known = {} if so_far is None else so_far.agents
     inputs = [(index, one) for index, one in enumerate(draft.inputs) if isinstance(one, AgentMessageInput)]
-    wanted = {default, *(one.agent_id for _, one in inputs if one.agent_id)}
+    wanted = {default, *(one.agent_id for _, one in inputs if one.agent_id)} - known.keys()
     file_ids = {file_id for _, one in inputs for file_id in one.attached_file_uuids}
     history_ids = {one.history_id for _, one in inputs if one.history_id is not None}
     async with database.engine.connect() as connection:
-        published = await agents.published(connection, tenant_id, wanted)
+        published = await agents.published(connection, tenant_id, wanted) if wanted else {}
         known_files = await files.among(connection, tenant_id, file_ids) if file_ids else {}
         known_chats = await chats.among(connection, tenant_id, history_ids) if history_ids else set()
-    _check_agent(draft, "/agent_id", default, published)
+    if default not in known:
+        _check_agent(draft, "/agent_id", default, published)
     for index, one in inputs:
-        if one.agent_id:
+        if one.agent_id and one.agent_id not in known:
             _check_agent(draft, draft.input_at(index, "agent_id"), one.agent_id, published)
         if one.history_id is not None and one.history_id not in known_chats:
             draft.wrong(draft.input_at(index, "history_id"), "unknown_chat", "no such chat")
         if one.attached_file_uuids:
             _check_files(draft, index, one, known_files)
-    snapshots = {agent_id: _snapshot(version) for agent_id, version in published.items() if version}
-    if default not in snapshots:
+    new = {agent_id: _snapshot(version) for agent_id, version in published.items() if version}
+    if default not in known and default not in new:
         return None
-    return AgentMessageConfig(agent_id=default, agents=snapshots).model_dump_json()
+    return AgentMessageConfig(agent_id=default, agents={**known, **new})
 
 
 def _check_agent(draft: Draft, at: str, agent_id: UUID, published: dict[UUID, Version | None]) -> None:

@@ -105,6 +105,7 @@ class Batch:
     throttled: bool  # it waits for the upstream
     waits_for_chat: bool
     has_worker: bool
+    ingesting: bool  # its items are still in a file (store/ingests.py)
 
     @property
     def pending(self) -> int:
@@ -134,6 +135,8 @@ class Batch:
         return "draining" if self.ending else self._reason_not_started()
 
     def _reason_not_started(self) -> str | None:
+        if self.ingesting:
+            return "ingesting"
         if self.pending == 0:
             return None
         if not self.has_worker:
@@ -162,7 +165,8 @@ COLUMNS = f"""
             (c.success + c.failed) / greatest(extract(epoch FROM c.last_result_at - c.started_at), 0.001)::float8
         ELSE c.rate * {faded("c.last_result_at", "now()")} / greatest(1 - {faded("c.started_at", "now()")}, 0.0001)
     END AS throughput,
-    w.next_at, w.throttled, w.waits_for_chat, w.has_worker
+    w.next_at, w.throttled, w.waits_for_chat, w.has_worker,
+    EXISTS (SELECT FROM ingest WHERE ingest.batch_id = b.id) AS ingesting
 """
 SOURCE = """
     batch b JOIN batch_count c ON c.batch_id = b.id
@@ -188,13 +192,21 @@ WITH new AS (
         $1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9, $10, $11, $12, $13, $14, $15::int, now() + make_interval(secs => $15::int),
         $16, $17, $18, $19, $20
     )
-), counts AS (INSERT INTO batch_count (batch_id, total) VALUES ($1, $16))
-INSERT INTO span (batch_id, first, last) VALUES ($1, 0, $16 - 1)
+)
+INSERT INTO batch_count (batch_id, total) VALUES ($1, $16)
 """
 
 
 async def create(tx: Transaction, new: NewBatch, items: Sequence[NewItem]) -> None:
     """Store a whole batch. It starts when the caller's transaction commits, unless it starts paused."""
+    await insert(tx, new, len(items))
+    await add_items(tx, new.id, 0, items)
+    await lay_spans(tx, new.id, len(items))
+    await schedules.add(tx, new.id)
+
+
+async def insert(tx: Transaction, new: NewBatch, total: int) -> None:
+    """The batch without its items: nothing of it can start."""
     webhook = new.webhook
     status = BatchStatus.PAUSED if new.start_paused else BatchStatus.IN_PROGRESS
     await tx.execute(
@@ -214,7 +226,7 @@ async def create(tx: Transaction, new: NewBatch, items: Sequence[NewItem]) -> No
         new.item_timeout_seconds,
         new.max_concurrency,
         new.deadline_seconds,
-        len(items),
+        total,
         webhook.url if webhook else None,
         list(webhook.events) if webhook else None,
         webhook.secret if webhook else None,
@@ -222,15 +234,33 @@ async def create(tx: Transaction, new: NewBatch, items: Sequence[NewItem]) -> No
     )
     if new.config_secrets is not None:  # a statement of its own, for the few batches that have some
         await tx.execute("UPDATE batch SET config_secrets = $2 WHERE id = $1", new.id, new.config_secrets)
+
+
+async def add_items(tx: Transaction, batch_id: UUID, first: int, items: Sequence[NewItem]) -> None:
+    """Items with the ordinals from `first` on. Raises UniqueViolationError for a custom id that the batch has already."""
     await tx.copy_records_to_table(
         "item",
         columns=("batch_id", "ordinal", "custom_id", "history_id", "input"),
         records=[
-            (new.id, ordinal, item.custom_id, item.history_id, item.input)
-            for ordinal, item in enumerate(items)
+            (batch_id, ordinal, item.custom_id, item.history_id, item.input)
+            for ordinal, item in enumerate(items, first)
         ],
     )
-    await schedules.add(tx, new.id)
+
+
+async def lay_spans(tx: Transaction, batch_id: UUID, total: int, ended: Sequence[int] = ()) -> None:
+    """All items wait, save those that have `ended` (ascending ordinals)."""
+    firsts = [0, *(ordinal + 1 for ordinal in ended)]
+    lasts = [*(ordinal - 1 for ordinal in ended), total - 1]
+    await tx.execute(
+        """
+        INSERT INTO span (batch_id, first, last)
+        SELECT $1, f, l FROM unnest($2::int[], $3::int[]) AS given (f, l) WHERE f <= l
+        """,
+        batch_id,
+        firsts,
+        lasts,
+    )
 
 
 async def get(connection: Transaction, tenant_id: UUID, batch_id: UUID) -> Batch:
@@ -302,7 +332,7 @@ async def delete(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> None:
         batch_id,
     )
     for table in (
-        "delivery", "event", "batch_count", "span", "item_checkpoint", "item_attempt", "result", "item",
+        "ingest", "delivery", "event", "batch_count", "span", "item_checkpoint", "item_attempt", "result", "item",
     ):  # fmt: skip
         await tx.execute(f"DELETE FROM {table} WHERE batch_id = $1", batch_id)
 

@@ -39,21 +39,48 @@ async def finish(tx: Transaction, batch_ids: Sequence[UUID]) -> None:
         if row is None:
             continue
         await _clear_spans(tx, batch_id, row["total"])
-        await deliveries.queue(
-            tx,
-            batch_id=batch_id,
-            tenant_id=row["tenant_id"],
-            event=row["status"],
-            run=row["run"],
-            status=row["status"],
-            total=row["total"],
-            success=row["success"],
-            failed=row["failed"],
-            at=row["at"],
-            webhook_url=row["webhook_url"],
-            webhook_events=row["webhook_events"],
-            webhook_secret=row["webhook_secret"],
-        )
+        await _announce(tx, row)
+
+
+async def _announce(tx: Transaction, ended: Record) -> None:
+    await deliveries.queue(
+        tx,
+        batch_id=ended["id"],
+        tenant_id=ended["tenant_id"],
+        event=ended["status"],
+        run=ended["run"],
+        status=ended["status"],
+        total=ended["total"],
+        success=ended["success"],
+        failed=ended["failed"],
+        at=ended["at"],
+        webhook_url=ended["webhook_url"],
+        webhook_events=ended["webhook_events"],
+        webhook_secret=ended["webhook_secret"],
+    )
+
+
+_REFUSE = """
+WITH ended AS (
+    UPDATE batch SET
+        status = CASE WHEN ending = 'cancel' THEN 'cancelled' ELSE 'failed' END,
+        completed_at = CASE WHEN ending IS DISTINCT FROM 'cancel' THEN clock_timestamp() END,
+        cancelled_at = CASE WHEN ending = 'cancel' THEN clock_timestamp() END,
+        error = $2
+    WHERE id = $1 AND status IN ('in_progress', 'paused', 'cancelling')
+    RETURNING *
+)
+UPDATE batch_count c SET failed = c.total FROM ended WHERE c.batch_id = ended.id
+RETURNING ended.id, tenant_id, status, run, c.total, success, failed, coalesce(completed_at, cancelled_at) AS at,
+    webhook_url, webhook_events, webhook_secret
+"""
+
+
+async def refuse(tx: Transaction, batch_id: UUID, error: str) -> None:
+    """End a batch that has no items, because they could not be read. All of it counts as failed. `error` is JSON."""
+    row = await tx.fetchrow(_REFUSE, batch_id, error)
+    if row is not None:
+        await _announce(tx, row)
 
 
 async def _clear_spans(tx: Transaction, batch_id: UUID, total: int) -> None:

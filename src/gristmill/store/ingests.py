@@ -1,0 +1,110 @@
+"""Batches whose items are still in a file: the batch is there, its items are not, and nothing of it can start.
+
+Whoever has the lease of an ingest reads the file into one transaction, whose last act gives the lease up. A process that
+dies leaves no item behind, and the next one begins anew.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import orjson
+
+from gristmill.db import Transaction
+from gristmill.domain.errors import Problem
+from gristmill.store import batches, counts, endings, schedules
+from gristmill.store.batches import NewBatch
+from gristmill.store.counts import Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Ingest:
+    """`attempt` is the right to end it: a later attempt takes it away. `options` is JSON: how the file is to be read."""
+
+    batch_id: UUID
+    tenant_id: UUID
+    file_id: UUID
+    processor: str
+    config: str
+    total: int
+    options: str
+    attempt: int
+
+
+async def create(tx: Transaction, new: NewBatch, total: int, file_id: UUID, options: str) -> None:
+    """Store a batch of `total` items that are in a file. None of it starts before it is ingested."""
+    await batches.insert(tx, new, total)
+    await tx.execute(
+        "INSERT INTO ingest (batch_id, file_id, options) VALUES ($1, $2, $3)", new.id, file_id, options
+    )
+
+
+_CLAIM = """
+WITH next AS (
+    SELECT batch_id FROM ingest WHERE leased_until IS NULL OR leased_until < now()
+    ORDER BY batch_id LIMIT 1 FOR UPDATE SKIP LOCKED
+), taken AS (
+    UPDATE ingest SET attempts = attempts + 1, leased_until = now() + make_interval(secs => $1::float8)
+    FROM next WHERE ingest.batch_id = next.batch_id
+    RETURNING ingest.batch_id, file_id, options, attempts
+)
+SELECT t.batch_id, b.tenant_id, t.file_id, b.processor, b.config, b.total, t.options, t.attempts
+FROM taken t JOIN batch b ON b.id = t.batch_id
+"""
+_MINE = "batch_id = $1 AND attempts = $2"
+
+
+async def claim(tx: Transaction, lease_seconds: float) -> Ingest | None:
+    row = await tx.fetchrow(_CLAIM, lease_seconds)
+    return Ingest(*row) if row else None
+
+
+async def extend(tx: Transaction, ingest: Ingest, lease_seconds: float) -> bool:
+    """Whether the ingest is still this attempt's."""
+    extended = f"UPDATE ingest SET leased_until = now() + make_interval(secs => $3::float8) WHERE {_MINE}"
+    return str(await tx.execute(extended, ingest.batch_id, ingest.attempt, lease_seconds)) == "UPDATE 1"
+
+
+async def postpone(tx: Transaction, ingest: Ingest, seconds: float) -> None:
+    """It did not work this time: nobody looks before so many seconds have passed."""
+    await extend(tx, ingest, seconds)
+
+
+async def complete(
+    tx: Transaction, ingest: Ingest, failed: Sequence[int], *, config: str | None = None
+) -> bool:
+    """The items are there: let them start, all but the `failed` ones, whose results are. Answers whether it was ours to end.
+
+    `config`: what the batch is to run with, where the items had a say in it.
+    """
+    if not await _give_up(tx, ingest):
+        return False
+    # The row first: a pause or a cancel that comes now waits for it, and then finds the schedule.
+    if config is not None:
+        await tx.execute("UPDATE batch SET config = $2 WHERE id = $1", ingest.batch_id, config)
+    ending = await tx.fetchrow("SELECT ending FROM batch WHERE id = $1 FOR UPDATE", ingest.batch_id)
+    await batches.lay_spans(tx, ingest.batch_id, ingest.total, failed)
+    if ending is not None and ending["ending"] is None:
+        await schedules.add(tx, ingest.batch_id)
+    if failed:
+        await endings.finish(tx, await counts.add(tx, {ingest.batch_id: Tally(failed=len(failed))}))
+    return True
+
+
+async def refuse(tx: Transaction, ingest: Ingest, problems: Sequence[Problem]) -> bool:
+    """The file cannot be the batch's: it ends as failed, and nothing of it has run. Answers whether it was ours to end."""
+    if not await _give_up(tx, ingest):
+        return False
+    error = {
+        "type": "bad_source",
+        "message": "The file cannot be read as requests: nothing of this batch was stored or run.",
+        "errors": [{"pointer": p.pointer, "code": p.code, "detail": p.detail} for p in problems[:100]],
+    }
+    await endings.refuse(tx, ingest.batch_id, orjson.dumps(error).decode())
+    return True
+
+
+async def _give_up(tx: Transaction, ingest: Ingest) -> bool:
+    return (
+        await tx.execute(f"DELETE FROM ingest WHERE {_MINE}", ingest.batch_id, ingest.attempt) == "DELETE 1"
+    )
