@@ -27,6 +27,15 @@ _SERVER = pytest.StashKey[Server]()
 _POSTGRES = pytest.StashKey[EmbeddedPostgres]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup(
+        "torture", "tests/torture: processes that are killed, stopped and replaced at work"
+    )
+    group.addoption("--seeds", type=int, default=2, help="runs of each such test, with a seed each")
+    group.addoption("--first-seed", type=int, default=1, help="the seed of the first of them")
+    group.addoption("--kills", type=int, default=1, help="workers killed in each run")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Not in a fixture: under xdist only the controller starts a server, and its workers share it."""
     if handed := getattr(config, "workerinput", {}).get("server"):

@@ -1,6 +1,7 @@
-"""Two processors that need neither a model nor a network."""
+"""Three processors that need neither a model nor a network."""
 
 import asyncio
+import os
 import time
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
@@ -83,6 +84,55 @@ class Scripted(Processor[Script, ScriptConfig]):
             case "hang":
                 await asyncio.Event().wait()
         return Success(given.answer, str(given.answer), _usage(given), _turn(given))
+
+
+class Entry(BaseModel):
+    """One item whose runs are counted by somebody else than the service."""
+
+    text: str
+    seconds: Annotated[float, Field(ge=0)] = 0.0
+    retries: Annotated[int, Field(ge=0)] = 0  # so many attempts ask for another
+    fails: bool = False
+    history_id: int | None = None  # the chat to continue: `text` is said, and answered in capitals
+
+
+class LedgerConfig(BaseModel):
+    ledger: str  # a file that every process on this machine appends to
+
+
+class Recorded(Processor[Entry, LedgerConfig]):
+    """Writes the begin and the end of each run into a file, which outlives the process that is killed."""
+
+    name: ClassVar[str] = "recorded"
+    description: ClassVar[str] = "Answers in capitals, and writes down each of its runs."
+    input_model = Entry
+    config_model = LedgerConfig
+    retry = RetryPolicy(base_seconds=0.02, factor=1.0, max_seconds=0.1)
+
+    def history_id(self, given: Entry) -> int | None:
+        return given.history_id
+
+    async def run(self, given: Entry, context: Context[LedgerConfig]) -> Outcome:
+        _note(context, "begin")
+        await asyncio.sleep(given.seconds)
+        _note(context, "end")
+        if context.attempt <= given.retries:
+            return Retry(_error("not yet", retryable=True))
+        if given.fails:
+            return Failure(_error("as asked"))
+        reply = given.text.upper()
+        turn = None if given.history_id is None else Turn(given.text, reply, given.history_id)
+        return Success(given.text, reply, turn=turn)
+
+
+def _note(context: Context[LedgerConfig], what: str) -> None:
+    """One short write in append mode: whole, whoever else writes, and kept when this process is killed after it."""
+    line = f"{what} {os.getpid()} {context.batch_id} {context.ordinal} {context.attempt}\n".encode()
+    ledger = os.open(context.config.ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(ledger, line)
+    finally:
+        os.close(ledger)
 
 
 def _error(message: str, *, retryable: bool = False) -> ItemError:
