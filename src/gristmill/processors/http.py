@@ -114,10 +114,10 @@ def _meaning(endpoint: Endpoint, answer: Any) -> Outcome:
             return Failure(
                 _told(endpoint, rest, "endpoint_failed", "The endpoint says that the item failed.")
             )
-        case {"status": "retry"}:
+        case "retry":
             error = _told(endpoint, answer, "endpoint_retry", "The endpoint asks to be tried again.")
             return Retry(error, _delay(answer.get("delay_seconds")))
-        case {"status": "success"} if "output" in answer and answer.keys() <= _SUCCESS_KEYS:
+        case "success" if "output" in answer and answer.keys() <= _SUCCESS_KEYS:
             content = answer.get("content")
             return Success(answer["output"], content if isinstance(content, str) else None)
     return Success(answer)
