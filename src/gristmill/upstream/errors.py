@@ -93,7 +93,7 @@ def of_status(
     status: int, headers: Mapping[str, str], body: bytes, *, now: float, secret: str | None
 ) -> UpstreamError:
     """An answer other than 2xx. `now` is in Unix seconds; `secret` is kept out of the message."""
-    told, code = _provider_words(body)
+    told, code = provider_words(body)
     delay = retry_after(headers, now)
     if status == 429 and code == "insufficient_quota":
         return _error(_QUOTA, status, told, secret, waiting=True, delay=delay or _QUOTA_DELAY_SECONDS)
@@ -125,7 +125,7 @@ def _error(
     delay: float | None = None,
 ) -> UpstreamError:
     message = f"The model's endpoint {rule.message} (HTTP {status})" + (
-        f": {_masked(told, secret)}" if told else "."
+        f": {masked(told, secret)}" if told else "."
     )
     error = ItemError(
         500, rule.type, message, upstream_status=status, retryable=retryable, suggestion=rule.suggestion
@@ -176,7 +176,7 @@ def not_json(status: int, media_type: str) -> UpstreamError:
     return bad_answer("its body is not JSON", status)
 
 
-def _provider_words(body: bytes) -> tuple[str, str]:
+def provider_words(body: bytes) -> tuple[str, str]:
     """The provider's message and error code, from the usual shape `{"error": {"message", "code"}}`."""
     try:
         found: Any = orjson.loads(body)
@@ -197,9 +197,9 @@ def _first_text(found: dict[str, Any], *keys: str) -> str:
 _KEY_LIKE = re.compile(r"(?i)\b(?:bearer\s+\S+|(?:sk|gm|key|pk|gsk|xai)[-_][\w*.-]{6,})")
 
 
-def _masked(words: str, secret: str | None) -> str:
+def masked(words: str, *secrets: str | None) -> str:
     """The provider's words, one line, bounded, and without anything that looks like a key."""
-    if secret:
+    for secret in filter(None, secrets):
         words = words.replace(secret, "***")
     spaced = "".join(character if character.isprintable() else " " for character in words[:_READ_CHARACTERS])
     line = " ".join(_KEY_LIKE.sub("***", spaced).split())

@@ -1,0 +1,131 @@
+"""Text to chunks to a sink, stage by stage. What has been processed is kept, so forwarding is retried alone."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, Field, StringConstraints
+
+from gristmill.domain.checkpoints import Checkpoint
+from gristmill.domain.outcomes import Failure, ItemError, Outcome, Success
+from gristmill.domain.retry import RetryPolicy
+from gristmill.domain.states import ItemStatus
+from gristmill.processors import calls, chunking
+from gristmill.processors.base import Context, Processor
+from gristmill.processors.calls import Endpoint
+from gristmill.processors.fields import GuardedUrl, SecretHeaders, SigningSecret
+from gristmill.processors.forwarding import Chunks, Origin, Piece, forward
+from gristmill.processors.refusals import Refused
+
+_FORWARDING = "FORWARDING"
+
+# The words of seed 000, by whether an item's chunks are made.
+_STAGES: dict[ItemStatus, tuple[str, str]] = {
+    ItemStatus.PENDING: ("WAIT_FOR_PROCESSING", "WAIT_FOR_FORWARDING"),
+    ItemStatus.PROCESSING: ("PROCESSING", _FORWARDING),
+    ItemStatus.SUCCESS: ("COMPLETED", "COMPLETED"),
+    ItemStatus.FAILED: ("PROCESS_FAILED", "FORWARD_FAILED"),
+}
+
+
+class Sink(BaseModel):
+    url: GuardedUrl
+    secret: SigningSecret | None = None
+    headers: SecretHeaders = {}
+    chunks_per_post: Annotated[int, Field(ge=1, le=500)] = 64
+    timeout_seconds: Annotated[float, Field(ge=1, le=600, description="For one post")] = 30.0
+
+
+class PipelineConfig(BaseModel):
+    sink: Sink
+    chunking_strategy: Annotated[
+        Literal["basic", "by_title", "none"],
+        Field(description="basic: sentences; by_title: a heading begins a new chunk; none: the whole text"),
+    ] = "basic"
+    max_characters: Annotated[int, Field(ge=1, le=100_000, description="No chunk is longer")] = 1536
+    new_after: Annotated[
+        int, Field(ge=1, le=100_000, description="A chunk that has so many characters is full")
+    ] = 1024
+
+
+class PipelineInput(BaseModel):
+    text: str
+    filename: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = Field(
+        None, description="null: the custom_id"
+    )
+    language: Annotated[str, StringConstraints(min_length=1, max_length=35)] | None = None
+    metadata: Annotated[
+        dict[
+            Annotated[str, StringConstraints(min_length=1, max_length=64)],
+            Annotated[str, StringConstraints(max_length=512)],
+        ],
+        Field(max_length=32, description="Goes along with every chunk"),
+    ] = {}
+
+
+class Pipeline(Processor[PipelineInput, PipelineConfig]):
+    name: ClassVar[str] = "pipeline"
+    description: ClassVar[str] = "Splits a text into chunks and forwards them to a sink of yours."
+    input_model = PipelineInput
+    config_model = PipelineConfig
+    retry: RetryPolicy = calls.POLICY
+    uses_checkpoints: ClassVar[bool] = True
+
+    def stage(self, status: ItemStatus, saved: str | None) -> str:
+        return _STAGES[status][saved is not None]
+
+    async def run(self, given: PipelineInput, context: Context[PipelineConfig]) -> Outcome:
+        try:
+            saved = await context.checkpoint()
+            if saved is None or saved.data is None:
+                saved = await self._process(given, context)
+            return await self._forward(saved, context)
+        except Refused as refused:
+            return refused.outcome
+
+    async def _process(self, given: PipelineInput, context: Context[PipelineConfig]) -> Checkpoint:
+        """The chunks, kept. Raises Refused."""
+        chunks = _chunked(given, context)
+        if not chunks.pieces:
+            raise Refused(_no_valid_chunks())
+        saved = Checkpoint(_FORWARDING, chunks.as_text(), 0, len(chunks.pieces))
+        await context.save(saved.stage, saved.data, done=saved.done, total=saved.total)
+        return saved
+
+    async def _forward(self, saved: Checkpoint, context: Context[PipelineConfig]) -> Outcome:
+        chunks = Chunks.of_text(saved.data or "")
+        posts = await forward(
+            context.services.http,
+            _endpoint(context.config.sink),
+            Origin(str(context.batch_id), context.ordinal, context.custom_id),
+            chunks,
+            done=saved.done,
+            per_post=context.config.sink.chunks_per_post,
+            advance=context.advance,
+        )
+        characters = sum(len(piece.content) for piece in chunks.pieces)
+        output = {"chunks": len(chunks.pieces), "characters": characters, "language": chunks.language}
+        return Success(output | {"filename": chunks.filename, "posts": posts})
+
+
+def _chunked(given: PipelineInput, context: Context[PipelineConfig]) -> Chunks:
+    config = context.config
+    texts = chunking.split(
+        given.text,
+        config.chunking_strategy,
+        config.max_characters,
+        min(config.new_after, config.max_characters),
+    )
+    filename = given.filename or context.custom_id
+    return Chunks(filename, given.metadata, given.language, tuple(Piece(text) for text in texts))
+
+
+def _endpoint(sink: Sink) -> Endpoint:
+    secret, headers = calls.in_clear(sink.secret), calls.all_in_clear(sink.headers)
+    return Endpoint("sink", "The sink", sink.url, secret, headers, sink.timeout_seconds)
+
+
+def _no_valid_chunks() -> Failure:
+    message = "There is no text in it to make chunks of."
+    suggestion = (
+        "Check that the text is not empty; a scanned document has to go through text recognition first."
+    )
+    return Failure(ItemError(400, "no_valid_chunks", message, suggestion=suggestion))
