@@ -41,8 +41,9 @@ async def create(tx: Transaction, new: NewBatch, total: int, file_id: UUID, opti
 
 _CLAIM = """
 WITH next AS (
-    SELECT batch_id FROM ingest WHERE leased_until IS NULL OR leased_until < now()
-    ORDER BY batch_id LIMIT 1 FOR UPDATE SKIP LOCKED
+    SELECT i.batch_id FROM ingest i JOIN batch b ON b.id = i.batch_id
+    WHERE (i.leased_until IS NULL OR i.leased_until < now()) AND b.processor = ANY ($2)
+    ORDER BY i.batch_id LIMIT 1 FOR UPDATE OF i SKIP LOCKED
 ), taken AS (
     UPDATE ingest SET attempts = attempts + 1, leased_until = now() + make_interval(secs => $1::float8)
     FROM next WHERE ingest.batch_id = next.batch_id
@@ -54,8 +55,9 @@ FROM taken t JOIN batch b ON b.id = t.batch_id
 _MINE = "batch_id = $1 AND attempts = $2"
 
 
-async def claim(tx: Transaction, lease_seconds: float) -> Ingest | None:
-    row = await tx.fetchrow(_CLAIM, lease_seconds)
+async def claim(tx: Transaction, lease_seconds: float, processors: Sequence[str]) -> Ingest | None:
+    """The oldest that nobody works on, of a batch for one of these processors."""
+    row = await tx.fetchrow(_CLAIM, lease_seconds, processors)
     return Ingest(*row) if row else None
 
 
@@ -65,13 +67,8 @@ async def extend(tx: Transaction, ingest: Ingest, lease_seconds: float) -> bool:
     return str(await tx.execute(extended, ingest.batch_id, ingest.attempt, lease_seconds)) == "UPDATE 1"
 
 
-async def postpone(tx: Transaction, ingest: Ingest, seconds: float) -> None:
-    """It did not work this time: nobody looks before so many seconds have passed."""
-    await extend(tx, ingest, seconds)
-
-
 async def complete(
-    tx: Transaction, ingest: Ingest, failed: Sequence[int], *, config: str | None = None
+    tx: Transaction, ingest: Ingest, *, failed: Sequence[int] = (), config: str | None = None
 ) -> bool:
     """The items are there: let them start, all but the `failed` ones, whose results are. Answers whether it was ours to end.
 

@@ -1,0 +1,134 @@
+"""Ingests: a batch's file is read into its items, in one transaction that nobody sees before it has committed."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from gristmill.db import Database
+from gristmill.domain.errors import Problem
+from gristmill.domain.sources import FileSource, SourceRefused
+from gristmill.intake.ingest import BadSource, Reading, repeated
+from gristmill.intake.source import FileOptions, NotReadable
+from gristmill.processors.agent_message import AgentMessage, AgentMessageConfig
+from gristmill.processors.base import Processor, Services
+from gristmill.store import batches, ingests
+from gristmill.store.ingests import Ingest
+
+MOST_ATTEMPTS = 10  # to reach the storage, some minutes in all
+POSTPONE_SECONDS = 15.0
+
+log = logging.getLogger(__name__)
+
+
+class Ingests:
+    """`lease_seconds`: after that long without a sign of life, another process begins anew."""
+
+    def __init__(
+        self,
+        database: Database,
+        services: Services,
+        processors: Mapping[str, Processor[Any, Any]],
+        *,
+        lease_seconds: float,
+        allow_private: bool,
+    ) -> None:
+        self._database = database
+        self._services = services
+        self._processors = processors
+        self._lease_seconds = lease_seconds
+        self._allow_private = allow_private
+
+    async def step(self) -> int:
+        """Ingest one batch, if one waits; answers whether it did."""
+        async with self._database.transaction() as tx:
+            ingest = await ingests.claim(tx, self._lease_seconds, list(self._processors))
+        if ingest is None:
+            return 0
+        try:
+            await self._ingest(ingest)
+        except (BadSource, NotReadable) as bad:
+            await self._refuse(ingest, bad.problems)
+        except SourceRefused as refused:
+            await self._put_off(ingest, refused)
+        return 1
+
+    async def _ingest(self, ingest: Ingest) -> None:
+        """Raises BadSource, NotReadable, SourceRefused."""
+        async with self._services.open_source(ingest.tenant_id, FileSource(ingest.file_id)) as source:
+            try:
+                async with self._alive(ingest):
+                    done = await self._store(ingest, source.path)
+            except asyncpg.UniqueViolationError:
+                raise BadSource(await self._collisions(ingest, source.path)) from None
+        extra = {"batch_id": str(ingest.batch_id), "items": ingest.total}
+        log.info("ingested" if done else "another process has ingested", extra=extra)
+
+    async def _store(self, ingest: Ingest, path: Path) -> bool:
+        reading = self._reading(ingest)
+        stored = 0
+        async with self._database.transaction() as tx:
+            async for items in reading.items(path):
+                await batches.add_items(tx, ingest.batch_id, stored, items)
+                stored += len(items)
+            if stored != ingest.total:
+                detail = f"the file has {stored} requests where {ingest.total} were counted"
+                raise BadSource([Problem("/source/file_id", "wrong_count", detail)])
+            config = None if reading.agents is None else reading.agents.model_dump_json()
+            return await ingests.complete(tx, ingest, config=config)
+
+    def _reading(self, ingest: Ingest) -> Reading:
+        agents = None
+        if ingest.processor == AgentMessage.name:
+            agents = AgentMessageConfig.model_validate_json(ingest.config)
+        return Reading(
+            self._database,
+            ingest.tenant_id,
+            FileOptions.model_validate_json(ingest.options),
+            self._processors[ingest.processor],
+            agents,
+            allow_private=self._allow_private,
+        )
+
+    async def _collisions(self, ingest: Ingest, path: Path) -> list[Problem]:
+        """Two records have one custom id, or another process has stored them all meanwhile: then there is none."""
+        options = FileOptions.model_validate_json(ingest.options)
+        model = self._processors[ingest.processor].input_model
+        return await asyncio.to_thread(lambda: repeated(options.rows(path, model)))
+
+    @asynccontextmanager
+    async def _alive(self, ingest: Ingest) -> AsyncIterator[None]:
+        """The lease is extended for the time of the block."""
+        task = asyncio.create_task(self._extend(ingest))
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _extend(self, ingest: Ingest) -> None:
+        while True:
+            await asyncio.sleep(self._lease_seconds / 3)
+            try:
+                async with self._database.transaction(durable=False) as tx:
+                    await ingests.extend(tx, ingest, self._lease_seconds)
+            except Exception as error:  # the next time may work; if none does, another process takes over
+                log.warning("ingest lease not extended", extra={"error": type(error).__name__})
+
+    async def _refuse(self, ingest: Ingest, problems: list[Problem]) -> None:
+        async with self._database.transaction() as tx:
+            refused = await ingests.refuse(tx, ingest, problems)
+        if refused:
+            log.info("source refused", extra={"batch_id": str(ingest.batch_id), "problems": len(problems)})
+
+    async def _put_off(self, ingest: Ingest, refused: SourceRefused) -> None:
+        if not refused.retryable or ingest.attempt >= MOST_ATTEMPTS:
+            await self._refuse(ingest, [Problem("/source/file_id", refused.code, refused.message)])
+            return
+        async with self._database.transaction() as tx:
+            await ingests.extend(tx, ingest, POSTPONE_SECONDS)
+        log.warning("source not to be had now", extra={"batch_id": str(ingest.batch_id), "code": refused.code})
