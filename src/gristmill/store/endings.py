@@ -10,7 +10,7 @@ from uuid import UUID
 from asyncpg import Record
 
 from gristmill.db import Transaction
-from gristmill.domain.states import BatchStatus, Ending, ResultStatus
+from gristmill.domain.states import Ending, ResultStatus
 from gristmill.store import counts, deliveries, histories, schedules
 from gristmill.store.counts import Tally
 
@@ -175,16 +175,16 @@ def _tally(row: Record) -> Tally:
     return Tally(failed=cancelled + expired, cancelled=cancelled, expired=expired)
 
 
+# Of batches that ended, or are gone, without them.
+_LEFTOVERS = """
+DELETE FROM {table} WHERE id IN (
+    SELECT l.id FROM {table} l LEFT JOIN batch b ON b.id = l.batch_id
+    WHERE b.id IS NULL OR b.status IN ('completed', 'failed', 'cancelled') FOR UPDATE OF l SKIP LOCKED
+)
+"""
+
+
 async def clear_leftovers(tx: Transaction) -> int:
-    """Remove leases of batches that ended without them: a zombie's, whose items others recorded. Answers with how many."""
-    terminal = [status.value for status in (BatchStatus.COMPLETED, BatchStatus.FAILED, BatchStatus.CANCELLED)]
-    done: str = await tx.execute(
-        """
-        DELETE FROM lease WHERE id IN (
-            SELECT l.id FROM lease l LEFT JOIN batch b ON b.id = l.batch_id
-            WHERE b.id IS NULL OR b.status = ANY ($1) FOR UPDATE OF l SKIP LOCKED
-        )
-        """,
-        terminal,
-    )
-    return int(done.split()[-1])
+    """Remove the leases of workers whose items others recorded, and spans of what those gave back. Answers with how many."""
+    done = [await tx.execute(_LEFTOVERS.format(table=table)) for table in ("lease", "span")]
+    return sum(int(one.split()[-1]) for one in done)

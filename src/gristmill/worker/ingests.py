@@ -131,4 +131,6 @@ class Ingests:
             return
         async with self._database.transaction() as tx:
             await ingests.extend(tx, ingest, POSTPONE_SECONDS)
-        log.warning("source not to be had now", extra={"batch_id": str(ingest.batch_id), "code": refused.code})
+        log.warning(
+            "source not to be had now", extra={"batch_id": str(ingest.batch_id), "code": refused.code}
+        )
