@@ -42,6 +42,10 @@ CHECKED = {
     "span_range_check": ["UPDATE span SET first = -1", "UPDATE span SET first = 3"],
     "span_history_check": ["UPDATE span SET history_id = 7"],
     "lease_remaining_check": ["UPDATE lease SET remaining = -1", "UPDATE lease SET remaining = 2"],
+    "item_checkpoint_done_check": [
+        "INSERT INTO item_checkpoint (batch_id, ordinal, stage, done) SELECT id, 0, 'a', -1 FROM batch",
+        "INSERT INTO item_checkpoint (batch_id, ordinal, stage, done, total) SELECT id, 0, 'a', 3, 2 FROM batch",
+    ],
     "delivery_status_check": ["UPDATE delivery SET status = 'lost'"],
     "delivery_delivered_at_check": [
         "UPDATE delivery SET status = 'delivered'",

@@ -3,6 +3,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from fakes.llm import FakeLLM
+from fakes.receiver import Receiver
 from fakes.world import KEY, World, open_world
 
 
@@ -16,3 +17,9 @@ async def llm() -> AsyncIterator[FakeLLM]:
 async def world(llm: FakeLLM) -> AsyncIterator[World]:
     async with open_world(llm) as made:
         yield made
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with Receiver() as receiver:
+        yield receiver

@@ -109,17 +109,18 @@ def _int64(digits: str) -> int:
 
 def _meaning(endpoint: Endpoint, answer: Any) -> Outcome:
     """An answer is the item's output, unless its `status` says more."""
-    match answer:
-        case {"status": "failed", **rest}:
+    said: dict[str, Any] = answer if isinstance(answer, dict) else {}
+    match said.get("status"):
+        case "failed":
             return Failure(
-                _told(endpoint, rest, "endpoint_failed", "The endpoint says that the item failed.")
+                _told(endpoint, said, "endpoint_failed", "The endpoint says that the item failed.")
             )
         case "retry":
-            error = _told(endpoint, answer, "endpoint_retry", "The endpoint asks to be tried again.")
-            return Retry(error, _delay(answer.get("delay_seconds")))
-        case "success" if "output" in answer and answer.keys() <= _SUCCESS_KEYS:
-            content = answer.get("content")
-            return Success(answer["output"], content if isinstance(content, str) else None)
+            error = _told(endpoint, said, "endpoint_retry", "The endpoint asks to be tried again.")
+            return Retry(error, _delay(said.get("delay_seconds")))
+        case "success" if "output" in said and said.keys() <= _SUCCESS_KEYS:
+            content = said.get("content")
+            return Success(said["output"], content if isinstance(content, str) else None)
     return Success(answer)
 
 
