@@ -14,6 +14,7 @@ from gristmill.domain.outcomes import Failure, ItemError, Outcome, Retry, Succes
 from gristmill.net.session import HttpSession
 from gristmill.processors.base import Context, Processor, Services
 from gristmill.settings import Settings
+from gristmill.storage.local import LocalStorage
 from gristmill.vault import Vault
 from gristmill.worker import Worker
 
@@ -112,7 +113,8 @@ async def working(
     chosen = quick(**settings)
     async with HttpSession(allow_private=True) as http:
         services = Services(None, http, _no_turns, _no_attachment, VAULT.decrypt)
-        worker = Worker(database, chosen, services, VAULT, {"noop": processor})
+        storage = LocalStorage(chosen.data_dir)
+        worker = Worker(database, chosen, services, VAULT, {"noop": processor}, storage=storage)
         await worker.start()
         try:
             yield worker

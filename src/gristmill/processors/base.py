@@ -6,6 +6,7 @@ Third parties write one class like this and name it in the entry-point group `gr
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 from uuid import UUID
@@ -15,11 +16,17 @@ from pydantic import BaseModel
 from gristmill.domain.files import Attachment as Attachment
 from gristmill.domain.outcomes import Outcome, Turn
 from gristmill.domain.retry import RetryPolicy
+from gristmill.domain.sources import OpenSource, Source, SourceRefused
 from gristmill.net.session import HttpSession
 from gristmill.upstream.client import Upstream
 
 Input = TypeVar("Input", bound=BaseModel)
 Config = TypeVar("Config", bound=BaseModel)
+
+
+def no_sources(tenant_id: UUID, source: Source) -> AbstractAsyncContextManager[OpenSource]:
+    """For services that read no documents."""
+    raise SourceRefused("source_refused", "No documents can be read here.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,8 @@ class Services:
     ]  # (tenant, history_id) → the chat so far, oldest first
     attachment: Callable[[UUID, UUID], Awaitable[Attachment | None]]  # (tenant, file id)
     decrypt: Callable[[bytes, str], bytes]  # (ciphertext, what it is bound to)
+    # (tenant, source) → the document on this host's disk for the time of an `async with`; raises SourceRefused
+    open_source: Callable[[UUID, Source], AbstractAsyncContextManager[OpenSource]] = no_sources
 
 
 @dataclass(slots=True)  # not frozen: that would cost 1 µs an item

@@ -19,6 +19,7 @@ from gristmill.domain.outcomes import (
     Verdict,
     decide,
 )
+from gristmill.domain.sources import SourceRefused
 from gristmill.domain.states import ResultStatus
 from gristmill.domain.usage import Usage
 from gristmill.processors.base import Context, Processor, Services
@@ -90,6 +91,8 @@ async def run(work: Work, services: Services) -> Outcome:
         return _unfit()
     try:
         return await work.job.processor.run(work.job.read(item.input), context)
+    except SourceRefused as refused:
+        return refused.outcome()
     except Exception as error:
         # A bug of the processor ends its item. What it raised may quote the input: neither the log nor the caller
         # gets more than its type, and the log the place.
