@@ -13,6 +13,7 @@ from gristmill.api import (
     chats,
     configurations,
     deliveries,
+    directories,
     docs,
     errors,
     files,
@@ -27,13 +28,22 @@ from gristmill.api.watch import Watch
 from gristmill.db import Database
 from gristmill.net.session import HttpSession
 from gristmill.settings import Settings
+from gristmill.storage.base import Storage
 from gristmill.vault import Vault
 
-_ROUTERS = (agents, configurations, files, results, deliveries, batches, chats, processors, health, docs)
+_ROUTERS = (
+    agents, configurations, files, directories, results, deliveries, batches, chats, processors, health, docs,
+)  # fmt: skip
 
 
 def create_app(
-    database: Database, vault: Vault, settings: Settings, *, wake: Callable[[], None], http: HttpSession
+    database: Database,
+    vault: Vault,
+    settings: Settings,
+    *,
+    wake: Callable[[], None],
+    http: HttpSession,
+    storage: Storage,
 ) -> FastAPI:
     """`wake` is called after each commit that made work; it may do nothing where the worker is another process."""
     app = FastAPI(
@@ -52,6 +62,7 @@ def create_app(
         settings=settings,
         wake=wake,
         http=http,
+        storage=storage,
         keys=KeyRing(database, vault),
         watch=Watch(database),
         draining=asyncio.Event(),

@@ -12,8 +12,9 @@ from gristmill.api.parts import Parts
 from gristmill.api.schemas import BatchOptions, WebhookOptions
 from gristmill.domain.errors import Invalid
 from gristmill.domain.ids import uuid7
+from gristmill.intake import draft as drafts
 from gristmill.intake import problems, snapshots
-from gristmill.intake.draft import MAX_ITEM_BYTES, AnyProcessor, Draft, is_list, read_requests
+from gristmill.intake.draft import AnyProcessor, Draft, is_list, read_requests
 from gristmill.intake.problems import MAX_PROBLEMS
 from gristmill.net.addresses import AddressRefused, check_url
 from gristmill.processors.agent_message import AgentMessage
@@ -39,7 +40,10 @@ async def new_batch(parts: Parts, key: Key, body: dict[str, Any]) -> tuple[NewBa
     webhook = _webhook(parts, options.webhook, draft) if options else None
     if draft.problems or options is None or processor is None or config is None:
         raise _invalid(draft)
-    return _new(parts, key, options, processor, config, webhook), _items(processor, draft)
+    items = drafts.items(processor, draft)
+    if draft.problems:
+        raise _invalid(draft)
+    return _new(parts, key, options, processor, config, webhook), items
 
 
 # A configuration as JSON, and its secrets in clear (processors/secrets.py).
@@ -109,20 +113,6 @@ async def _config(
     shown, secrets = taken_out(model)
     # Where nothing has to be hidden it is kept as it was given.
     return (orjson.dumps(raw).decode(), None) if secrets is None else (shown, secrets)
-
-
-def _items(processor: AnyProcessor, draft: Draft) -> list[NewItem]:
-    """Raises Invalid if an item is too large to be stored."""
-    items = []
-    for index, raw in enumerate(draft.raw_inputs):
-        text, model = orjson.dumps(raw), draft.inputs[index]
-        if len(text) > MAX_ITEM_BYTES:
-            draft.wrong(draft.input_at(index), "item_too_large", f"larger than {MAX_ITEM_BYTES} bytes")
-        elif model is not None:
-            items.append(NewItem(draft.custom_ids[index], text.decode(), processor.history_id(model)))
-    if draft.problems:
-        raise _invalid(draft)
-    return items
 
 
 # --- the rest -------------------------------------------------------------------------------------------------

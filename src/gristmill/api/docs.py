@@ -15,6 +15,7 @@ from gristmill.api import answers
 from gristmill.api.agent_options import AgentCreate, AgentPublish, AgentUpdate
 from gristmill.api.configurations import ConfigurationCreate, ConfigurationUpdate
 from gristmill.api.envelope import as_json
+from gristmill.api.file_options import DirectoryCreate, DirectoryFiles, FileFromUrl
 from gristmill.api.schemas import BatchCreate
 from gristmill.domain.errors import NotFound
 
@@ -66,6 +67,9 @@ _MODELS: tuple[type[BaseModel], ...] = (
     AgentPublish,
     ConfigurationCreate,
     ConfigurationUpdate,
+    FileFromUrl,
+    DirectoryCreate,
+    DirectoryFiles,
     *answers.MODELS,
 )
 
@@ -100,7 +104,8 @@ _TAGS = [
     {"name": "Webhooks", "description": "Deliveries of a batch's events"},
     {"name": "Agents", "description": "Instructions, a model, tools"},
     {"name": "Configurations", "description": "Named settings of a processor, for many batches"},
-    {"name": "Files", "description": "Attached to requests"},
+    {"name": "Files", "description": "Attached to requests, gathered in directories"},
+    {"name": "Directories", "description": "Named sets of files"},
     {"name": "Chats", "description": "What was said"},
     {"name": "Processors", "description": "The kinds of work installed here"},
     {"name": "Operation", "description": "For probes and scrapers"},

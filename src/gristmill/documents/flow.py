@@ -13,6 +13,8 @@ Rows = Sequence[Sequence[str]]
 class Flow:
     """Readers add blocks; `pages` is what came of them. A page without a block is kept: numbers stay true."""
 
+    _depth: int  # of the list item before
+
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._cells = 0

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
 from pydantic import BaseModel
 
 from gristmill import processors
@@ -11,6 +12,7 @@ from gristmill.domain.errors import Problem
 from gristmill.intake.problems import pointer
 from gristmill.processors.agent_message import AgentMessage
 from gristmill.processors.base import Processor
+from gristmill.store.batches import NewItem
 
 AnyProcessor = Processor[Any, Any]
 MAX_ITEMS = 1000
@@ -123,3 +125,15 @@ def _placed(problem: Problem, draft: Draft) -> Problem:
         return problem
     rest = problem.pointer.removeprefix(pointer("requests", index))
     return Problem(pointer("requests", index, "input") + rest, problem.code, problem.detail)
+
+
+def items(processor: AnyProcessor, draft: Draft) -> list[NewItem]:
+    """The good ones, as they are stored. One that is too large to be is added to the problems."""
+    found = []
+    for index, raw in enumerate(draft.raw_inputs):
+        text, model = orjson.dumps(raw), draft.inputs[index]
+        if len(text) > MAX_ITEM_BYTES:
+            draft.wrong(draft.input_at(index), "item_too_large", f"larger than {MAX_ITEM_BYTES} bytes")
+        elif model is not None:
+            found.append(NewItem(draft.custom_ids[index], text.decode(), processor.history_id(model)))
+    return found

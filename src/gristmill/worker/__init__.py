@@ -9,10 +9,13 @@ from gristmill import processors
 from gristmill.db import Database, process_name
 from gristmill.processors.base import Processor, Services
 from gristmill.settings import Settings
+from gristmill.storage.base import Storage
 from gristmill.store import workers
 from gristmill.vault import Vault
 from gristmill.worker.deliveries import Deliveries
+from gristmill.worker.discards import Discards
 from gristmill.worker.heartbeat import Heartbeat
+from gristmill.worker.ingests import Ingests
 from gristmill.worker.items import Items
 from gristmill.worker.loop import Step, keep_taking
 from gristmill.worker.recorder import Recorder
@@ -31,6 +34,8 @@ class Worker:
         services: Services,
         vault: Vault,
         registry: Mapping[str, Processor[Any, Any]] | None = None,
+        *,
+        storage: Storage,
     ) -> None:
         self._database = database
         self._settings = settings
@@ -49,6 +54,16 @@ class Worker:
         self._deliveries_news = asyncio.Event()
         self._upkeep_news = asyncio.Event()
         self._upkeep = Upkeep(database, lease_seconds=settings.lease_seconds)
+        self._discards = Discards(database, storage)
+        self._ingests = Ingests(
+            database,
+            services,
+            self._registry,
+            lease_seconds=settings.lease_seconds,
+            allow_private=settings.allow_private_addresses,
+            done=self.wake,
+        )
+        self._ingests_news = asyncio.Event()
         self._heartbeat: Heartbeat | None = None
         self._stop_claiming = asyncio.Event()
         self._stop_recording = asyncio.Event()
@@ -57,6 +72,7 @@ class Worker:
         self._claiming: asyncio.Task[None] | None = None
         self._recording: asyncio.Task[None] | None = None
         self._duties: list[asyncio.Task[None]] = []
+        self._ingesting: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         await self._take_identity()
@@ -70,14 +86,17 @@ class Worker:
         lease = self._settings.lease_seconds
         self._duty("watch", self._items.watch, 0.1)
         self._duty("deliveries", self._deliveries.step, poll, self._deliveries_news)
+        self._ingesting = self._duty("ingests", self._ingests.step, poll, self._ingests_news)
         self._duty("reaper", self._upkeep.reap, min(5.0, lease / 3))
         self._duty("sweeper", self._upkeep.sweep, 1.0, self._upkeep_news)
         self._duty("tidier", self._upkeep.tidy, 60.0)
+        self._duty("discards", self._discards.step, 60.0)
         self._duty("partitions", self._upkeep.grow, 3600.0)
 
     def wake(self) -> None:
         """There may be work: look now instead of at the next poll."""
         self._items.news.set()
+        self._ingests_news.set()
         self._upkeep_news.set()
 
     def hurry(self) -> None:
@@ -96,6 +115,8 @@ class Worker:
             self._recording.cancel()
         await self._deliveries.drain(0 if self._hurry.is_set() else grace_seconds)
         self._stop_duties.set()
+        if self._ingesting is not None:
+            self._ingesting.cancel()  # a large file may take longer than we have; another process begins anew
         await asyncio.gather(*self._duties, return_exceptions=True)
         await self._say_goodbye()
 
@@ -109,11 +130,15 @@ class Worker:
         except Exception as error:  # others will notice by the silence
             log.warning("left without a goodbye", extra={"error": type(error).__name__})
 
-    def _duty(self, name: str, step: Step, idle_seconds: float, news: asyncio.Event | None = None) -> None:
+    def _duty(
+        self, name: str, step: Step, idle_seconds: float, news: asyncio.Event | None = None
+    ) -> asyncio.Task[None]:
         looping = keep_taking(
             name, step, news=news or asyncio.Event(), stop=self._stop_duties, idle_seconds=idle_seconds
         )
-        self._duties.append(asyncio.create_task(looping))
+        duty = asyncio.create_task(looping)
+        self._duties.append(duty)
+        return duty
 
     def _batches_may_have_ended(self) -> None:
         self._deliveries_news.set()

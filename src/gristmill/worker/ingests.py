@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,14 @@ class Ingests:
         *,
         lease_seconds: float,
         allow_private: bool,
+        done: Callable[[], None],
     ) -> None:
         self._database = database
         self._services = services
         self._processors = processors
         self._lease_seconds = lease_seconds
         self._allow_private = allow_private
+        self._done = done  # called when a batch can start
 
     async def step(self) -> int:
         """Ingest one batch, if one waits; answers whether it did."""
@@ -55,6 +57,10 @@ class Ingests:
             await self._refuse(ingest, bad.problems)
         except SourceRefused as refused:
             await self._put_off(ingest, refused)
+        except asyncio.CancelledError:
+            await self._postpone(ingest, 0)
+            raise
+        self._done()
         return 1
 
     async def _ingest(self, ingest: Ingest) -> None:
@@ -129,8 +135,12 @@ class Ingests:
         if not refused.retryable or ingest.attempt >= MOST_ATTEMPTS:
             await self._refuse(ingest, [Problem("/source/file_id", refused.code, refused.message)])
             return
-        async with self._database.transaction() as tx:
-            await ingests.extend(tx, ingest, POSTPONE_SECONDS)
+        await self._postpone(ingest, POSTPONE_SECONDS)
         log.warning(
             "source not to be had now", extra={"batch_id": str(ingest.batch_id), "code": refused.code}
         )
+
+    async def _postpone(self, ingest: Ingest, seconds: float) -> None:
+        """Nobody takes it up before so many seconds have passed."""
+        async with self._database.transaction() as tx:
+            await ingests.extend(tx, ingest, seconds)

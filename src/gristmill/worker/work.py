@@ -21,6 +21,7 @@ from gristmill.domain.outcomes import (
     Verdict,
     decide,
 )
+from gristmill.domain.sources import SourceRefused
 from gristmill.domain.states import ResultStatus
 from gristmill.domain.usage import Usage
 from gristmill.processors.base import Context, Processor, Services
@@ -117,6 +118,8 @@ async def run(work: Work, services: Services) -> Outcome:
         return await work.job.processor.run(work.job.read(item.input), context)
     except (CheckpointTooLarge, CheckpointsAway, LeaseLost) as trouble:
         return _without_checkpoint(trouble)
+    except SourceRefused as refused:
+        return refused.outcome()
     except (Exception, BaseExceptionGroup, asyncio.CancelledError) as error:
         task = asyncio.current_task()
         if task is not None and task.cancelling():  # over its time, or the worker ends: whatever came of that
