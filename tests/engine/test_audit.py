@@ -40,7 +40,7 @@ DAMAGES = {
         """INSERT INTO event (id, batch_id, tenant_id, type, run, body)
         SELECT 'evt_2', batch_id, tenant_id, 'failed', run, body FROM event""",
     ],
-    "a batch may start items exactly while it is live and nothing ends it": [
+    "a batch may start items exactly while it is live, has its items, and nothing ends it": [
         "DELETE FROM batch_schedule WHERE batch_id = live",
         "UPDATE batch_schedule SET paused = true WHERE batch_id = live",
         "UPDATE batch_schedule SET batch_id = ended WHERE batch_id = live",

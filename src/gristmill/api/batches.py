@@ -126,12 +126,12 @@ async def create_batch(request: Request) -> Response:
     key = await caller(request, "batches:write")
     of = parts(request)
     given = await body.read_json(request, dict, of.settings.body_max_bytes)
-    new, items = await create.new_batch(of, key, given)
+    new, content = await create.new_batch(of, key, given)
     async with of.database.transaction() as tx:
-        await batches.create(tx, new, items)
+        await create.store(tx, new, content)
         batch = await batches.get(tx, key.tenant_id, new.id)
     of.wake()
-    metrics.batch_created(new.processor, len(items))
+    metrics.batch_created(new.processor, batch.total)
     return answer(view(batch), 202, headers={"Location": f"/api/v1/batches/{batch.id}"})
 
 

@@ -7,9 +7,11 @@ from uuid import UUID
 import orjson
 
 from gristmill import processors
-from gristmill.api import configurations
+from gristmill.api import configurations, sources
 from gristmill.api.parts import Parts
 from gristmill.api.schemas import BatchOptions, WebhookOptions
+from gristmill.api.sources import FromDirectory, FromFile
+from gristmill.db import Transaction
 from gristmill.domain.errors import Invalid
 from gristmill.domain.ids import uuid7
 from gristmill.intake import draft as drafts
@@ -19,12 +21,15 @@ from gristmill.intake.problems import MAX_PROBLEMS
 from gristmill.net.addresses import AddressRefused, check_url
 from gristmill.processors.agent_message import AgentMessage
 from gristmill.processors.secrets import binding, taken_out
+from gristmill.store import batches
 from gristmill.store.batches import NewBatch, NewItem, NewWebhook
 from gristmill.store.keys import Key
 
+Content = list[NewItem] | FromFile | FromDirectory
 
-async def new_batch(parts: Parts, key: Key, body: dict[str, Any]) -> tuple[NewBatch, list[NewItem]]:
-    """Raises Invalid with everything that is wrong, at most 100 problems."""
+
+async def new_batch(parts: Parts, key: Key, body: dict[str, Any]) -> tuple[NewBatch, Content]:
+    """The batch, and its items or where they are. Raises Invalid with everything that is wrong, at most 100 problems."""
     options, found = problems.check(BatchOptions, {name: body[name] for name in body if name != "requests"})
     # Where an option is wrong, what the requests are for may still be clear: then they are checked, too.
     kind = options or problems.check(BatchOptions, {name: body[name] for name in _KIND if name in body})[0]
@@ -32,18 +37,43 @@ async def new_batch(parts: Parts, key: Key, body: dict[str, Any]) -> tuple[NewBa
     if kind and kind.configuration_id is not None:
         kind = await _configured(parts, key, kind, draft)
     processor = _processor(kind, draft) if kind else None
-    if "requests" not in body:
-        draft.missing("/requests")
-    elif is_list(body["requests"], draft):
+    source = await _source(parts, key, body, options, processor, draft)
+    if "requests" in body and is_list(body["requests"], draft):
         read_requests(body["requests"], processor, draft)
     config = await _config(parts, key, kind, processor, draft) if kind and processor else None
     webhook = _webhook(parts, options.webhook, draft) if options else None
     if draft.problems or options is None or processor is None or config is None:
         raise _invalid(draft)
-    items = drafts.items(processor, draft)
+    content: Content = drafts.items(processor, draft) if source is None else source
     if draft.problems:
         raise _invalid(draft)
-    return _new(parts, key, options, processor, config, webhook), items
+    return _new(parts, key, options, processor, config, webhook), content
+
+
+async def store(tx: Transaction, new: NewBatch, content: Content) -> None:
+    """Whole or not at all: with the caller's transaction."""
+    if isinstance(content, list):
+        await batches.create(tx, new, content)
+    else:
+        await content.create(tx, new)
+
+
+async def _source(
+    parts: Parts,
+    key: Key,
+    body: dict[str, Any],
+    options: BatchOptions | None,
+    processor: AnyProcessor | None,
+    draft: Draft,
+) -> FromFile | FromDirectory | None:
+    if "requests" not in body and "source" not in body:
+        draft.missing("/requests")
+    if "requests" in body and "source" in body:
+        draft.wrong("/source", "requests_or_source", "give either requests or a source")
+        return None
+    if options is None or options.source is None:
+        return None
+    return await sources.chosen(parts, key.tenant_id, options.source, processor, draft)
 
 
 # A configuration as JSON, and its secrets in clear (processors/secrets.py).

@@ -1,10 +1,12 @@
 """What a caller may send to make a batch. These models check requests and write the OpenAPI document."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
 
 from gristmill.intake.draft import MAX_CUSTOM_ID, MAX_ITEMS
+from gristmill.intake.source import Delimiter, Format
 from gristmill.processors.agent_message import AgentMessageInput
 from gristmill.processors.fields import CanonicalUUID
 
@@ -26,6 +28,32 @@ class WebhookOptions(Strict):
     )
 
 
+class SourceOptions(Strict):
+    """Where the requests are, if not in the body: one of `file_id` and `directory_id`."""
+
+    file_id: CanonicalUUID | None = Field(None, description="An uploaded file, a request a line or a record")
+    directory_id: CanonicalUUID | None = Field(
+        None, description="A directory: a request for each of its files, whose custom_id is the file's id"
+    )
+    format: Format | None = Field(None, description="Of the file; otherwise its name must tell")
+    column_mapping: Annotated[dict[str, str | None], Field(max_length=1000)] | None = Field(
+        None,
+        description="Of a CSV file: column → field of the processor's input, or custom_id; null leaves a column out",
+    )
+    encoding: Annotated[str, StringConstraints(min_length=1, max_length=40)] | None = Field(
+        None, description="Of a CSV file; otherwise it is found out"
+    )
+    delimiter: Delimiter | None = Field(None, description="Of a CSV file; otherwise it is found out")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.file_id is None) == (self.directory_id is None):
+            raise PydanticCustomError("file_or_directory", "give either file_id or directory_id")
+        if self.directory_id is not None and self.model_fields_set - {"directory_id"}:
+            raise PydanticCustomError("only_for_files", "nothing else goes with a directory_id")
+        return self
+
+
 class BatchOptions(Strict):
     """Everything of a create but the requests themselves."""
 
@@ -37,6 +65,7 @@ class BatchOptions(Strict):
     configuration_id: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(
         None, description="In place of processor and config: a stored configuration, or a preset"
     )
+    source: SourceOptions | None = Field(None, description="In place of requests: up to 1,000,000 of them")
     webhook: WebhookOptions | None = None
     name: Name | None = None
     metadata: Annotated[
@@ -80,7 +109,10 @@ class ProcessorRequest(Strict):
 class BatchCreate(BatchOptions):
     """The body of a create."""
 
-    requests: Annotated[list[AgentRequest | ProcessorRequest], Field(min_length=1, max_length=MAX_ITEMS)]
+    requests: Annotated[
+        list[AgentRequest | ProcessorRequest],
+        Field(min_length=1, max_length=MAX_ITEMS, description="Either these or a source"),
+    ] = []
 
 
 BATCH_EXAMPLES = {

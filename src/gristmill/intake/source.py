@@ -13,6 +13,7 @@ from gristmill.intake.columns import Columns
 from gristmill.intake.rows import Row
 
 Format = Literal["jsonl", "csv"]
+Delimiter = Literal[",", ";", "\t", "|"]
 
 
 class FileOptions(BaseModel):
@@ -23,7 +24,7 @@ class FileOptions(BaseModel):
     format: Format
     column_mapping: Annotated[dict[str, str | None], Field(max_length=1000)] = {}
     encoding: str | None = None
-    delimiter: Literal[",", ";", "\t", "|"] | None = None
+    delimiter: Delimiter | None = None
 
     def rows(self, path: Path, model: type[BaseModel]) -> Iterator[Row]:
         """Raises NotReadable: then there is no record to be had at all."""

@@ -16,23 +16,27 @@ class Violation:
     rule: str
 
 
-_LIVE = "b.status NOT IN ('completed', 'failed', 'cancelled')"
+_INGESTING = "EXISTS (SELECT FROM ingest WHERE ingest.batch_id = b.id)"
+# Its source could not be read: nothing of it was stored, and all of it counts as failed (store/endings.refuse).
+_REFUSED = """coalesce(b.error LIKE '{"type":"bad_source"%', false)"""
+_LIVE = f"b.status NOT IN ('completed', 'failed', 'cancelled') AND NOT {_INGESTING}"
 _RANGES = "coalesce(range_agg(int4range(first, last, '[]')), '{}') AS ranges"
 _UNENDED = """FROM generate_series(0, b.total - 1) AS ordinal
             WHERE NOT EXISTS (SELECT FROM result r WHERE r.batch_id = b.id AND r.ordinal = ordinal.ordinal)"""
 
 RULES = {
-    "counters equal the results": """
-        SELECT c.batch_id FROM batch_count c LEFT JOIN (
+    "counters equal the results": f"""
+        SELECT c.batch_id FROM batch_count c JOIN batch b ON b.id = c.batch_id AND NOT {_REFUSED} LEFT JOIN (
             SELECT batch_id, count(*) FILTER (WHERE status = 1) AS success, count(*) FILTER (WHERE status = 2) AS failed,
                 count(*) FILTER (WHERE code = 499) AS cancelled, count(*) FILTER (WHERE code = 408) AS expired
             FROM result GROUP BY batch_id
-        ) r USING (batch_id)
+        ) r ON r.batch_id = c.batch_id
         WHERE (c.success, c.failed, c.cancelled, c.expired) IS DISTINCT FROM
             (coalesce(r.success, 0), coalesce(r.failed, 0), coalesce(r.cancelled, 0), coalesce(r.expired, 0))
     """,
-    "there are as many items as the total": """
+    "there are as many items as the total": f"""
         SELECT b.id FROM batch b WHERE b.total <> (SELECT count(*) FROM item WHERE batch_id = b.id)
+            AND NOT {_INGESTING} AND NOT {_REFUSED}
     """,
     "a batch is terminal exactly when its counts are complete": """
         SELECT b.id FROM batch b JOIN batch_count c ON c.batch_id = b.id
@@ -44,9 +48,9 @@ RULES = {
             WHERE e.batch_id = b.id AND e.run = b.run AND e.type IN ('completed', 'failed', 'cancelled')
         )
     """,
-    "a batch may start items exactly while it is live and nothing ends it": """
+    "a batch may start items exactly while it is live, has its items, and nothing ends it": f"""
         SELECT b.id FROM batch b LEFT JOIN batch_schedule s ON s.batch_id = b.id
-        WHERE (s.batch_id IS NOT NULL) <> (b.status IN ('in_progress', 'paused') AND b.ending IS NULL)
+        WHERE (s.batch_id IS NOT NULL) <> (b.status IN ('in_progress', 'paused') AND b.ending IS NULL AND NOT {_INGESTING})
             OR s.paused <> (b.status = 'paused')
     """,
     "a batch that may start items has a tenant whose turn can come": """

@@ -205,6 +205,29 @@ async def create(tx: Transaction, new: NewBatch, items: Sequence[NewItem]) -> No
     await schedules.add(tx, new.id)
 
 
+async def create_of_directory(tx: Transaction, new: NewBatch, directory_id: UUID) -> None:
+    """An item for each file that is in the directory now, by name; its custom id is the file's id. Raises NotFound for
+    a directory that is empty or gone."""
+    stored = await tx.execute(
+        """
+        INSERT INTO item (batch_id, ordinal, custom_id, input)
+        SELECT $1, row_number() OVER (ORDER BY e.name, e.file_id) - 1, e.file_id::text,
+            json_build_object('file_id', e.file_id)::text
+        FROM directory d JOIN directory_file e ON e.directory_id = d.id
+        WHERE d.id = $2 AND d.tenant_id = $3
+        """,
+        new.id,
+        directory_id,
+        new.tenant_id,
+    )
+    total = int(stored.split()[-1])
+    if total == 0:
+        raise NotFound("no such directory, or it is empty by now")
+    await insert(tx, new, total)
+    await lay_spans(tx, new.id, total)
+    await schedules.add(tx, new.id)
+
+
 async def insert(tx: Transaction, new: NewBatch, total: int) -> None:
     """The batch without its items: nothing of it can start."""
     webhook = new.webhook

@@ -10,8 +10,10 @@ from pydantic import BaseModel, Field, SecretStr
 
 from gristmill.domain.outcomes import Failure, ItemError, Outcome, Retry, Success, Turn
 from gristmill.domain.retry import RetryPolicy
+from gristmill.domain.sources import FileSource
 from gristmill.domain.usage import Call, Usage
 from gristmill.processors.base import Context, Processor
+from gristmill.processors.fields import CanonicalUUID
 
 
 class NoConfig(BaseModel):
@@ -32,6 +34,23 @@ class Noop(Processor[Text, NoConfig]):
 
     async def run(self, given: Text, context: Context[NoConfig]) -> Outcome:
         return Success(output={"text": given.text})
+
+
+class FileInput(BaseModel):
+    file_id: CanonicalUUID
+
+
+class Reader(Processor[FileInput, NoConfig]):
+    """Answers with how many bytes a file has."""
+
+    name: ClassVar[str] = "reader"
+    description: ClassVar[str] = "Counts the bytes of a file."
+    input_model = FileInput
+    config_model = NoConfig
+
+    async def run(self, given: FileInput, context: Context[NoConfig]) -> Outcome:
+        async with context.services.open_source(context.tenant_id, FileSource(given.file_id)) as source:
+            return Success(output={"filename": source.filename, "bytes": source.path.stat().st_size})
 
 
 class Script(BaseModel):

@@ -1,0 +1,167 @@
+"""Batches from files and directories: what is checked when they are made, before a row exists."""
+
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from gristmill.db import Database
+from service import Caller, problems
+
+BATCHES = "/api/v1/batches"
+LINES = b'{"custom_id": "a", "input": {"text": "1"}}\n\n{"custom_id": "b", "input": {"text": "2"}}\n'
+
+
+async def made(caller: Caller, source: dict[str, Any], **more: Any) -> dict[str, Any]:
+    answer = await caller.post(BATCHES, {"processor": "noop", "source": source, **more})
+    assert answer.status_code == 202, answer.text
+    data: dict[str, Any] = answer.json()["data"]
+    return data
+
+
+async def refused(caller: Caller, source: Any, **more: Any) -> dict[str, str]:
+    found = problems(await caller.post(BATCHES, {"processor": "noop", "source": source, **more}))
+    assert (await caller.get(BATCHES)).json()["pagination"]["total_records"] == 0
+    return found
+
+
+async def test_a_batch_of_a_file_is_there_at_once_and_says_that_it_is_being_ingested(
+    caller: Caller, database: Database
+) -> None:
+    file_id = await caller.upload(LINES, "requests.jsonl")
+    batch = await made(caller, {"file_id": file_id}, name="From a file", start_paused=True)
+    assert (batch["status"], batch["total_requests"], batch["pending_requests"]) == ("paused", 2, 2)
+    assert batch["name"] == "From a file"
+    batch = await made(caller, {"file_id": file_id})
+    assert (batch["status"], batch["waiting_reason"]) == ("in_progress", "ingesting")
+    assert caller.service.woken.is_set()
+    assert await caller.data(f"{BATCHES}/{batch['id']}/results") == []
+    assert (await caller.send("DELETE", f"{BATCHES}/{batch['id']}")).status_code == 409
+
+
+async def test_a_csv_file_has_as_many_requests_as_records(caller: Caller) -> None:
+    text = 'text\n"a\nb"\n\nc\n'
+    assert (await made(caller, {"file_id": await caller.upload(text.encode(), "a.csv")}))[
+        "total_requests"
+    ] == 2
+    for encoding in ("utf-16", "cp1252"):
+        file_id = await caller.upload("text\nMühle\nStein\n".encode(encoding), "a.csv")
+        assert (await made(caller, {"file_id": file_id}))["total_requests"] == 2
+
+
+async def test_the_format_is_known_by_the_name_or_has_to_be_said(caller: Caller) -> None:
+    file_id = await caller.upload(LINES, "requests")
+    assert await refused(caller, {"file_id": file_id}) == {"/source/format": "missing"}
+    assert (await made(caller, {"file_id": file_id, "format": "jsonl"}))["total_requests"] == 2
+
+
+async def test_a_file_that_cannot_be_one_is_refused(caller: Caller, other: Caller) -> None:
+    theirs = await other.upload(LINES, "requests.jsonl")
+    for unknown in (theirs, str(uuid4())):
+        assert await refused(caller, {"file_id": unknown}) == {"/source/file_id": "unknown_file"}
+    empty = await caller.upload(b"\n \n", "a.jsonl")
+    assert await refused(caller, {"file_id": empty}) == {"/source/file_id": "too_short"}
+    binary = await caller.upload(b"\0\1\2", "a.jsonl")
+    assert await refused(caller, {"file_id": binary}) == {"/source/file_id": "not_text"}
+    only_header = await caller.upload(b"text\n", "a.csv")
+    assert await refused(caller, {"file_id": only_header}) == {"/source/file_id": "too_short"}
+
+
+async def test_a_csv_header_and_its_mapping_are_checked_before_a_row_exists(caller: Caller) -> None:
+    file_id = await caller.upload(b"Name,Other\n1,2\n", "a.csv")
+    at = "/source/column_mapping"
+    assert await refused(caller, {"file_id": file_id}) == {
+        f"{at}/Name": "unmapped_column",
+        f"{at}/Other": "unmapped_column",
+    }
+    mapping = {"Name": "text", "Other": "nowhere", "Third": None}
+    assert await refused(caller, {"file_id": file_id, "column_mapping": mapping}) == {
+        f"{at}/Other": "unknown_field",
+        f"{at}/Third": "unknown_column",
+    }
+    assert await refused(
+        caller, {"file_id": file_id, "column_mapping": {"Name": "text", "Other": None}, "encoding": "no-such"}
+    ) == {"/source/encoding": "unknown_encoding"}
+    twice = await caller.upload(b"a,a\n1,2\n", "a.csv")
+    assert await refused(caller, {"file_id": twice}) == {"/source/file_id": "duplicate_column"}
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        pytest.param({}, {"/source": "file_or_directory"}, id="neither"),
+        pytest.param(
+            {"file_id": str(UUID(int=1)), "directory_id": str(UUID(int=1))},
+            {"/source": "file_or_directory"},
+            id="both",
+        ),
+        pytest.param(
+            {"directory_id": str(UUID(int=1)), "format": "csv"}, {"/source": "only_for_files"}, id="format"
+        ),
+        pytest.param({"file_id": "x"}, {"/source/file_id": "uuid_parsing"}, id="no id"),
+        pytest.param([], {"/source": "model_type"}, id="list"),
+        pytest.param(
+            {"file_id": str(UUID(int=1)), "delimiter": "x"},
+            {"/source/delimiter": "literal_error"},
+            id="delimiter",
+        ),
+    ],
+)
+async def test_a_source_has_one_form(caller: Caller, source: Any, found: dict[str, str]) -> None:
+    assert await refused(caller, source) == found
+
+
+async def test_options_of_csv_are_refused_for_json_lines(caller: Caller) -> None:
+    file_id = await caller.upload(LINES, "requests.jsonl")
+    source = {"file_id": file_id, "column_mapping": {}, "encoding": "utf-8", "delimiter": ","}
+    assert await refused(caller, source) == {
+        f"/source/{name}": "only_for_csv" for name in ("column_mapping", "encoding", "delimiter")
+    }
+
+
+async def test_requests_and_a_source_exclude_each_other(caller: Caller) -> None:
+    file_id = await caller.upload(LINES, "requests.jsonl")
+    requests = [{"custom_id": "a", "input": {"text": "1"}}]
+    assert await refused(caller, {"file_id": file_id}, requests=requests) == {"/source": "requests_or_source"}
+
+
+# --- directories ------------------------------------------------------------------------------------------------------
+
+
+async def directory(caller: Caller, *names: str) -> tuple[str, dict[str, str]]:
+    """Its id, and its files' ids by name."""
+    answer = await caller.post("/api/v1/directories", {"name": "Documents"})
+    directory_id = answer.json()["data"]["id"]
+    files = {name: await caller.upload(name.encode(), name) for name in names}
+    if files:
+        added = await caller.post(
+            f"/api/v1/directories/{directory_id}/files", {"file_ids": list(files.values())}
+        )
+        assert added.status_code == 200, added.text
+    return directory_id, files
+
+
+async def test_a_directory_becomes_a_request_for_each_file_by_name_and_the_set_stays_as_it_was(
+    caller: Caller,
+) -> None:
+    directory_id, files = await directory(caller, "b.txt", "a.txt", "c.txt")
+    batch = await made(caller, {"directory_id": directory_id}, processor="reader")
+    assert (batch["total_requests"], batch["waiting_reason"] == "ingesting") == (3, False)
+    await caller.send("DELETE", f"/api/v1/directories/{directory_id}")
+    shown = await caller.data(f"{BATCHES}/{batch['id']}/results")
+    assert [one["custom_id"] for one in shown] == [files[name] for name in sorted(files)]
+    detail = await caller.data(f"{BATCHES}/{batch['id']}/results/{files['a.txt']}")
+    assert detail["input"] == {"file_id": files["a.txt"]}
+
+
+async def test_a_directory_that_cannot_be_one_is_refused(caller: Caller, other: Caller) -> None:
+    at = "/source/directory_id"
+    theirs, _ = await directory(other, "a.txt")
+    for unknown in (theirs, str(uuid4())):
+        assert await refused(caller, {"directory_id": unknown}, processor="reader") == {
+            at: "unknown_directory"
+        }
+    empty, _ = await directory(caller)
+    assert await refused(caller, {"directory_id": empty}, processor="reader") == {at: "empty_directory"}
+    full, _ = await directory(caller, "a.txt")
+    assert await refused(caller, {"directory_id": full}) == {at: "takes_no_files"}
