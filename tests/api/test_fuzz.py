@@ -64,9 +64,10 @@ ODD = st.one_of(
     ),
 )
 _NAMES = """agent_id processor config requests webhook name metadata collection priority deadline_seconds max_attempts
-item_timeout_seconds max_concurrency start_paused model instructions parameters mcp_servers version x"""
+item_timeout_seconds max_concurrency start_paused model instructions parameters mcp_servers version
+url filename purpose file_ids x"""
 _PARAMETERS = """limit offset cursor status processor agent_id created_after created_before name collection created_by
-metadata.a error_code custom_id external_user_id filename"""
+metadata.a error_code custom_id external_user_id filename media_type purpose files"""
 _METHODS = "GET POST PUT PATCH DELETE HEAD OPTIONS"
 NAMES = st.sampled_from(_NAMES.split())
 PARAMETERS = st.sampled_from(_PARAMETERS.split())

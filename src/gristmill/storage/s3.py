@@ -30,14 +30,15 @@ class S3Storage(Storage):
         self._store = S3Store(location.bucket, prefix=location.prefix or None, **_options(options))
 
     async def put(self, key: str, pieces: AsyncIterator[bytes]) -> None:
+        checked(key)
         first = bytearray()
         async for piece in pieces:
             first += piece
             if len(first) > PART_BYTES:
-                await self._put_large(checked(key), bytes(first), pieces)
+                await self._put_large(key, bytes(first), pieces)
                 return
         with _own_errors():
-            await obstore.put_async(self._store, checked(key), bytes(first), use_multipart=False)
+            await obstore.put_async(self._store, key, bytes(first), use_multipart=False)
 
     async def _put_large(self, key: str, first: bytes, rest: AsyncIterator[bytes]) -> None:
         """In parts. The library gives a broken-off upload up when its source raises, not when it is cancelled:
@@ -75,8 +76,9 @@ class S3Storage(Storage):
                 yield bytes(piece)
 
     async def delete(self, key: str) -> None:
+        checked(key)
         with _own_errors(), suppress(FileNotFoundError):
-            await obstore.delete_async(self._store, checked(key))
+            await obstore.delete_async(self._store, key)
 
     def path(self, key: str) -> None:
         return None
