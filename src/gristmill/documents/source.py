@@ -1,0 +1,32 @@
+"""What a reader is given and what it gives back."""
+
+from dataclasses import dataclass, field
+from typing import IO, Literal
+
+from gristmill.documents.document import Page
+from gristmill.documents.limits import Limits
+
+Engine = Literal["liteparse", "pypdf"]  # for PDF: the second is slower, and survives what crashes the first
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    file: IO[bytes]
+    suffix: str  # of the name it was sent under, in lower case, with the dot: only breaks ties among kinds of text
+    limits: Limits
+    engine: Engine = "liteparse"
+
+    def data(self) -> bytes:
+        self.file.seek(0)
+        return self.file.read()
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    pages: tuple[Page, ...]
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def single(text: str, markdown: str | None = None, metadata: dict[str, str] | None = None) -> Reading:
+    """Of a kind of file that has no pages."""
+    return Reading((Page(1, text, text if markdown is None else markdown),), metadata or {})
