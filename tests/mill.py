@@ -14,6 +14,7 @@ from gristmill.domain.outcomes import Failure, ItemError, Outcome, Retry, Succes
 from gristmill.net.session import HttpSession
 from gristmill.processors.base import Context, Processor, Services
 from gristmill.settings import Settings
+from gristmill.storage.local import LocalStorage
 from gristmill.vault import Vault
 from gristmill.worker import Worker
 from gristmill.worker.checkpoints import StoredCheckpoints
@@ -115,7 +116,14 @@ async def working(
         services = Services(
             None, http, _no_turns, _no_attachment, VAULT.decrypt, checkpoints=StoredCheckpoints(database)
         )
-        worker = Worker(database, chosen, services, VAULT, {processor.name: processor})
+        worker = Worker(
+            database,
+            chosen,
+            services,
+            VAULT,
+            {processor.name: processor},
+            storage=LocalStorage(chosen.data_dir),
+        )
         await worker.start()
         try:
             yield worker

@@ -23,7 +23,17 @@ def test_nothing_has_to_be_set() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["database_url", "api_key", "secret_key", "llm_base_url", "llm_api_key", "public_url"]
+    "name",
+    [
+        "database_url",
+        "api_key",
+        "secret_key",
+        "llm_base_url",
+        "llm_api_key",
+        "public_url",
+        "s3_access_key_id",
+        "s3_secret_access_key",
+    ],
 )
 def test_a_file_may_hold_it(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "value").write_text("https://value\n")
@@ -57,6 +67,7 @@ def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
         ("LOG_FORMAT", "yaml"),
         ("ALLOW_PRIVATE_ADDRESSES", "perhaps"),
         ("LLM_PRICE_PROMPT", "-1"),
+        ("FILE_RETENTION_DAYS", "0"),
         ("LEASE_SECONDS", "nan"),
         ("DRAIN_SECONDS", "inf"),
     ],

@@ -1,13 +1,13 @@
 """Checkpoints of items, and the secrets of a batch's configuration.
 
 Revision: 0004
-Revises: 0001
+Revises: 0002
 """
 
 from alembic import op
 
 revision = "0004"
-down_revision = "0001"
+down_revision = "0002"
 branch_labels = None
 depends_on = None
 

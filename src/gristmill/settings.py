@@ -13,7 +13,18 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 PREFIX = "GRISTMILL_"
-_FILES = frozenset({"database_url", "api_key", "secret_key", "llm_base_url", "llm_api_key", "public_url"})
+_FILES = frozenset(
+    {
+        "database_url",
+        "api_key",
+        "secret_key",
+        "llm_base_url",
+        "llm_api_key",
+        "public_url",
+        "s3_access_key_id",
+        "s3_secret_access_key",
+    }
+)
 
 
 class _FromFiles(PydanticBaseSettingsSource):
@@ -90,6 +101,17 @@ class Settings(BaseSettings):
     llm_price_prompt: Annotated[float, Field(ge=0)] | None = None  # US dollars per 1,000,000 tokens
     llm_price_completion: Annotated[float, Field(ge=0)] | None = None
 
+    # Files
+    storage_url: str | None = None  # s3://bucket/prefix; unset: data_dir
+    s3_endpoint_url: str | None = None  # unset: AWS
+    s3_region: str = "us-east-1"
+    s3_access_key_id: SecretStr | None = None  # unset: found as AWS's tools find theirs
+    s3_secret_access_key: SecretStr | None = None
+    s3_root: str | None = None  # s3://bucket/prefix: what may be named as a source; unset: nothing
+    local_root: Path | None = None  # a folder of the workers: likewise
+    file_retention_days: Annotated[int, Field(ge=1, le=3650)] | None = None  # unset: kept until deleted
+    upload_max_bytes: Annotated[int, Field(ge=1)] = 2_000_000_000
+
     # Network
     allow_private_addresses: bool = (
         False  # http and private addresses for webhooks and URLs: for local work only
@@ -97,10 +119,9 @@ class Settings(BaseSettings):
     webhook_timeout_seconds: Annotated[float, Field(gt=0)] = (
         15.0  # for one POST, from connect to the last byte
     )
-    upload_max_bytes: Annotated[int, Field(ge=1)] = 2_000_000_000
     body_max_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024  # of a JSON request
 
-    @field_validator("public_url", "llm_base_url")
+    @field_validator("public_url", "llm_base_url", "s3_endpoint_url")
     @classmethod
     def _without_slash(cls, url: str | None) -> str | None:
         return url.rstrip("/") if url else url

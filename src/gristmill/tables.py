@@ -120,7 +120,43 @@ file = Table(
     Column("bytes", BigInteger, nullable=False),
     Column("sha256", LargeBinary, nullable=False),
     _created_at(),
+    Column("purpose", Text),  # what its owner says it is for
+    Column("source_url", Text),  # where it was fetched from, without query: that may hold a signature
+    Column("lines", BigInteger),  # that are not blank; null: not a text, or older than this column
+    Column("records", BigInteger),  # as a CSV file has them, its header among them; likewise
+    _at("expires_at"),
     Index(None, "tenant_id", "id"),
+    Index("file_expires_at_idx", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
+)
+
+# Bytes that belong to no file: of uploads on their way, and of files that were deleted. Once due, they go.
+file_discard = Table(
+    "file_discard",
+    metadata,
+    Column("file_id", Uuid, primary_key=True),
+    Column("tenant_id", Uuid, nullable=False),
+    _at("due_at", nullable=False),
+    Index(None, "due_at"),
+)
+
+directory = Table(
+    "directory",
+    metadata,
+    _id(),
+    Column("tenant_id", Uuid, nullable=False),
+    Column("name", Text, nullable=False),
+    _created_at(),
+    Index(None, "tenant_id", "id"),
+)
+
+directory_file = Table(
+    "directory_file",
+    metadata,
+    Column("directory_id", Uuid, primary_key=True),
+    Column("file_id", Uuid, primary_key=True),
+    Column("name", Text, nullable=False),  # in this directory: the file's own, or its path in an archive
+    Column("added_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Index(None, "file_id"),
 )
 
 # --- chats -----------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from gristmill.db import Database
 from gristmill.embedded.postgres import EmbeddedPostgres
 from gristmill.net.session import HttpSession
 from gristmill.settings import Settings
+from gristmill.storage.local import LocalStorage
 from gristmill.store import schema
 from service import VAULT, Caller, Service, code_of, new_tenant
 
@@ -98,7 +99,9 @@ async def test_a_postgres_that_dies_is_503_until_it_is_back(
     database = await Database(durable_postgres.url).open()
     await schema.migrate(database)
     async with HttpSession(allow_private=False) as http:
-        app = create_app(database, VAULT, settings, wake=lambda: None, http=http)
+        app = create_app(
+            database, VAULT, settings, wake=lambda: None, http=http, storage=LocalStorage(settings.data_dir)
+        )
         transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
         async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
             caller = await new_tenant(Service(app, database, client, asyncio.Event()))
@@ -118,7 +121,9 @@ async def test_a_postgres_that_dies_is_503_until_it_is_back(
 async def test_without_a_database_every_route_is_503_and_the_process_alive(settings: Settings) -> None:
     nowhere = Database("postgresql://nobody:nothing@127.0.0.1:1/none", timeout_seconds=1)
     async with HttpSession(allow_private=False) as http:
-        app = create_app(nowhere, VAULT, settings, wake=lambda: None, http=http)
+        app = create_app(
+            nowhere, VAULT, settings, wake=lambda: None, http=http, storage=LocalStorage(settings.data_dir)
+        )
         transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
         async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
             for path in ("batches", "agents", "files", "chats", "processors"):

@@ -218,7 +218,25 @@ class FileAnswer(BaseModel):
     media_type: str
     bytes: int
     sha256: str
+    lines: int | None
+    records: int | None
+    purpose: str | None
+    source_url: str | None
     created_at: datetime
+    expires_at: datetime | None
+
+
+class DirectoryAnswer(BaseModel):
+    id: UUID
+    name: str
+    files: int
+    created_at: datetime
+
+
+class DirectoryFileAnswer(BaseModel):
+    name: str
+    added_at: datetime
+    file: FileAnswer
 
 
 class ChatAnswer(BaseModel):
@@ -258,6 +276,8 @@ MODELS: tuple[type[BaseModel], ...] = (
     AgentAnswer,
     AgentVersionAnswer,
     FileAnswer,
+    DirectoryAnswer,
+    DirectoryFileAnswer,
     ChatAnswer,
     MessageAnswer,
     ProcessorAnswer,

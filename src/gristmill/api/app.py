@@ -7,7 +7,19 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from gristmill.api import agents, batches, chats, deliveries, docs, errors, files, health, processors, results
+from gristmill.api import (
+    agents,
+    batches,
+    chats,
+    deliveries,
+    directories,
+    docs,
+    errors,
+    files,
+    health,
+    processors,
+    results,
+)
 from gristmill.api.front import Front
 from gristmill.api.keyring import KeyRing
 from gristmill.api.parts import Parts
@@ -15,13 +27,20 @@ from gristmill.api.watch import Watch
 from gristmill.db import Database
 from gristmill.net.session import HttpSession
 from gristmill.settings import Settings
+from gristmill.storage.base import Storage
 from gristmill.vault import Vault
 
-_ROUTERS = (agents, files, results, deliveries, batches, chats, processors, health, docs)
+_ROUTERS = (agents, files, directories, results, deliveries, batches, chats, processors, health, docs)
 
 
 def create_app(
-    database: Database, vault: Vault, settings: Settings, *, wake: Callable[[], None], http: HttpSession
+    database: Database,
+    vault: Vault,
+    settings: Settings,
+    *,
+    wake: Callable[[], None],
+    http: HttpSession,
+    storage: Storage,
 ) -> FastAPI:
     """`wake` is called after each commit that made work; it may do nothing where the worker is another process."""
     app = FastAPI(
@@ -40,6 +59,7 @@ def create_app(
         settings=settings,
         wake=wake,
         http=http,
+        storage=storage,
         keys=KeyRing(database, vault),
         watch=Watch(database),
         draining=asyncio.Event(),

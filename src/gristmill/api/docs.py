@@ -14,6 +14,7 @@ from starlette.responses import Response
 from gristmill.api import answers
 from gristmill.api.agent_options import AgentCreate, AgentPublish, AgentUpdate
 from gristmill.api.envelope import as_json
+from gristmill.api.file_options import DirectoryCreate, DirectoryFiles, FileFromUrl
 from gristmill.api.schemas import BatchCreate
 from gristmill.domain.errors import NotFound
 
@@ -58,7 +59,16 @@ _POLICY = (
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _ASSETS = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
-_MODELS: tuple[type[BaseModel], ...] = (BatchCreate, AgentCreate, AgentUpdate, AgentPublish, *answers.MODELS)
+_MODELS: tuple[type[BaseModel], ...] = (
+    BatchCreate,
+    AgentCreate,
+    AgentUpdate,
+    AgentPublish,
+    FileFromUrl,
+    DirectoryCreate,
+    DirectoryFiles,
+    *answers.MODELS,
+)
 
 router = APIRouter(include_in_schema=False)
 
@@ -90,7 +100,8 @@ _TAGS = [
     {"name": "Results", "description": "What each request came to"},
     {"name": "Webhooks", "description": "Deliveries of a batch's events"},
     {"name": "Agents", "description": "Instructions, a model, tools"},
-    {"name": "Files", "description": "Attached to requests"},
+    {"name": "Files", "description": "Attached to requests, gathered in directories"},
+    {"name": "Directories", "description": "Named sets of files"},
     {"name": "Chats", "description": "What was said"},
     {"name": "Processors", "description": "The kinds of work installed here"},
     {"name": "Operation", "description": "For probes and scrapers"},

@@ -16,6 +16,7 @@ from gristmill import db, metrics
 from gristmill.api.envelope import as_json
 from gristmill.domain import errors
 from gristmill.domain.errors import Invalid, Problem, ServiceError
+from gristmill.storage.base import StorageFailed
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,12 @@ def response(scope: Scope, error: Exception) -> Response:
         return _http_error(scope, error)
     if isinstance(error, RequestValidationError):
         return _service_error(scope, Invalid([Problem("", "invalid_request", "the request is not valid")]))
+    if isinstance(error, StorageFailed):
+        logger.warning("storage unavailable: %s", error)
+        return _service_error(
+            scope,
+            errors.Unavailable("the file storage cannot be used; try again soon", code="storage_unavailable"),
+        )
     if db.unavailable(error):
         metrics.database_unavailable()
         logger.warning("database unavailable: %s", type(error).__name__)

@@ -1,19 +1,15 @@
-"""Files: uploaded here, attached to requests by their id."""
+"""Files: uploaded here or fetched from a URL, attached to requests by their id, gathered in directories."""
 
-import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
-from urllib.parse import quote
 from uuid import UUID
 
 from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
-from gristmill.api import body, pages
+from gristmill.api import content, incoming, pages
 from gristmill.api.auth import caller
 from gristmill.api.envelope import answer, listing
-from gristmill.api.multipart import FIELD, FilePart
 from gristmill.api.openapi import (
     LIST,
     PAGE,
@@ -26,17 +22,23 @@ from gristmill.api.openapi import (
     ref,
     responses,
 )
-from gristmill.api.parts import Parts, parts
+from gristmill.api.parts import parts
 from gristmill.api.query import Query, uuid_of
-from gristmill.api.upload import Upload
-from gristmill.domain.errors import Invalid, NotFound, Problem
-from gristmill.domain.ids import uuid7
+from gristmill.api.upload import Upload, discard
+from gristmill.domain.errors import NotFound
+from gristmill.storage.base import file_key
 from gristmill.store import files
-from gristmill.store.files import File
+from gristmill.store.files import File, Filter
 
-_MULTIPART = "multipart/form-data"
-_MULTIPART_OVERHEAD_BYTES = 64 * 1024  # boundaries and headers around the file itself
-_MAX_NAME = 256
+_FILTERS = ("filename", "media_type", "purpose", "created_after", "created_before")
+_INSTANT = {"type": "string", "format": "date-time"}
+_FILTERS_DOCUMENTED = (
+    parameter("filename", {"type": "string"}, "Only names that contain this, in either case"),
+    parameter("media_type", {"type": "string"}, "Only files of this type"),
+    parameter("purpose", {"type": "string"}, "Only files with exactly this purpose"),
+    parameter("created_after", _INSTANT, "Only files made at this instant or later"),
+    parameter("created_before", _INSTANT, "Only files made before this instant"),
+)
 
 router = APIRouter(prefix="/api/v1/files", tags=["Files"])
 
@@ -48,30 +50,20 @@ def view(file: File) -> dict[str, Any]:
         "media_type": file.media_type,
         "bytes": file.size,
         "sha256": file.sha256.hex(),
+        "lines": file.lines,
+        "records": file.records,
+        "purpose": file.purpose,
+        "source_url": file.source_url,
         "created_at": file.created_at,
+        "expires_at": file.expires_at,
     }
 
 
-def _id_of(file_id: str) -> UUID:
+def id_of(file_id: str) -> UUID:
     found = uuid_of(file_id)
     if found is None:
         raise NotFound("no such file")
     return found
-
-
-_UPLOAD_BODY = {
-    "required": True,
-    "content": {
-        _MULTIPART: {
-            "schema": {
-                "type": "object",
-                "required": [FIELD],
-                "properties": {FIELD: {"type": "string", "format": "binary"}},
-            }
-        },
-        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-    },
-}
 
 
 @router.post(
@@ -80,104 +72,57 @@ _UPLOAD_BODY = {
     summary="Upload a file",
     responses=responses(*WRITE),
     openapi_extra=documented(
-        parameter(
-            "filename", {"type": "string"}, "The name, when the body is the file itself and not a form"
-        ),
-        body=_UPLOAD_BODY,
-        answer=enveloped(ref("FileAnswer")),
-        status=201,
+        *incoming.DOCUMENTED, body=incoming.BODY, answer=enveloped(ref("FileAnswer")), status=201
     ),
 )
 async def upload_file(request: Request) -> Response:
-    """As a form with one part called `file`, or as the body itself with `?filename=`. Streamed, whole or not at all."""
+    """As a form with one part called `file`, as the body itself with `?filename=`, or as JSON with the URL where it is.
+
+    Streamed, whole or not at all. The media type is told by the bytes. A URL that is not allowed, not reached or too
+    slow is refused in the same words.
+    """
     key = await caller(request, "files:write")
-    query = Query(request, ("filename",))
-    query.check()
-    body.check_not_encoded(request)
-    of, file_id = parts(request), uuid7()
-    async with Upload(files.path(of.settings.data_dir, key.tenant_id, file_id)) as upload:
-        filename = await _receive(request, query, upload)
-        _check_size(of, upload)
-        await upload.keep()
-        file = await _record(of, key.tenant_id, file_id, filename, upload)
-    return answer(view(file), 201, headers={"Location": f"/api/v1/files/{file_id}"})
-
-
-async def _receive(request: Request, query: Query, upload: Upload) -> str:
-    """Writes the file and answers with its name."""
-    max_bytes = parts(request).settings.upload_max_bytes
-    content_type = request.headers.get("content-type", "")
-    if content_type.partition(";")[0].strip().lower() == _MULTIPART:
-        form = FilePart()
-        incoming = body.stream(request, max_bytes + _MULTIPART_OVERHEAD_BYTES)
-        await upload.write(_named_first(form, form.pieces(content_type, incoming)))
-        return _name(form.filename or "")
-    name = _name(query.text("filename") or "")
-    await upload.write(body.stream(request, max_bytes))
-    return name
-
-
-async def _named_first(form: FilePart, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Refuses a bad name before anything is written."""
-    async for piece in pieces:
-        _name(form.filename or "")
-        yield piece
-
-
-def _name(given: str) -> str:
-    """What browsers and others send as a path becomes its last part. Raises Invalid."""
-    name = given.replace("\\", "/").rpartition("/")[2]
-    if not name:
-        raise Invalid([Problem("filename", "missing", "the file needs a name")])
-    if len(name) > _MAX_NAME:
-        raise Invalid([Problem("filename", "string_too_long", f"at most {_MAX_NAME} characters")])
-    if "\0" in name:
-        raise Invalid([Problem("filename", "nul_character", "the character NUL cannot be stored")])
-    return name
-
-
-def _check_size(of: Parts, upload: Upload) -> None:
-    if upload.size > of.settings.upload_max_bytes:
-        raise body.too_large(of.settings.upload_max_bytes)
-    if upload.size == 0:
-        raise Invalid([Problem(FIELD, "empty_file", "the file is empty")])
-
-
-async def _record(of: Parts, tenant_id: UUID, file_id: UUID, filename: str, upload: Upload) -> File:
-    try:
+    query = Query(request, incoming.PARAMETERS)
+    of = parts(request)
+    async with Upload(of, key.tenant_id) as upload:
+        new = await incoming.receive(request, query, upload)
         async with of.database.engine.begin() as connection:
-            return await files.add(
-                connection,
-                tenant_id,
-                file_id,
-                filename=filename,
-                media_type=upload.media_type(filename),
-                size=upload.size,
-                sha256=upload.sha256,
+            [file] = await files.add(
+                connection, key.tenant_id, [new], retention_days=of.settings.file_retention_days
             )
-    except BaseException:
-        upload.path.unlink(missing_ok=True)
-        raise
+        upload.kept()
+    return answer(view(file), 201, headers={"Location": f"/api/v1/files/{file.id}"})
 
 
 @router.get(
     "",
     summary="List files",
     responses=responses(*LIST),
-    openapi_extra=documented(*PAGE, answer=paged(ref("FileAnswer"))),
+    openapi_extra=documented(*PAGE, *_FILTERS_DOCUMENTED, answer=paged(ref("FileAnswer"))),
 )
 async def list_files(request: Request) -> Response:
     """Newest first."""
     key = await caller(request, "files:read")
-    query = Query(request, pages.PARAMETERS)
+    query = Query(request, (*pages.PARAMETERS, *_FILTERS))
+    wanted = _filter(query)
     page = pages.asked(request, query, key, "files")
     before = UUID(page.position) if page.position else None
     async with parts(request).database.engine.connect() as connection:
         found, total = await files.page(
-            connection, key.tenant_id, limit=page.fetch, offset=page.skip, before=before
+            connection, key.tenant_id, wanted, limit=page.fetch, offset=page.skip, before=before
         )
     rows = pages.rows(page, found, total, lambda file: file.id)
     return listing([view(one) for one in rows.shown], pages.pagination(request, query, key, page, rows))
+
+
+def _filter(query: Query) -> Filter:
+    return Filter(
+        filename=query.text("filename"),
+        media_type=query.text("media_type"),
+        purpose=query.text("purpose"),
+        created_after=query.instant("created_after"),
+        created_before=query.instant("created_before"),
+    )
 
 
 @router.get(
@@ -187,10 +132,11 @@ async def list_files(request: Request) -> Response:
     openapi_extra=documented(answer=enveloped(ref("FileAnswer"))),
 )
 async def get_file(request: Request, file_id: str) -> Response:
+    """`lines` counts those that are not blank, `records` those of a CSV file, its header among them; null: no text."""
     key = await caller(request, "files:read")
     Query(request, ()).check()
     async with parts(request).database.engine.connect() as connection:
-        return answer(view(await files.get(connection, key.tenant_id, _id_of(file_id))))
+        return answer(view(await files.get(connection, key.tenant_id, id_of(file_id))))
 
 
 @router.get(
@@ -203,17 +149,9 @@ async def get_content(request: Request, file_id: str) -> Response:
     """The bytes as they came. Always as a download: nothing of a caller's is shown under this origin."""
     key = await caller(request, "files:read")
     Query(request, ()).check()
-    of = parts(request)
-    async with of.database.engine.connect() as connection:
-        file = await files.get(connection, key.tenant_id, _id_of(file_id))
-    path = files.path(of.settings.data_dir, key.tenant_id, file.id)
-    if not await asyncio.to_thread(path.is_file):
-        raise NotFound("the file is not in this server's data folder")
-    headers = {
-        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(file.filename, safe='')}",
-        "Content-Security-Policy": "sandbox; default-src 'none'",
-    }
-    return FileResponse(path, headers=headers, media_type=file.media_type)
+    async with parts(request).database.engine.connect() as connection:
+        file = await files.get(connection, key.tenant_id, id_of(file_id))
+    return await content.content(request, file_key(key.tenant_id, file.id), file)
 
 
 @router.delete(
@@ -224,11 +162,12 @@ async def get_content(request: Request, file_id: str) -> Response:
     openapi_extra=documented(),
 )
 async def delete_file(request: Request, file_id: str) -> Response:
-    """Requests that have it attached and have not run yet will fail."""
+    """At once, out of every directory, also while a batch uses it: requests that need it and have not run yet fail."""
     key = await caller(request, "files:write")
     Query(request, ()).check()
-    of, found = parts(request), _id_of(file_id)
+    of, found = parts(request), id_of(file_id)
     async with of.database.engine.begin() as connection:
-        await files.remove(connection, key.tenant_id, found)
-    await asyncio.to_thread(files.path(of.settings.data_dir, key.tenant_id, found).unlink, missing_ok=True)
+        if not await files.remove(connection, key.tenant_id, [found]):
+            raise NotFound("no such file")
+    await discard(of, key.tenant_id, [found])
     return Response(status_code=204)

@@ -11,6 +11,7 @@ from gristmill.api.watch import Watch
 from gristmill.db import Database
 from gristmill.net.session import HttpSession
 from gristmill.settings import Settings
+from gristmill.storage.base import Storage
 from gristmill.vault import Vault
 
 
@@ -21,6 +22,7 @@ class Parts:
     settings: Settings
     wake: Callable[[], None]  # tells the worker of this process that there is work
     http: HttpSession
+    storage: Storage
     keys: KeyRing
     watch: Watch
     draining: asyncio.Event = field(

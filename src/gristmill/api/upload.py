@@ -1,122 +1,102 @@
-"""Bringing an upload to disk: below a folder of the tenant's, under an id of ours, whole or not at all."""
+"""Files on their way into the storage: noted before the first byte, all of them kept, or none."""
 
 import asyncio
-import codecs
-import hashlib
-import os
-from collections.abc import AsyncIterator
-from contextlib import suppress
-from pathlib import Path
-from typing import IO
+import logging
+from collections.abc import AsyncIterator, Sequence
+from uuid import UUID
 
-_FLUSH_BYTES = 1024 * 1024
-_TEXT_TYPES = {
-    ".md": "text/markdown",
-    ".markdown": "text/markdown",
-    ".csv": "text/csv",
-    ".html": "text/html",
-    ".htm": "text/html",
-    ".xml": "text/xml",
-    ".json": "application/json",
-    ".jsonl": "text/plain",
-}
-_MAGIC = (
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"GIF87a", "image/gif"),
-    (b"GIF89a", "image/gif"),
-    (b"%PDF-", "application/pdf"),
-    (b"PK\x03\x04", "application/zip"),
-    (b"PK\x05\x06", "application/zip"),
-)
+from gristmill.api import body
+from gristmill.api.parts import Parts
+from gristmill.db import unavailable
+from gristmill.domain.errors import Invalid, Problem
+from gristmill.domain.ids import uuid7
+from gristmill.domain.inspection import Inspection
+from gristmill.storage.base import PIECE_BYTES, StorageFailed, file_key
+from gristmill.store import files
+from gristmill.store.files import Discard
+
+_AT_ONCE = 100  # bytes of so many files go within the request that deletes them; a worker removes the rest
+
+log = logging.getLogger(__name__)
 
 
 class Upload:
-    """A file on its way. `keep` makes it visible; leaving the block without it removes every trace."""
+    """`kept()` after the commit that makes them files; leaving the block without it removes every trace."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.size = 0
-        self._part = path.with_name(f"{path.name}.part")
-        self._hash = hashlib.sha256()
-        self._head = b""
-        self._text: codecs.IncrementalDecoder | None = codecs.getincrementaldecoder("utf-8")()
-        self._waiting: list[bytes] = []
-        self._file: IO[bytes]
+    def __init__(self, of: Parts, tenant_id: UUID) -> None:
+        self._of = of
+        self._tenant_id = tenant_id
+        self._ids: list[UUID] = []
 
     async def __aenter__(self) -> "Upload":
-        self._file = await asyncio.to_thread(self._open)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        self._file.close()
-        with suppress(FileNotFoundError):
-            self._part.unlink()
-
-    def _open(self) -> IO[bytes]:
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return open(self._part, "xb", opener=_private)
-
-    async def write(self, pieces: AsyncIterator[bytes]) -> None:
-        waiting = 0
-        async for piece in pieces:
-            self.size += len(piece)
-            waiting += len(piece)
-            self._waiting.append(piece)
-            if waiting >= _FLUSH_BYTES:
-                await asyncio.to_thread(self._flush)
-                waiting = 0
-        await asyncio.to_thread(self._flush)
-
-    def _flush(self) -> None:
-        data = b"".join(self._waiting)
-        self._waiting.clear()
-        self._head = self._head or data[:16]
-        self._hash.update(data)
-        self._look(data)
-        self._file.write(data)
-
-    def _look(self, data: bytes, final: bool = False) -> None:
-        """Text is what decodes as UTF-8 and holds no NUL."""
-        if self._text is None:
+        if not self._ids:
             return
         try:
-            self._text.decode(data, final)
-        except UnicodeDecodeError:
-            self._text = None
-        if b"\0" in data:
-            self._text = None
+            async with self._of.database.engine.begin() as connection:
+                given_up = await files.give_up(connection, self._tenant_id, self._ids)
+            await discard(self._of, self._tenant_id, given_up)
+        except (
+            Exception
+        ) as error:  # the note stays, and a worker finds it; what went wrong before matters more
+            if not unavailable(error):
+                log.warning("an upload could not be given up at once: %s", type(error).__name__)
 
-    async def keep(self) -> None:
-        """On disk for good, under its own name."""
-        await asyncio.to_thread(self._keep)
+    async def expect(self, count: int = 1) -> list[UUID]:
+        """Ids for so many files."""
+        self._ids = [uuid7() for _ in range(count)]
+        async with self._of.database.engine.begin() as connection:
+            await files.expect(connection, self._tenant_id, self._ids)
+        return self._ids
 
-    def _keep(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._part.rename(self.path)
-        folder = os.open(self.path.parent, os.O_RDONLY)
+    async def bring(
+        self, file_id: UUID, pieces: AsyncIterator[bytes], *, allow_empty: bool = False
+    ) -> Inspection:
+        """Whole or not at all. Raises TooLarge, Invalid for an empty file, and what `pieces` raises."""
+        inspection = Inspection()
+        watched = _watched(pieces, inspection, self._of.settings.upload_max_bytes, allow_empty)
+        await self._of.storage.put(file_key(self._tenant_id, file_id), watched)
+        return inspection
+
+    def kept(self) -> None:
+        self._ids = []
+
+
+async def _watched(
+    pieces: AsyncIterator[bytes], inspection: Inspection, max_bytes: int, allow_empty: bool
+) -> AsyncIterator[bytes]:
+    """The same bytes in pieces of about 1 MiB, each looked at before it goes on."""
+    waiting: list[bytes] = []
+    size = 0
+    async for piece in pieces:
+        waiting.append(piece)
+        size += len(piece)
+        if inspection.size + size > max_bytes:
+            raise body.too_large(max_bytes)
+        if size >= PIECE_BYTES:
+            data, waiting, size = b"".join(waiting), [], 0
+            await asyncio.to_thread(inspection.feed, data)
+            yield data
+    if size:
+        data = b"".join(waiting)
+        await asyncio.to_thread(inspection.feed, data)
+        yield data
+    if inspection.size == 0 and not allow_empty:
+        raise Invalid([Problem("file", "empty_file", "the file is empty")])
+
+
+async def discard(of: Parts, tenant_id: UUID, file_ids: Sequence[UUID]) -> None:
+    """The bytes of files that are none any more. What cannot be done now is left to the workers."""
+    gone = []
+    for file_id in file_ids[:_AT_ONCE]:
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-    @property
-    def sha256(self) -> bytes:
-        return self._hash.digest()
-
-    def media_type(self, filename: str) -> str:
-        """By the first bytes; the name only tells one kind of text from another."""
-        for magic, media_type in _MAGIC:
-            if self._head.startswith(magic):
-                return media_type
-        if self._head[:4] == b"RIFF" and self._head[8:12] == b"WEBP":
-            return "image/webp"
-        self._look(b"", final=True)
-        if self._text is None:
-            return "application/octet-stream"
-        return _TEXT_TYPES.get(Path(filename).suffix.lower(), "text/plain")
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+            await of.storage.delete(file_key(tenant_id, file_id))
+        except StorageFailed as error:
+            log.warning("bytes of deleted files are still there: %s", error)
+            break
+        gone.append(Discard(tenant_id, file_id))
+    if gone:
+        async with of.database.engine.begin() as connection:
+            await files.discarded(connection, gone)

@@ -1,8 +1,9 @@
 """Where the parts are put together: database, vault, network, model, worker, API."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 from uuid import UUID
 
 from fastapi import FastAPI
@@ -17,12 +18,18 @@ from gristmill.domain.outcomes import Turn
 from gristmill.net.session import HttpSession
 from gristmill.processors.base import Services
 from gristmill.settings import Settings
+from gristmill.storage.base import Storage, file_key
+from gristmill.storage.opening import open_objects, open_storage
+from gristmill.storage.sources import Sources, read_whole
 from gristmill.store import chats, files, keys
+from gristmill.store.files import File
 from gristmill.upstream.client import Upstream
 from gristmill.vault import Vault
 from gristmill.worker import Worker
 from gristmill.worker.bell import Bell
 from gristmill.worker.checkpoints import StoredCheckpoints
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +49,13 @@ async def service(settings: Settings, *, with_worker: bool) -> AsyncIterator[Ser
         bell = Bell(database)
         stack.push_async_callback(bell.stop)
         bell.start(listen=with_worker)
-        app = create_app(database, vault, settings, wake=bell.ring, http=http)
+        storage = _opened(open_storage, settings)
+        app = create_app(database, vault, settings, wake=bell.ring, http=http, storage=storage)
         new_key = await _default_key(settings, database, vault)
         worker = None
         if with_worker:
-            services = await stack.enter_async_context(_services(settings, database, vault, http))
-            worker = await _start(Worker(database, settings, services, vault), bell)
+            services = await stack.enter_async_context(_services(settings, database, vault, http, storage))
+            worker = await _start(Worker(database, settings, services, vault, storage=storage), bell)
         yield Service(app, worker, new_key)
 
 
@@ -58,11 +66,12 @@ async def lone_worker(settings: Settings) -> AsyncIterator[Worker]:
         database = await stack.enter_async_context(migrated(settings, share=True))
         vault = secret.vault(settings)
         http = await stack.enter_async_context(HttpSession(allow_private=settings.allow_private_addresses))
-        services = await stack.enter_async_context(_services(settings, database, vault, http))
+        storage = _opened(open_storage, settings)
+        services = await stack.enter_async_context(_services(settings, database, vault, http, storage))
         bell = Bell(database)
         stack.push_async_callback(bell.stop)
         bell.start(listen=True)
-        yield await _start(Worker(database, settings, services, vault), bell)
+        yield await _start(Worker(database, settings, services, vault, storage=storage), bell)
 
 
 async def _start(worker: Worker, bell: Bell) -> Worker:
@@ -79,23 +88,55 @@ async def _default_key(settings: Settings, database: Database, vault: Vault) -> 
 
 @asynccontextmanager
 async def _services(
-    settings: Settings, database: Database, vault: Vault, http: HttpSession
+    settings: Settings, database: Database, vault: Vault, http: HttpSession, storage: Storage
 ) -> AsyncIterator[Services]:
     async def turns(tenant_id: UUID, history_id: int) -> Sequence[Turn]:
         async with database.engine.connect() as connection:
             return await chats.turns(connection, tenant_id, history_id)
 
-    async def attachment(tenant_id: UUID, file_id: UUID) -> Attachment | None:
+    async def file(tenant_id: UUID, file_id: UUID) -> File | None:
         async with database.engine.connect() as connection:
-            return await files.read(connection, settings.data_dir, tenant_id, file_id)
+            return (await files.among(connection, tenant_id, [file_id])).get(file_id)
 
+    async def filename(tenant_id: UUID, file_id: UUID) -> str | None:
+        found = await file(tenant_id, file_id)
+        return None if found is None else found.filename
+
+    async def attachment(tenant_id: UUID, file_id: UUID) -> Attachment | None:
+        found = await file(tenant_id, file_id)
+        data = None if found is None else await read_whole(storage, file_key(tenant_id, file_id))
+        if found is None or data is None:
+            return None
+        return Attachment(found.id, found.filename, found.media_type, data)
+
+    sources = Sources(
+        storage,
+        http,
+        filename,
+        max_bytes=settings.upload_max_bytes,
+        local_root=settings.local_root,
+        objects=_opened(open_objects, settings),
+    )
     async with AsyncExitStack() as stack:
         upstream = None
         if settings.llm_base_url is not None:
             upstream = await stack.enter_async_context(_upstream(settings))
         yield Services(
-            upstream, http, turns, attachment, vault.decrypt, checkpoints=StoredCheckpoints(database)
+            upstream,
+            http,
+            turns,
+            attachment,
+            vault.decrypt,
+            sources.open,
+            checkpoints=StoredCheckpoints(database),
         )
+
+
+def _opened(opening: Callable[[Settings], T], settings: Settings) -> T:
+    try:
+        return opening(settings)
+    except ValueError as error:
+        raise Refusal(str(error)) from None
 
 
 def _upstream(settings: Settings) -> Upstream:

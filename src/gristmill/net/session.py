@@ -7,7 +7,8 @@ request, or a tenant's state, somewhere that was not checked.
 import asyncio
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from ipaddress import ip_address
@@ -147,6 +148,28 @@ class HttpSession:
             raise CallFailed("too_large")
         return answer.response()
 
+    def deadline(self, timeout_seconds: float) -> float:
+        """For `streamed`: so far from now, on the loop's clock."""
+        return asyncio.get_running_loop().time() + timeout_seconds
+
+    @asynccontextmanager
+    async def streamed(self, url: str, *, deadline: float) -> AsyncIterator["Stream"]:
+        """A GET whose answer is read as it comes, until the deadline. A redirect is an answer like any other.
+
+        The deadline bounds the waits for the other side, not what the block does. Raises CallFailed.
+        """
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    check_url(url, allow_private=self._policy.allow_private, ports=self._policy.ports)
+                    response = await stack.enter_async_context(
+                        self._session.get(URL(url, encoded=True), allow_redirects=False)
+                    )
+            except (AddressRefused, LookupFailed, aiohttp.ClientError, OSError) as error:
+                raise CallFailed(kind_of(error)) from error
+            stack.callback(response.close)  # what was not read is not waited for
+            yield Stream(response, deadline)
+
     def guarded_httpx_client(self, headers: Mapping[str, str], timeout: float) -> httpx2.AsyncClient:
         """An httpx2 client behind the same guard, for libraries that bring a protocol of their own (MCP).
 
@@ -162,6 +185,28 @@ class HttpSession:
         except AddressRefused as error:
             raise _RefusedSocket from error
         return socket.socket(family, kind, protocol)
+
+
+class Stream:
+    """An answer on its way. `headers` are looked up without regard to case."""
+
+    def __init__(self, response: aiohttp.ClientResponse, deadline: float) -> None:
+        self._response = response
+        self._deadline = deadline
+        self.status = response.status
+        self.headers: Mapping[str, str] = response.headers
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body after decompression, in pieces of at most 64 KiB. Raises CallFailed."""
+        while piece := await self._next():
+            yield piece
+
+    async def _next(self) -> bytes:
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                return await self._response.content.read(_CHUNK_BYTES)
+        except (aiohttp.ClientError, OSError) as error:
+            raise CallFailed(kind_of(error)) from error
 
 
 class _RefusedSocket(OSError):

@@ -6,6 +6,7 @@ Third parties write one class like this and name it in the entry-point group `gr
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import ClassVar, Generic, Protocol, TypeVar
 from uuid import UUID
@@ -16,6 +17,7 @@ from gristmill.domain.checkpoints import MAX_BYTES, Checkpoint, CheckpointTooLar
 from gristmill.domain.files import Attachment as Attachment
 from gristmill.domain.outcomes import Outcome, Turn
 from gristmill.domain.retry import RetryPolicy
+from gristmill.domain.sources import OpenSource, Source, SourceRefused
 from gristmill.domain.states import ItemStatus
 from gristmill.net.session import HttpSession
 from gristmill.upstream.client import Upstream
@@ -34,6 +36,11 @@ class Checkpoints(Protocol):
     async def advance(self, lease_id: int, batch_id: UUID, ordinal: int, done: int) -> bool: ...
 
 
+def no_sources(tenant_id: UUID, source: Source) -> AbstractAsyncContextManager[OpenSource]:
+    """For services that read no documents."""
+    raise SourceRefused("source_refused", "No documents can be read here.")
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """What the worker hands to processors: their only way to chats, files, the model and the network."""
@@ -45,6 +52,8 @@ class Services:
     ]  # (tenant, history_id) → the chat so far, oldest first
     attachment: Callable[[UUID, UUID], Awaitable[Attachment | None]]  # (tenant, file id)
     decrypt: Callable[[bytes, str], bytes]  # (ciphertext, what it is bound to)
+    # (tenant, source) → the document on this host's disk for the time of an `async with`; raises SourceRefused
+    open_source: Callable[[UUID, Source], AbstractAsyncContextManager[OpenSource]] = no_sources
     checkpoints: Checkpoints | None = None  # None: every attempt begins at the beginning
 
 

@@ -1,20 +1,37 @@
-"""Files that callers upload. The row is here; the bytes lie below the data folder, named by ids only."""
+"""Files that callers upload. The row is here; the bytes are in the storage, under a key of ids only.
 
-import asyncio
-from collections.abc import Iterable
+Two systems cannot commit together, so bytes without a file are noted (`file_discard`): before an upload begins, and
+when a file is deleted. Whoever is killed in between leaves a note, and `due` finds it.
+"""
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, delete, func, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import ColumnElement, Select, Uuid, any_, delete, exists, func, literal, select, text
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gristmill.domain.errors import NotFound
-from gristmill.domain.files import Attachment
-from gristmill.tables import file
+from gristmill.domain.errors import Conflict, NotFound
+from gristmill.tables import directory_file, file, file_discard
+
+_UPLOAD_DAYS = 2  # longer than the slowest upload of the largest file takes
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """What an upload has found out."""
+
+    id: UUID
+    filename: str
+    media_type: str
+    size: int
+    sha256: bytes
+    lines: int | None = None
+    records: int | None = None
+    purpose: str | None = None
+    source_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,96 +42,234 @@ class File:
     size: int  # in bytes
     sha256: bytes
     created_at: datetime
+    purpose: str | None
+    source_url: str | None
+    lines: int | None  # that are not blank; None: not a text
+    records: int | None  # as a CSV file has them, its header among them
+    expires_at: datetime | None
 
 
-_COLUMNS = (
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """None: any. `filename` is a part of the name, in either case."""
+
+    filename: str | None = None
+    media_type: str | None = None
+    purpose: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        wanted: list[ColumnElement[bool]] = []
+        if self.filename is not None:
+            wanted.append(file.c.filename.icontains(self.filename, autoescape=True))
+        if self.media_type is not None:
+            wanted.append(file.c.media_type == self.media_type)
+        if self.purpose is not None:
+            wanted.append(file.c.purpose == self.purpose)
+        if self.created_after is not None:
+            wanted.append(file.c.created_at >= self.created_after)
+        if self.created_before is not None:
+            wanted.append(file.c.created_at < self.created_before)
+        return wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Bytes that are to go."""
+
+    tenant_id: UUID
+    file_id: UUID
+
+
+COLUMNS = (
     file.c.id,
     file.c.filename,
     file.c.media_type,
     file.c.bytes.label("size"),
     file.c.sha256,
     file.c.created_at,
+    file.c.purpose,
+    file.c.source_url,
+    file.c.lines,
+    file.c.records,
+    file.c.expires_at,
 )
 
 
-def path(root: Path, tenant_id: UUID, file_id: UUID) -> Path:
-    """Where the bytes are. `root` is the data folder."""
-    return root / "files" / str(tenant_id) / str(file_id)
+# --- making ---------------------------------------------------------------------------------------------------
+
+
+async def expect(connection: AsyncConnection, tenant_id: UUID, file_ids: Sequence[UUID]) -> None:
+    """Bytes are on their way: should they never become a file, they go after two days."""
+    rows = [{"file_id": one, "tenant_id": tenant_id} for one in file_ids]
+    due_at = func.now() + text(f"interval '{_UPLOAD_DAYS} days'")
+    await connection.execute(insert(file_discard).values(due_at=due_at), rows)
 
 
 async def add(
-    connection: AsyncConnection,
-    tenant_id: UUID,
-    file_id: UUID,
-    *,
-    filename: str,
-    media_type: str,
-    size: int,
-    sha256: bytes,
-) -> File:
-    """The bytes are in their place already: a row never shows a file that is not all there."""
+    connection: AsyncConnection, tenant_id: UUID, news: Sequence[NewFile], *, retention_days: int | None
+) -> list[File]:
+    """The bytes are in their place already: a row never shows a file that is not all there.
+
+    `retention_days` None: kept until they are deleted. Raises Conflict if they are not expected (any more).
+    """
+    ids = [new.id for new in news]
+    expected = await connection.execute(
+        delete(file_discard).where(
+            file_discard.c.tenant_id == tenant_id, is_one_of(file_discard.c.file_id, ids)
+        )
+    )
+    if expected.rowcount != len(ids):
+        raise Conflict("the upload took too long; send it again")
     made = await connection.execute(
         insert(file)
-        .values(
-            id=file_id,
-            tenant_id=tenant_id,
-            filename=filename,
-            media_type=media_type,
-            bytes=size,
-            sha256=sha256,
-        )
-        .returning(*_COLUMNS)
+        .values(expires_at=_days_from_now(retention_days))
+        .returning(*COLUMNS, sort_by_parameter_order=True),
+        [_row(tenant_id, new) for new in news],
     )
-    return File(**made.one()._asdict())
+    return [File(**row._asdict()) for row in made]
+
+
+def _row(tenant_id: UUID, new: NewFile) -> dict[str, object]:
+    return {
+        "id": new.id,
+        "tenant_id": tenant_id,
+        "filename": new.filename,
+        "media_type": new.media_type,
+        "bytes": new.size,
+        "sha256": new.sha256,
+        "lines": new.lines,
+        "records": new.records,
+        "purpose": new.purpose,
+        "source_url": new.source_url,
+    }
+
+
+# --- reading --------------------------------------------------------------------------------------------------
 
 
 async def get(connection: AsyncConnection, tenant_id: UUID, file_id: UUID) -> File:
     """Raises NotFound."""
-    row = (await connection.execute(select(*_COLUMNS).where(_is(tenant_id, file_id)))).one_or_none()
+    row = (await connection.execute(select(*COLUMNS).where(_is(tenant_id, file_id)))).one_or_none()
     if row is None:
         raise NotFound("no such file")
     return File(**row._asdict())
 
 
 async def page(
-    connection: AsyncConnection, tenant_id: UUID, *, limit: int, offset: int, before: UUID | None
+    connection: AsyncConnection,
+    tenant_id: UUID,
+    wanted: Filter,
+    *,
+    limit: int,
+    offset: int,
+    before: UUID | None,
 ) -> tuple[list[File], int]:
     """Newest first, and how many there are in all. `before`: only files older than that one."""
-    mine = file.c.tenant_id == tenant_id
-    total = (await connection.execute(select(func.count()).select_from(file).where(mine))).scalar_one()
-    older = mine if before is None else mine & (file.c.id < before)
-    rows = await connection.execute(
-        select(*_COLUMNS).where(older).order_by(file.c.id.desc()).limit(limit).offset(offset)
-    )
+    mine = [file.c.tenant_id == tenant_id, *wanted.conditions()]
+    total = (await connection.execute(select(func.count()).select_from(file).where(*mine))).scalar_one()
+    rows = await connection.execute(_older(before).where(*mine).limit(limit).offset(offset))
     return [File(**row._asdict()) for row in rows], total
+
+
+def _older(before: UUID | None) -> Select[tuple[object, ...]]:
+    newest_first = select(*COLUMNS).order_by(file.c.id.desc())
+    return newest_first if before is None else newest_first.where(file.c.id < before)
 
 
 async def among(connection: AsyncConnection, tenant_id: UUID, ids: Iterable[UUID]) -> dict[UUID, File]:
     """Those of the ids that are files of this tenant."""
     rows = await connection.execute(
-        select(*_COLUMNS).where(file.c.tenant_id == tenant_id, file.c.id.in_(list(ids)))
+        select(*COLUMNS).where(file.c.tenant_id == tenant_id, is_one_of(file.c.id, ids))
     )
     return {row.id: File(**row._asdict()) for row in rows}
 
 
-async def remove(connection: AsyncConnection, tenant_id: UUID, file_id: UUID) -> None:
-    """Forgets the row; the bytes are unlinked by the caller after the commit. Raises NotFound."""
-    done = await connection.execute(delete(file).where(_is(tenant_id, file_id)))
-    if done.rowcount == 0:
-        raise NotFound("no such file")
+# --- removing -------------------------------------------------------------------------------------------------
 
 
-async def read(connection: AsyncConnection, root: Path, tenant_id: UUID, file_id: UUID) -> Attachment | None:
-    """The file with its bytes; None if there is none, or no longer."""
-    row: Any = (await connection.execute(select(*_COLUMNS).where(_is(tenant_id, file_id)))).one_or_none()
-    if row is None:
-        return None
-    try:
-        data = await asyncio.to_thread(path(root, tenant_id, file_id).read_bytes)
-    except FileNotFoundError:
-        return None
-    return Attachment(id=row.id, filename=row.filename, media_type=row.media_type, data=data)
+async def keep(connection: AsyncConnection, tenant_id: UUID, file_ids: Iterable[UUID]) -> set[UUID]:
+    """Those of the ids that are files of the tenant, none of which goes before the commit."""
+    rows = await connection.execute(
+        select(file.c.id)
+        .where(file.c.tenant_id == tenant_id, is_one_of(file.c.id, file_ids))
+        .order_by(file.c.id)
+        .with_for_update(read=True, key_share=True)
+    )
+    return set(rows.scalars())
+
+
+async def remove(connection: AsyncConnection, tenant_id: UUID, file_ids: Sequence[UUID]) -> list[UUID]:
+    """Out of every directory and gone; answers with those that were the tenant's. The bytes are due at once."""
+    gone = await connection.execute(
+        delete(file).where(file.c.tenant_id == tenant_id, is_one_of(file.c.id, file_ids)).returning(file.c.id)
+    )
+    ids = list(gone.scalars())
+    await _discard(connection, [Discard(tenant_id, one) for one in ids])
+    return ids
+
+
+async def expire(connection: AsyncConnection, most: int) -> int:
+    """Removes files whose time is over, `most` at a time; answers with how many those were."""
+    over = (
+        select(file.c.id)
+        .where(file.c.expires_at < func.now())
+        .order_by(file.c.expires_at)
+        .limit(most)
+        .with_for_update(skip_locked=True)
+    )
+    gone = await connection.execute(
+        delete(file).where(file.c.id.in_(over)).returning(file.c.tenant_id, file.c.id)
+    )
+    discards = [Discard(row.tenant_id, row.id) for row in gone]
+    await _discard(connection, discards)
+    return len(discards)
+
+
+async def _discard(connection: AsyncConnection, discards: Sequence[Discard]) -> None:
+    if not discards:
+        return
+    ids = [one.file_id for one in discards]
+    await connection.execute(delete(directory_file).where(is_one_of(directory_file.c.file_id, ids)))
+    rows = [{"file_id": one.file_id, "tenant_id": one.tenant_id} for one in discards]
+    await connection.execute(insert(file_discard).values(due_at=func.now()), rows)
+
+
+async def give_up(connection: AsyncConnection, tenant_id: UUID, file_ids: Sequence[UUID]) -> list[UUID]:
+    """An upload has failed: what there is of it is due at once. Answers with those that did not become files."""
+    due = file_discard.update().where(
+        file_discard.c.tenant_id == tenant_id, is_one_of(file_discard.c.file_id, file_ids)
+    )
+    rows = await connection.execute(due.values(due_at=func.now()).returning(file_discard.c.file_id))
+    return list(rows.scalars())
+
+
+async def due(connection: AsyncConnection, most: int) -> list[Discard]:
+    """Bytes that are to go, the longest due first."""
+    rows = await connection.execute(
+        select(file_discard.c.tenant_id, file_discard.c.file_id)
+        .where(file_discard.c.due_at <= func.now(), ~exists().where(file.c.id == file_discard.c.file_id))
+        .order_by(file_discard.c.due_at)
+        .limit(most)
+    )
+    return [Discard(row.tenant_id, row.file_id) for row in rows]
+
+
+async def discarded(connection: AsyncConnection, discards: Sequence[Discard]) -> None:
+    """Their bytes are gone."""
+    ids = [one.file_id for one in discards]
+    await connection.execute(delete(file_discard).where(is_one_of(file_discard.c.file_id, ids)))
+
+
+def is_one_of(column: ColumnElement[UUID], ids: Iterable[UUID]) -> ColumnElement[bool]:
+    """As one array: a list of single values may have 32,767 of them at most."""
+    return column == any_(literal(list(ids), ARRAY(Uuid)))
 
 
 def _is(tenant_id: UUID, file_id: UUID) -> ColumnElement[bool]:
     return (file.c.tenant_id == tenant_id) & (file.c.id == file_id)
+
+
+def _days_from_now(days: int | None) -> object:
+    return None if days is None else func.now() + func.make_interval(0, 0, 0, days)

@@ -9,9 +9,11 @@ from gristmill import processors
 from gristmill.db import Database, process_name
 from gristmill.processors.base import Processor, Services
 from gristmill.settings import Settings
+from gristmill.storage.base import Storage
 from gristmill.store import workers
 from gristmill.vault import Vault
 from gristmill.worker.deliveries import Deliveries
+from gristmill.worker.discards import Discards
 from gristmill.worker.heartbeat import Heartbeat
 from gristmill.worker.items import Items
 from gristmill.worker.loop import Step, keep_taking
@@ -31,6 +33,8 @@ class Worker:
         services: Services,
         vault: Vault,
         registry: Mapping[str, Processor[Any, Any]] | None = None,
+        *,
+        storage: Storage,
     ) -> None:
         self._database = database
         self._settings = settings
@@ -49,6 +53,7 @@ class Worker:
         self._deliveries_news = asyncio.Event()
         self._upkeep_news = asyncio.Event()
         self._upkeep = Upkeep(database, lease_seconds=settings.lease_seconds)
+        self._discards = Discards(database, storage)
         self._heartbeat: Heartbeat | None = None
         self._stop_claiming = asyncio.Event()
         self._stop_recording = asyncio.Event()
@@ -73,6 +78,7 @@ class Worker:
         self._duty("reaper", self._upkeep.reap, min(5.0, lease / 3))
         self._duty("sweeper", self._upkeep.sweep, 1.0, self._upkeep_news)
         self._duty("tidier", self._upkeep.tidy, 60.0)
+        self._duty("discards", self._discards.step, 60.0)
         self._duty("partitions", self._upkeep.grow, 3600.0)
 
     def wake(self) -> None:

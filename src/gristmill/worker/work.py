@@ -20,6 +20,7 @@ from gristmill.domain.outcomes import (
     Verdict,
     decide,
 )
+from gristmill.domain.sources import SourceRefused
 from gristmill.domain.states import ResultStatus
 from gristmill.domain.usage import Usage
 from gristmill.processors.base import Context, Processor, Services
@@ -116,6 +117,8 @@ async def run(work: Work, services: Services) -> Outcome:
         return await work.job.processor.run(work.job.read(item.input), context)
     except (CheckpointTooLarge, CheckpointsAway, LeaseLost) as trouble:
         return _without_checkpoint(trouble)
+    except SourceRefused as refused:
+        return refused.outcome()
     except Exception as error:
         # A bug of the processor ends its item. What it raised may quote the input: neither the log nor the caller
         # gets more than its type, and the log the place.
