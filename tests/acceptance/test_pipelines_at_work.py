@@ -12,6 +12,7 @@ import pytest
 import standardwebhooks
 
 from command import Command, Running, wait_for
+from documents.producers import PRODUCERS
 from fakes.receiver import Received, Receiver, hang, status
 from gristmill.db import Database
 from stranger import BATCHES, TERMINAL, until
@@ -64,6 +65,14 @@ async def make(client: httpx2.AsyncClient, receiver: Receiver) -> str:
     return str(made.json()["data"]["id"])
 
 
+async def over(client: httpx2.AsyncClient, batch_id: str) -> dict[str, Any]:
+    async def ended() -> dict[str, Any] | None:
+        batch: dict[str, Any] = (await client.get(f"{BATCHES}/{batch_id}")).json()["data"]
+        return batch if batch["status"] in TERMINAL else None
+
+    return await until(ended)
+
+
 async def result(client: httpx2.AsyncClient, batch_id: str) -> dict[str, Any]:
     [listed] = (await client.get(f"{BATCHES}/{batch_id}/results")).json()["data"]
     one: dict[str, Any] = (await client.get(f"{BATCHES}/{batch_id}/results/a")).json()["data"]
@@ -106,12 +115,7 @@ async def test_a_killed_worker_s_pipeline_goes_on_at_the_stage_it_had_reached(
         receiver.behave(status(200))
         with command.start("worker") as worker:
             await asyncio.to_thread(wait_for, worker, "at work")
-
-            async def ended() -> dict[str, Any] | None:
-                batch = (await client.get(f"{BATCHES}/{batch_id}")).json()["data"]
-                return batch if batch["status"] in TERMINAL else None
-
-            batch = await until(ended)
+            batch = await over(client, batch_id)
             worker.terminate()
             await asyncio.to_thread(worker.wait, 30)
 
@@ -127,6 +131,79 @@ async def test_a_killed_worker_s_pipeline_goes_on_at_the_stage_it_had_reached(
         assert received.headers["authorization"] == HEADER
     await _no_secret_is_left_in_clear(database, command)
     await database.close()
+
+
+async def test_documents_of_every_source_arrive_at_the_sink_in_chunks(
+    command: Command, receiver: Receiver, tmp_path: Path
+) -> None:
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    for name in ("story.docx", "typed.pdf", "scanned.pdf", "encrypted.pdf"):
+        PRODUCERS[name](folder / name)
+    (folder / "notes.md").write_text("# Notes\n\nThe mill is old.\n\n# More\n\nIt stands by the river.\n")
+    (folder / "empty.txt").write_bytes(b"")
+    page = b"<html lang=en><h1>A page</h1><p>The wheel turns all day long, and the stone with it."
+    receiver.behave(status(200, page, Content_Type="text/html"), path="/page.html")
+    with command.serve(GRISTMILL_LOCAL_ROOT=str(folder)) as running:
+        async with httpx2.AsyncClient(
+            base_url=running.url, headers={"x-api-key": KEY}, timeout=30, trust_env=False
+        ) as client:
+            uploaded = await client.post(
+                "/api/v1/files", files={"file": ("story.docx", (folder / "story.docx").read_bytes())}
+            )
+            inputs: dict[str, dict[str, Any]] = {
+                "docx": {"file_id": uploaded.json()["data"]["id"], "metadata": {"shelf": "3"}},
+                "url": {"source": receiver.url.replace("/hook", "/page.html"), "source_type": "url"},
+                **{
+                    name: {"source": name, "source_type": "local"}
+                    for name in (
+                        "typed.pdf",
+                        "notes.md",
+                        "scanned.pdf",
+                        "encrypted.pdf",
+                        "empty.txt",
+                        "none.pdf",
+                    )
+                },
+            }
+            body = {
+                "processor": "pipeline",
+                "config": {"sink": {"url": receiver.url}, "chunking_strategy": "by_title"},
+                "requests": [{"custom_id": name, "input": one} for name, one in inputs.items()],
+            }
+            made = await client.post(BATCHES, json=body)
+            assert made.status_code == 202, made.text
+            batch_id = made.json()["data"]["id"]
+            await over(client, batch_id)
+            shown = (await client.get(f"{BATCHES}/{batch_id}/results")).json()["data"]
+        assert await asyncio.to_thread(running.stop) == 0
+
+    ended = {one["custom_id"]: (one["stage"], (one["error"] or {}).get("type")) for one in shown}
+    assert ended == {
+        "docx": ("COMPLETED", None),
+        "url": ("COMPLETED", None),
+        "typed.pdf": ("COMPLETED", None),
+        "notes.md": ("COMPLETED", None),
+        "scanned.pdf": ("PROCESS_FAILED", "no_valid_chunks"),
+        "encrypted.pdf": ("PROCESS_FAILED", "encrypted"),
+        "empty.txt": ("PROCESS_FAILED", "no_valid_chunks"),
+        "none.pdf": ("PROCESS_FAILED", "source_not_found"),
+    }
+    assert all(one["error"]["suggestion"] for one in shown if one["error"] and one["custom_id"] != "none.pdf")
+    arrived: dict[str, list[dict[str, Any]]] = {}
+    for received in receiver.of("/hook"):
+        arrived.setdefault(orjson.loads(received.body)["custom_id"], []).extend(chunks(received))
+    assert [one["content"] for one in arrived["notes.md"]] == [
+        "# Notes\n\nThe mill is old.",
+        "# More\n\nIt stands by the river.",
+    ]
+    assert [one["metadata"]["heading"] for one in arrived["notes.md"]] == ["Notes", "More"]
+    assert {one["metadata"]["page"] for one in arrived["typed.pdf"]} == {"1"}  # where they begin
+    assert {one["metadata"]["author"] for one in arrived["docx"]} == {"Ada Miller"}
+    assert {one["metadata"]["shelf"] for one in arrived["docx"]} == {"3"}
+    assert {one["filename"] for one in arrived["docx"]} == {"story.docx"}
+    assert "The wheel turns all day long" in arrived["url"][0]["content"]
+    assert [one["language"] for one in arrived["docx"]] == ["en"] * len(arrived["docx"])
 
 
 def _each_chunk_arrived_with_one_id(posts: list[Received], batch_id: str) -> None:

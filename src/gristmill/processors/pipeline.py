@@ -90,8 +90,6 @@ class Pipeline(Processor[PipelineInput, PipelineConfig]):
             made = await _chunked(given, context)
         except Refused as refused:
             raise _in_our_words(refused) from None
-        if not made.pieces:
-            raise Refused(_no_valid_chunks())
         saved = Checkpoint(_FORWARDING, made.as_text(), 0, len(made.pieces))
         await context.save(saved.stage, saved.data, done=saved.done, total=saved.total)
         return saved
@@ -116,6 +114,8 @@ async def _chunked(given: PipelineInput, context: Context[PipelineConfig]) -> Ch
     """Raises Refused, SourceRefused."""
     config = context.config
     document, filename = await documents.read(given, context)
+    if not document.text.strip():  # scanned pages have no more than Markdown's marks
+        raise Refused(_no_valid_chunks())
     new_after = min(config.new_after, config.max_characters)
     try:
         found = await asyncio.to_thread(
@@ -123,6 +123,8 @@ async def _chunked(given: PipelineInput, context: Context[PipelineConfig]) -> Ch
         )
     except NotRead as refused:
         raise documents.not_read(refused) from None
+    if not found:
+        raise Refused(_no_valid_chunks())
     paged = given.text is None  # a text has no pages
     return Chunks(
         filename or context.custom_id,
@@ -150,7 +152,5 @@ def _in_our_words(refused: Refused) -> Refused:
 
 def _no_valid_chunks() -> Failure:
     message = "There is no text in it to make chunks of."
-    suggestion = (
-        "Check that the text is not empty; a scanned document has to go through text recognition first."
-    )
+    suggestion = "Check that it is not empty. A scanned document has to go through text recognition first."
     return Failure(ItemError(400, "no_valid_chunks", message, suggestion=suggestion))
