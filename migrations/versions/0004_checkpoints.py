@@ -1,7 +1,7 @@
 """Checkpoints of items, and the secrets of a batch's configuration.
 
 Revision: 0004
-Revises: 0001
+Revises: 0002
 """
 
 from alembic import op

@@ -13,6 +13,7 @@ from gristmill.cli import secret
 from gristmill.cli.database import migrated
 from gristmill.cli.refusal import Refusal
 from gristmill.db import Database
+from gristmill.documents import ParserPool
 from gristmill.domain.files import Attachment
 from gristmill.domain.outcomes import Turn
 from gristmill.net.session import HttpSession
@@ -129,6 +130,7 @@ async def _services(
             vault.decrypt,
             sources.open,
             checkpoints=StoredCheckpoints(database),
+            parser=await stack.enter_async_context(ParserPool()),
         )
 
 

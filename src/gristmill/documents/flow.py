@@ -18,6 +18,7 @@ class Flow:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._cells = 0
+        self._depth = 0  # of the last item
         self._pages: list[Page] = []
         self._begin()
 

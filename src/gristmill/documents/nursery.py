@@ -33,7 +33,6 @@ _LIBRARIES = (
     "python_calamine",
     "charset_normalizer",
     "py3langid",
-    "striprtf.striprtf",
 )
 _LAZY = (
     "encodings.idna",

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -64,14 +65,19 @@ class ParserPool:
 
     async def measure(self, path: Path, filename: str) -> tuple[Document, Usage]:
         """As `parse`, with what it took."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would hold us up
         try:
-            if os.fstat(descriptor).st_size > self.limits.input_bytes:
-                raise Refused("document_too_large")
+            self._check_file(os.fstat(descriptor))
             async with self._slots:
                 return await self._read(descriptor, Path(filename).suffix.lower()[:_MOST_SUFFIX])
         finally:
             os.close(descriptor)
+
+    def _check_file(self, status: os.stat_result) -> None:
+        if not stat.S_ISREG(status.st_mode):
+            raise Refused("unsupported_type", "This is not a file.")
+        if status.st_size > self.limits.input_bytes:
+            raise Refused("document_too_large")
 
     async def _read(self, descriptor: int, suffix: str) -> tuple[Document, Usage]:
         """A PDF that crashed one engine is given to the other, within the time that is left."""

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
+from gristmill.documents import ParserPool
 from gristmill.domain.checkpoints import MAX_BYTES, Checkpoint, CheckpointTooLarge, LeaseLost
 from gristmill.domain.files import Attachment as Attachment
 from gristmill.domain.outcomes import Outcome, Turn
@@ -55,6 +56,7 @@ class Services:
     # (tenant, source) → the document on this host's disk for the time of an `async with`; raises SourceRefused
     open_source: Callable[[UUID, Source], AbstractAsyncContextManager[OpenSource]] = no_sources
     checkpoints: Checkpoints | None = None  # None: every attempt begins at the beginning
+    parser: ParserPool | None = None  # reads documents, in child processes
 
 
 @dataclass(slots=True)  # not frozen: that would cost 1 µs an item
@@ -122,6 +124,9 @@ class Processor(ABC, Generic[Input, Config]):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # its own configurations: `cfg-<NAME>` → config
     retry: RetryPolicy = RetryPolicy()
     uses_upstream: ClassVar[bool] = False  # its items in flight are bounded by GRISTMILL_LLM_CONCURRENCY
+    uses_parser: ClassVar[bool] = (
+        False  # its items in flight are bounded, as few documents are read at a time
+    )
     uses_checkpoints: ClassVar[bool] = False  # it may call context.save; results show the stages of its items
 
     @abstractmethod

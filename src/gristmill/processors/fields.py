@@ -23,7 +23,7 @@ def _canonical(value: object) -> object:
 CanonicalUUID = Annotated[UUID, BeforeValidator(_canonical)]
 
 
-def _guarded(url: str, info: ValidationInfo) -> str:
+def guarded(url: str, info: ValidationInfo) -> str:
     """Checked while a batch is made; on the worker, which has no such context, each connection is checked anyway."""
     if info.context is not None:
         try:
@@ -37,7 +37,7 @@ def _guarded(url: str, info: ValidationInfo) -> str:
 GuardedUrl = Annotated[
     str,
     Field(max_length=MAX_URL_LENGTH, description="HTTPS, port 443, a public address"),
-    AfterValidator(_guarded),
+    AfterValidator(guarded),
 ]
 
 

@@ -1,16 +1,20 @@
-"""Text to chunks to a sink, stage by stage. What has been processed is kept, so forwarding is retried alone."""
+"""Document to chunks to a sink, stage by stage. What has been processed is kept, so forwarding is retried alone."""
 
-from typing import Annotated, ClassVar, Literal
+import asyncio
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, Field, StringConstraints
 
+from gristmill.documents import Refused as NotRead
+from gristmill.documents.chunks import MAX_CHARACTERS, NEW_AFTER, Chunk, Strategy, chunks
 from gristmill.domain.checkpoints import Checkpoint
 from gristmill.domain.outcomes import Failure, ItemError, Outcome, Success
 from gristmill.domain.retry import RetryPolicy
 from gristmill.domain.states import ItemStatus
-from gristmill.processors import calls, chunking
+from gristmill.processors import calls, documents
 from gristmill.processors.base import Context, Processor
 from gristmill.processors.calls import Endpoint
+from gristmill.processors.documents import DocumentInput
 from gristmill.processors.fields import GuardedUrl, SecretHeaders, SigningSecret
 from gristmill.processors.forwarding import Chunks, Origin, Piece, forward
 from gristmill.processors.refusals import Refused
@@ -37,36 +41,35 @@ class Sink(BaseModel):
 class PipelineConfig(BaseModel):
     sink: Sink
     chunking_strategy: Annotated[
-        Literal["basic", "by_title", "none"],
+        Strategy,
         Field(description="basic: sentences; by_title: a heading begins a new chunk; none: the whole text"),
     ] = "basic"
-    max_characters: Annotated[int, Field(ge=1, le=100_000, description="No chunk is longer")] = 1536
+    max_characters: Annotated[int, Field(ge=1, le=100_000, description="No chunk is longer")] = MAX_CHARACTERS
     new_after: Annotated[
         int, Field(ge=1, le=100_000, description="A chunk that has so many characters is full")
-    ] = 1024
+    ] = NEW_AFTER
 
 
-class PipelineInput(BaseModel):
-    text: str
-    filename: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = Field(
-        None, description="null: the custom_id"
+class PipelineInput(DocumentInput):
+    language: Annotated[str, StringConstraints(min_length=1, max_length=35)] | None = Field(
+        None, description="null: as the text seems to be"
     )
-    language: Annotated[str, StringConstraints(min_length=1, max_length=35)] | None = None
     metadata: Annotated[
         dict[
             Annotated[str, StringConstraints(min_length=1, max_length=64)],
             Annotated[str, StringConstraints(max_length=512)],
         ],
         Field(max_length=32, description="Goes along with every chunk"),
-    ] = {}
+    ] = Field(default_factory=dict)
 
 
 class Pipeline(Processor[PipelineInput, PipelineConfig]):
     name: ClassVar[str] = "pipeline"
-    description: ClassVar[str] = "Splits a text into chunks and forwards them to a sink of yours."
+    description: ClassVar[str] = "Splits a document into chunks and forwards them to a sink of yours."
     input_model = PipelineInput
     config_model = PipelineConfig
     retry: RetryPolicy = calls.POLICY
+    uses_parser: ClassVar[bool] = True
     uses_checkpoints: ClassVar[bool] = True
 
     def stage(self, status: ItemStatus, saved: str | None) -> str:
@@ -83,39 +86,57 @@ class Pipeline(Processor[PipelineInput, PipelineConfig]):
 
     async def _process(self, given: PipelineInput, context: Context[PipelineConfig]) -> Checkpoint:
         """The chunks, kept. Raises Refused."""
-        chunks = _chunked(given, context)
-        if not chunks.pieces:
-            raise Refused(_no_valid_chunks())
-        saved = Checkpoint(_FORWARDING, chunks.as_text(), 0, len(chunks.pieces))
+        try:
+            made = await _chunked(given, context)
+        except Refused as refused:
+            raise _in_our_words(refused) from None
+        saved = Checkpoint(_FORWARDING, made.as_text(), 0, len(made.pieces))
         await context.save(saved.stage, saved.data, done=saved.done, total=saved.total)
         return saved
 
     async def _forward(self, saved: Checkpoint, context: Context[PipelineConfig]) -> Outcome:
-        chunks = Chunks.of_text(saved.data or "")
+        made = Chunks.of_text(saved.data or "")
         posts = await forward(
             context.services.http,
             _endpoint(context.config.sink),
             Origin(str(context.batch_id), context.ordinal, context.custom_id),
-            chunks,
+            made,
             done=saved.done,
             per_post=context.config.sink.chunks_per_post,
             advance=context.advance,
         )
-        characters = sum(len(piece.content) for piece in chunks.pieces)
-        output = {"chunks": len(chunks.pieces), "characters": characters, "language": chunks.language}
-        return Success(output | {"filename": chunks.filename, "posts": posts})
+        characters = sum(len(piece.content) for piece in made.pieces)
+        output = {"chunks": len(made.pieces), "characters": characters, "language": made.language}
+        return Success(output | {"filename": made.filename, "posts": posts})
 
 
-def _chunked(given: PipelineInput, context: Context[PipelineConfig]) -> Chunks:
+async def _chunked(given: PipelineInput, context: Context[PipelineConfig]) -> Chunks:
+    """Raises Refused, SourceRefused."""
     config = context.config
-    texts = chunking.split(
-        given.text,
-        config.chunking_strategy,
-        config.max_characters,
-        min(config.new_after, config.max_characters),
+    document, filename = await documents.read(given, context)
+    if not document.text.strip():  # scanned pages have no more than Markdown's marks
+        raise Refused(_no_valid_chunks())
+    new_after = min(config.new_after, config.max_characters)
+    try:
+        found = await asyncio.to_thread(
+            chunks, document, config.max_characters, new_after, config.chunking_strategy
+        )
+    except NotRead as refused:
+        raise documents.not_read(refused) from None
+    if not found:
+        raise Refused(_no_valid_chunks())
+    paged = given.text is None  # a text has no pages
+    return Chunks(
+        filename or context.custom_id,
+        document.metadata | given.metadata,
+        given.language or document.language,
+        tuple(Piece(chunk.text, _of_its_own(chunk, paged)) for chunk in found),
     )
-    filename = given.filename or context.custom_id
-    return Chunks(filename, given.metadata, given.language, tuple(Piece(text) for text in texts))
+
+
+def _of_its_own(chunk: Chunk, paged: bool) -> dict[str, str]:
+    found = {"page": str(chunk.page)} if paged else {}
+    return found if chunk.heading is None else found | {"heading": chunk.heading}
 
 
 def _endpoint(sink: Sink) -> Endpoint:
@@ -123,9 +144,13 @@ def _endpoint(sink: Sink) -> Endpoint:
     return Endpoint("sink", "The sink", sink.url, secret, headers, sink.timeout_seconds)
 
 
+def _in_our_words(refused: Refused) -> Refused:
+    """A file without content is to seed 000 what a text without any is."""
+    empty = refused.outcome.error.type == "empty_document"
+    return Refused(_no_valid_chunks()) if empty else refused
+
+
 def _no_valid_chunks() -> Failure:
     message = "There is no text in it to make chunks of."
-    suggestion = (
-        "Check that the text is not empty; a scanned document has to go through text recognition first."
-    )
+    suggestion = "Check that it is not empty. A scanned document has to go through text recognition first."
     return Failure(ItemError(400, "no_valid_chunks", message, suggestion=suggestion))

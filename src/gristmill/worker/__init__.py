@@ -7,6 +7,7 @@ from typing import Any
 
 from gristmill import processors
 from gristmill.db import Database, process_name
+from gristmill.documents.pool import default_children
 from gristmill.processors.base import Processor, Services
 from gristmill.settings import Settings
 from gristmill.storage.base import Storage
@@ -22,6 +23,10 @@ from gristmill.worker.recorder import Recorder
 from gristmill.worker.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
+
+# Items of one processor that reads documents, in flight for each document that is read at a time: enough to keep the children
+# busy while other items talk to a sink or a model, few enough that none waits out its time for its turn.
+ITEMS_PER_CHILD = 16
 
 
 class Worker:
@@ -48,6 +53,7 @@ class Worker:
             self._recorder,
             concurrency=settings.concurrency,
             upstream_concurrency=settings.llm_concurrency,
+            parser_concurrency=ITEMS_PER_CHILD * default_children(),
             trusted=lambda: self._heartbeat is not None and self._heartbeat.trusted,
         )
         self._deliveries = Deliveries(database, services.http, vault, settings)

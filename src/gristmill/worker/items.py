@@ -41,6 +41,7 @@ class Items:
         *,
         concurrency: int,
         upstream_concurrency: int,
+        parser_concurrency: int,
         trusted: Callable[[], bool],
     ) -> None:
         self.news = asyncio.Event()
@@ -51,6 +52,7 @@ class Items:
         self._recorder = recorder
         self._concurrency = concurrency
         self._upstream_concurrency = upstream_concurrency
+        self._parser_concurrency = parser_concurrency
         self._trusted = trusted
         self._ready: deque[Work] = deque()
         self._idle: deque[asyncio.Future[None]] = deque()
@@ -104,6 +106,10 @@ class Items:
             slots = self._concurrency - in_hand + ahead
             if processor.uses_upstream:
                 slots = min(self._concurrency - in_hand, self._upstream_concurrency - self._in_hand[name])
+            if processor.uses_parser:
+                slots = min(
+                    slots, self._concurrency - in_hand, self._parser_concurrency - self._in_hand[name]
+                )
             if slots > 0:
                 free[name] = slots
         return free
