@@ -88,8 +88,14 @@ class ParserPool:
         if os.pread(descriptor, 1024, 0).find(b"%PDF-") >= 0:
             engines.append("pypdf")
         for engine in engines:
-            left = ends - loop.time()
-            document, report = await self._attempt(descriptor, suffix, engine, max(left, 0.1))
+            left = max(ends - loop.time(), 0.1)
+            try:
+                document, report = await self._attempt(descriptor, suffix, engine, left)
+            except Refused as refused:
+                # What crashed one and is empty or broken to the other is no harmless document.
+                raise (
+                    _ended_badly(reports[-1], self.limits) if reports and not refused.retryable else refused
+                ) from None
             reports.append(report)
             if document is not None:
                 return document, _usage(reports)
