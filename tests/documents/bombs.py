@@ -77,10 +77,12 @@ def _many_pages() -> bytes:
 
 def _docx(parts: Iterable[bytes]) -> bytes:
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        with archive.open("word/document.xml", "w", force_zip64=True) as document:
-            for part in parts:
-                document.write(part)
+    with (
+        zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive,
+        archive.open("word/document.xml", "w", force_zip64=True) as document,
+    ):
+        for part in parts:
+            document.write(part)
     return out.getvalue()
 
 

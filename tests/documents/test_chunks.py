@@ -56,13 +56,16 @@ def test_none_is_one_chunk() -> None:
 def test_a_chunk_knows_its_place_its_page_and_the_nearest_heading() -> None:
     for chunk in chunks(BOOK, 500, 300):
         assert BOOK.markdown[chunk.start : chunk.start + len(chunk.text)] == chunk.text
-        number = int(re.findall(r"number (\d+)", chunk.text)[0])
-        assert chunk.page == (1 if number < 60 else 2)
-    assert [key for key, _ in itertools.groupby(chunk.heading for chunk in chunks(BOOK, 500, 300))] == [
-        "One", "Deeper", "At once",
-    ] or [key for key, _ in itertools.groupby(chunk.heading for chunk in chunks(BOOK, 500, 300))] == [
-        "One", "Deeper", "Two",
-    ]  # fmt: skip
+        for number in re.findall(r"number (\d+)", chunk.text)[:1]:  # one chunk is nothing but code
+            assert chunk.page == (1 if int(number) < 60 else 2)
+    headings = [key for key, _ in itertools.groupby(chunk.heading for chunk in chunks(BOOK, 500, 300))]
+    assert headings == ["One", "Deeper", "Two"]
+
+
+def test_a_heading_is_never_left_alone() -> None:
+    for strategy in ("basic", "by_title"):
+        for chunk in chunks(BOOK, strategy=strategy):  # type: ignore[arg-type]
+            assert not all(line.startswith("#") or not line for line in chunk.text.split("\n"))
 
 
 def test_an_empty_document_has_no_chunks() -> None:

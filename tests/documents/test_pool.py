@@ -49,30 +49,18 @@ async def until(true: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
-def below() -> list[psutil.Process]:
-    """The nursery and its children."""
-    return [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if process.status() != psutil.STATUS_ZOMBIE
-        and "gristmill.documents.nursery" in " ".join(_command(process))
-    ]
+def nursery(pool: ParserPool) -> psutil.Process:
+    assert pool.process_id is not None
+    return psutil.Process(pool.process_id)
 
 
-def _command(process: psutil.Process) -> list[str]:
-    try:
-        return list(process.cmdline())
-    except psutil.Error:
+def children(pool: ParserPool) -> list[psutil.Process]:
+    if pool.process_id is None:
         return []
-
-
-def nursery() -> psutil.Process:
-    return min(below(), key=lambda process: process.create_time())
-
-
-def children() -> list[psutil.Process]:
-    first = nursery()
-    return [process for process in below() if process.pid != first.pid]
+    try:
+        return [each for each in nursery(pool).children() if each.status() != psutil.STATUS_ZOMBIE]
+    except psutil.NoSuchProcess:
+        return []
 
 
 async def test_a_document_that_takes_too_long_is_ended_on_time(note: Path, slow: Path) -> None:
@@ -104,7 +92,7 @@ async def test_others_wait_in_order_while_the_children_are_busy(
         order.append(name)
 
     busy = asyncio.create_task(one.parse(slow, ""))
-    await until(children)
+    await until(lambda: children(one))
     waiting = [asyncio.create_task(read(name)) for name in ("first", "second")]
     busy.cancel()
     await asyncio.gather(busy, return_exceptions=True)
@@ -114,11 +102,11 @@ async def test_others_wait_in_order_while_the_children_are_busy(
 
 async def test_a_cancelled_caller_takes_its_child_along(one: ParserPool, slow: Path) -> None:
     reading = asyncio.create_task(one.parse(slow, ""))
-    await until(children)
+    await until(lambda: children(one))
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
-    await until(lambda: not children())
+    await until(lambda: not children(one))
 
 
 async def test_the_event_loop_goes_on_while_a_large_document_is_read(
@@ -155,7 +143,7 @@ async def test_no_more_children_run_than_allowed(files: dict[str, Path]) -> None
         await pool.parse(files["typed.pdf"], "")
         reading = asyncio.gather(*(pool.parse(files["typed.pdf"], "") for _ in range(20)))
         while not reading.done():
-            most = max(most, len(children()))
+            most = max(most, len(children(pool)))
             await asyncio.sleep(0)
         assert len(await reading) == 20
     assert 1 <= most <= 2
@@ -166,10 +154,10 @@ async def test_a_lost_nursery_is_replaced_and_its_documents_are_read_again(
     one: ParserPool, note: Path, slow: Path
 ) -> None:
     reading = asyncio.create_task(one.parse(slow, ""))
-    await until(children)
-    lost = nursery()
+    await until(lambda: children(one))
+    lost = nursery(one)
     lost.kill()
-    await until(lambda: below() and nursery().pid != lost.pid and children())
+    await until(lambda: one.process_id not in (None, lost.pid) and children(one))
     reading.cancel()
     await asyncio.gather(reading, return_exceptions=True)
     assert (await one.parse(note, "")).text == "a short note"
@@ -179,11 +167,12 @@ async def test_leaving_the_pool_ends_all_its_processes(note: Path, slow: Path) -
     async with ParserPool(1) as pool:
         await pool.parse(note, "")
         reading = asyncio.create_task(pool.parse(slow, ""))
-        await until(children)
-        mine = below()
-    await until(lambda: not any(process.is_running() and process.status() != "zombie" for process in mine))
-    reading.cancel()
-    await asyncio.gather(reading, return_exceptions=True)
+        await until(lambda: children(pool))
+        mine = [nursery(pool), *children(pool)]
+    await until(lambda: not any(map(_lives, mine)))
+    with pytest.raises(Refused) as refused:
+        await reading
+    assert refused.value.retryable
 
 
 _OWNER = """
@@ -212,9 +201,9 @@ async def test_children_die_with_a_service_that_is_killed(slow: Path) -> None:
 
 async def test_a_child_dies_with_its_nursery(slow: Path, one: ParserPool) -> None:
     reading = asyncio.create_task(one.parse(slow, ""))
-    await until(children)
-    child = children()[0]
-    nursery().kill()
+    await until(lambda: children(one))
+    child = children(one)[0]
+    nursery(one).kill()
     await until(lambda: not _lives(child))
     reading.cancel()
     await asyncio.gather(reading, return_exceptions=True)
@@ -230,7 +219,7 @@ async def test_children_know_nothing_of_the_service_s_environment(
     monkeypatch.setenv("GRISTMILL_API_KEY", "gm_secret")
     async with ParserPool(1) as pool:
         await pool.parse(note, "")
-        environment = nursery().environ()
+        environment = nursery(pool).environ()
     assert set(environment) <= {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "PYTHONUTF8", "LC_CTYPE"}
 
 
@@ -239,7 +228,7 @@ async def test_a_file_past_the_limit_is_not_even_opened_by_a_child(note: Path) -
         with pytest.raises(Refused) as refused:
             await pool.parse(note, "")
         assert refused.value.code == "document_too_large"
-        assert below() == []
+        assert pool.process_id is None
 
 
 async def test_too_much_text_is_refused(tmp_path: Path) -> None:
