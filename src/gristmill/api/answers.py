@@ -137,6 +137,7 @@ class AttemptAnswer(BaseModel):
     attempt: int
     error_code: int
     error: ItemErrorAnswer
+    usage: UsageAnswer | None
     started_at: datetime | None
     ended_at: datetime
 

@@ -15,17 +15,23 @@ from asyncpg import Record
 from gristmill.db import Transaction
 from gristmill.domain.errors import Conflict, NotFound
 from gristmill.domain.states import TERMINAL, BatchStatus, Ending
-from gristmill.store import histories, schedules
+from gristmill.store import endings, histories, rejects, schedules
 from gristmill.store.counts import faded
+from gristmill.store.spans import runs
 
 
 @dataclass(slots=True)  # not frozen: that would cost 1 µs an item
 class NewItem:
-    """`input` is JSON text that its processor has accepted. Ordinals follow the order of the items."""
+    """`input` is JSON text that its processor has accepted. Ordinals follow the order of the items.
+
+    `error` (JSON): it was refused; it is stored as failed with code 400 and never runs.
+    """
 
     custom_id: str
     input: str
     history_id: int | None = None
+    name: str | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +156,9 @@ COLUMNS = f"""
     c.total, c.success, c.failed, c.cancelled, c.expired, c.calls, c.prompt_tokens, c.completion_tokens,
     c.cost_microusd, least(l.processing, c.total - c.success - c.failed)::int AS processing,
     CASE
-        WHEN c.started_at IS NULL OR c.success + c.failed = 0 THEN NULL
+        WHEN c.started_at IS NULL OR c.success + c.failed = c.kept THEN NULL
         WHEN b.status IN ('completed', 'failed', 'cancelled') THEN
-            (c.success + c.failed) / greatest(extract(epoch FROM c.last_result_at - c.started_at), 0.001)::float8
+            (c.success + c.failed - c.kept) / greatest(extract(epoch FROM c.last_result_at - c.started_at), 0.001)::float8
         ELSE c.rate * {faded("c.last_result_at", "now()")} / greatest(1 - {faded("c.started_at", "now()")}, 0.0001)
     END AS throughput,
     w.next_at, w.throttled, w.waits_for_chat, w.has_worker
@@ -181,14 +187,19 @@ WITH new AS (
         $1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9, $10, $11, $12, $13, $14, $15::int, now() + make_interval(secs => $15::int),
         $16, $17, $18, $19
     )
-), counts AS (INSERT INTO batch_count (batch_id, total) VALUES ($1, $16))
-INSERT INTO span (batch_id, first, last) VALUES ($1, 0, $16 - 1)
+), counts AS (INSERT INTO batch_count (batch_id, total, failed, kept) VALUES ($1, $16, $20, $20))
+INSERT INTO span (batch_id, first, last) SELECT $1, first, last FROM unnest($21::int[], $22::int[]) AS good (first, last)
 """
 
 
 async def create(tx: Transaction, new: NewBatch, items: Sequence[NewItem]) -> None:
-    """Store a whole batch. It starts when the caller's transaction commits, unless it starts paused."""
+    """Store a whole batch. It starts when the caller's transaction commits, unless it starts paused. If each of its items
+    was refused, it has ended by then."""
     webhook = new.webhook
+    refused = [(ordinal, item.error) for ordinal, item in enumerate(items) if item.error is not None]
+    good = [(0, len(items) - 1)]
+    if refused:
+        good = runs([ordinal for ordinal, item in enumerate(items) if item.error is None])
     status = BatchStatus.PAUSED if new.start_paused else BatchStatus.IN_PROGRESS
     await tx.execute(
         _INSERT,
@@ -211,16 +222,23 @@ async def create(tx: Transaction, new: NewBatch, items: Sequence[NewItem]) -> No
         webhook.url if webhook else None,
         list(webhook.events) if webhook else None,
         webhook.secret if webhook else None,
+        len(refused),
+        [first for first, _ in good],
+        [last for _, last in good],
     )
     await tx.copy_records_to_table(
         "item",
-        columns=("batch_id", "ordinal", "custom_id", "history_id", "input"),
+        columns=("batch_id", "ordinal", "custom_id", "history_id", "input", "name"),
         records=[
-            (new.id, ordinal, item.custom_id, item.history_id, item.input)
+            (new.id, ordinal, item.custom_id, item.history_id, item.input, item.name)
             for ordinal, item in enumerate(items)
         ],
     )
+    if refused:
+        await rejects.record(tx, new.id, refused)
     await schedules.add(tx, new.id)
+    if len(refused) == len(items) > 0:
+        await endings.finish(tx, [new.id])
 
 
 async def get(connection: Transaction, tenant_id: UUID, batch_id: UUID) -> Batch:
@@ -265,7 +283,7 @@ async def _turn(
     tx: Transaction, tenant_id: UUID, batch_id: UUID, old: BatchStatus, new: BatchStatus, action: str
 ) -> None:
     if await tx.fetchval(_TURN, batch_id, tenant_id, new.value, old.value) is None:
-        raise await _refusal(tx, tenant_id, batch_id, action)
+        raise await refusal(tx, tenant_id, batch_id, action)
 
 
 async def cancel(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> Batch:
@@ -276,7 +294,7 @@ async def cancel(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> Batch:
         WHERE id = $1 AND tenant_id = $2 AND status IN ('in_progress', 'paused') AND ending IS NULL RETURNING id
     """
     if await tx.fetchval(cancelling, batch_id, tenant_id) is None:
-        raise await _refusal(tx, tenant_id, batch_id, "cancel")
+        raise await refusal(tx, tenant_id, batch_id, "cancel")
     await schedules.remove(tx, batch_id)
     return await get(tx, tenant_id, batch_id)
 
@@ -286,7 +304,7 @@ async def delete(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> None:
     terminal = [status.value for status in TERMINAL]
     gone = "DELETE FROM batch WHERE id = $1 AND tenant_id = $2 AND status = ANY ($3) RETURNING id"
     if await tx.fetchval(gone, batch_id, tenant_id, terminal) is None:
-        raise await _refusal(tx, tenant_id, batch_id, "delete")
+        raise await refusal(tx, tenant_id, batch_id, "delete")
     await tx.execute(
         "DELETE FROM delivery_attempt USING delivery WHERE delivery_id = delivery.id AND delivery.batch_id = $1",
         batch_id,
@@ -295,7 +313,8 @@ async def delete(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> None:
         await tx.execute(f"DELETE FROM {table} WHERE batch_id = $1", batch_id)
 
 
-async def _refusal(tx: Transaction, tenant_id: UUID, batch_id: UUID, action: str) -> NotFound | Conflict:
+async def refusal(tx: Transaction, tenant_id: UUID, batch_id: UUID, action: str) -> NotFound | Conflict:
+    """Why the batch cannot take this turn: the error to raise."""
     row = await tx.fetchrow(
         "SELECT status, ending FROM batch WHERE id = $1 AND tenant_id = $2", batch_id, tenant_id
     )

@@ -38,12 +38,13 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A run that did not end its item."""
+    """A run that did not end its item, or ended it in an earlier run of its batch; attempt 0: it ended without running."""
 
     run: int
     attempt: int
     code: int
-    error: str  # JSON
+    error: str | None  # JSON
+    usage: str | None  # JSON
     started_at: datetime | None
     ended_at: datetime
 
@@ -189,10 +190,14 @@ async def one(connection: Transaction, batch: Batch, custom_id: str) -> tuple[Re
     )
     rows = await connection.fetch(
         """
-        SELECT run, attempt, code, error, started_at, ended_at FROM item_attempt
+        SELECT run, attempt, code, error, usage, started_at, ended_at FROM item_attempt
         WHERE batch_id = $1 AND ordinal = $2 ORDER BY id
         """,
         batch.id,
         found.ordinal,
     )
-    return found, text, [Attempt(**dict(row)) for row in rows]
+    return found, text, [_attempt(row) for row in rows]
+
+
+def _attempt(row: Record) -> Attempt:
+    return Attempt(**dict(row) | {"error": row["error"] or _STANDARD_ERRORS.get(row["code"])})
