@@ -64,7 +64,8 @@ ODD = st.one_of(
     ),
 )
 _NAMES = """agent_id processor config requests webhook name metadata collection priority deadline_seconds max_attempts
-item_timeout_seconds max_concurrency start_paused model instructions parameters mcp_servers version x"""
+item_timeout_seconds max_concurrency start_paused on_invalid
+status error_codes custom_ids model instructions parameters mcp_servers version x"""
 _PARAMETERS = """limit offset cursor status processor agent_id created_after created_before name collection created_by
 metadata.a error_code custom_id external_user_id filename"""
 _METHODS = "GET POST PUT PATCH DELETE HEAD OPTIONS"
@@ -144,6 +145,11 @@ async def test_any_change_of_a_good_body_is_taken_or_refused(
                 ),
                 ("agents", {"name": "a", "model": "m", "parameters": {"a": 1}, "mcp_servers": [server]}),
                 (f"agents/{agent_id}/publish", {"version": 1}),
+                ("batches/validate", {"agent_id": agent_id, "requests": [asked], "on_invalid": "fail_items"}),
+                (
+                    f"batches/{agent_id}/retry",
+                    {"status": ["failed"], "error_codes": [500], "custom_ids": ["a"]},
+                ),
             ]
         )
     )

@@ -147,6 +147,20 @@ class ResultDetail(ResultAnswer):
     attempts: list[AttemptAnswer]
 
 
+class Estimate(BaseModel):
+    input_tokens: int
+    method: Literal["characters / 4"]
+
+
+class ValidationAnswer(BaseModel):
+    valid: bool
+    total_requests: int
+    invalid_requests: int
+    input_bytes: int | None
+    estimate: Estimate | None
+    errors: list[ProblemAnswer]
+
+
 class DeliveryAttemptAnswer(BaseModel):
     attempt: int
     sent_at: datetime
@@ -239,6 +253,7 @@ MODELS: tuple[type[BaseModel], ...] = (
     BatchAnswer,
     ResultAnswer,
     ResultDetail,
+    ValidationAnswer,
     DeliveryAnswer,
     AgentAnswer,
     AgentVersionAnswer,

@@ -7,7 +7,20 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from gristmill.api import agents, batches, chats, deliveries, docs, errors, files, health, processors, results
+from gristmill.api import (
+    agents,
+    batches,
+    chats,
+    deliveries,
+    docs,
+    dry_run,
+    errors,
+    files,
+    health,
+    processors,
+    results,
+    retry,
+)  # fmt: skip
 from gristmill.api.front import Front
 from gristmill.api.keyring import KeyRing
 from gristmill.api.parts import Parts
@@ -17,7 +30,7 @@ from gristmill.net.session import HttpSession
 from gristmill.settings import Settings
 from gristmill.vault import Vault
 
-_ROUTERS = (agents, files, results, deliveries, batches, chats, processors, health, docs)
+_ROUTERS = (agents, files, results, deliveries, dry_run, retry, batches, chats, processors, health, docs)
 
 
 def create_app(

@@ -1,6 +1,7 @@
 """From the body of a create to a batch that can be stored: every problem at once, nothing stored before."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -10,18 +11,40 @@ from gristmill import processors
 from gristmill.api import problems, snapshots
 from gristmill.api.draft import AnyProcessor, Draft, is_list, read_requests
 from gristmill.api.parts import Parts
-from gristmill.api.problems import MAX_PROBLEMS
+from gristmill.api.problems import MAX_PROBLEMS, pointer
 from gristmill.api.schemas import MAX_ITEM_BYTES, BatchOptions, WebhookOptions
-from gristmill.domain.errors import Invalid
+from gristmill.domain.errors import Invalid, Problem
 from gristmill.domain.ids import uuid7
+from gristmill.domain.outcomes import ItemError
 from gristmill.net.addresses import AddressRefused, check_url
 from gristmill.processors.agent_message import AgentMessage
+from gristmill.store import rejects
 from gristmill.store.batches import NewBatch, NewItem, NewWebhook
 from gristmill.store.keys import Key
+
+# Of a request that is stored as failed.
+PROBLEMS_EACH = 10
+NAME_CHARACTERS = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What came of a body: a batch with its items, or None and the draft's problems."""
+
+    draft: Draft
+    batch: tuple[NewBatch, list[NewItem]] | None
 
 
 async def new_batch(parts: Parts, key: Key, body: dict[str, Any]) -> tuple[NewBatch, list[NewItem]]:
     """Raises Invalid with everything that is wrong, at most 100 problems."""
+    checked = await check(parts, key, body)
+    if checked.batch is None:
+        raise Invalid(checked.draft.problems[:MAX_PROBLEMS])
+    return checked.batch
+
+
+async def check(parts: Parts, key: Key, body: dict[str, Any]) -> Checked:
+    """Everything that a create looks at; stores nothing."""
     options, found = problems.check(BatchOptions, {name: body[name] for name in body if name != "requests"})
     # Where an option is wrong, what the requests are for may still be clear: then they are checked, too.
     kind = options or problems.check(BatchOptions, {name: body[name] for name in _KIND if name in body})[0]
@@ -30,19 +53,20 @@ async def new_batch(parts: Parts, key: Key, body: dict[str, Any]) -> tuple[NewBa
     if "requests" not in body:
         draft.missing("/requests")
     elif is_list(body["requests"], draft):
-        read_requests(body["requests"], processor, draft)
+        failing = options is not None and options.on_invalid == "fail_items"
+        read_requests(body["requests"], processor, draft, each=PROBLEMS_EACH if failing else None)
     config = await _config(parts, key, kind, processor, draft) if kind and processor else None
     webhook = _webhook(parts, options.webhook, draft) if options else None
+    texts = _texts(draft)
+    if options is not None and options.on_invalid == "fail_items":
+        draft.set_aside()
     if draft.problems or options is None or processor is None or config is None:
-        raise _invalid(draft)
-    return _new(parts, key, options, processor, config, webhook), _items(processor, draft)
+        return Checked(draft, None)
+    new = _new(parts, key, options, processor, config, webhook)
+    return Checked(draft, (new, _items(processor, draft, texts)))
 
 
 _KIND = ("agent_id", "processor", "config")
-
-
-def _invalid(draft: Draft) -> Invalid:
-    return Invalid(draft.problems[:MAX_PROBLEMS])
 
 
 # --- what kind of work ----------------------------------------------------------------------------------------
@@ -80,18 +104,40 @@ async def _config(
     return None if model is None else orjson.dumps(raw).decode()
 
 
-def _items(processor: AnyProcessor, draft: Draft) -> list[NewItem]:
-    """Raises Invalid if an item is too large to be stored."""
-    items = []
+# --- the items ------------------------------------------------------------------------------------------------
+
+
+def _texts(draft: Draft) -> list[str]:
+    """The inputs as they are stored; null in place of one that is too large to be."""
+    texts = []
     for index, raw in enumerate(draft.raw_inputs):
-        text, model = orjson.dumps(raw), draft.inputs[index]
+        text = orjson.dumps(raw)
         if len(text) > MAX_ITEM_BYTES:
             draft.wrong(draft.input_at(index), "item_too_large", f"larger than {MAX_ITEM_BYTES} bytes")
-        elif model is not None:
-            items.append(NewItem(draft.custom_ids[index], text.decode(), processor.history_id(model)))
-    if draft.problems:
-        raise _invalid(draft)
-    return items
+            text = b"null"
+        texts.append(text.decode())
+    return texts
+
+
+def _items(processor: AnyProcessor, draft: Draft, texts: Sequence[str]) -> list[NewItem]:
+    return [_item(processor, draft, index, text) for index, text in enumerate(texts)]
+
+
+def _item(processor: AnyProcessor, draft: Draft, index: int, text: str) -> NewItem:
+    custom_id, model = draft.custom_ids[index], draft.inputs[index]
+    if model is None or index in draft.refused:
+        return NewItem(custom_id, text, error=_refusal(index, draft.refused[index]))
+    name = processor.item_name(model)
+    return NewItem(custom_id, text, processor.history_id(model), name[:NAME_CHARACTERS] if name else None)
+
+
+def _refusal(index: int, found: Sequence[Problem]) -> str:
+    """The error of a request that is stored as failed, as JSON."""
+    here = pointer("requests", index)
+    told = [f"{one.pointer.removeprefix(here)}: {one.detail}" for one in found[:PROBLEMS_EACH]]
+    suggestion = "Post it again, corrected, in another batch."
+    error = ItemError(rejects.CODE, "invalid_request", "; ".join(told), suggestion=suggestion)
+    return orjson.dumps(error.as_json()).decode()
 
 
 # --- the rest -------------------------------------------------------------------------------------------------

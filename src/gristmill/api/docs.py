@@ -14,6 +14,7 @@ from starlette.responses import Response
 from gristmill.api import answers
 from gristmill.api.agent_options import AgentCreate, AgentPublish, AgentUpdate
 from gristmill.api.envelope import as_json
+from gristmill.api.retry import RetryOptions
 from gristmill.api.schemas import BatchCreate
 from gristmill.domain.errors import NotFound
 
@@ -58,7 +59,9 @@ _POLICY = (
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _ASSETS = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
-_MODELS: tuple[type[BaseModel], ...] = (BatchCreate, AgentCreate, AgentUpdate, AgentPublish, *answers.MODELS)
+_MODELS: tuple[type[BaseModel], ...] = (
+    BatchCreate, RetryOptions, AgentCreate, AgentUpdate, AgentPublish, *answers.MODELS,
+)  # fmt: skip
 
 router = APIRouter(include_in_schema=False)
 

@@ -27,6 +27,8 @@ class Draft:
     inputs: list[BaseModel | None] = field(default_factory=list)
     nested: set[int] = field(default_factory=set)  # requests that hold their input under `input`
     without: set[int] = field(default_factory=set)  # requests without any input: said already
+    unnamed: set[int] = field(default_factory=set)  # requests that no result could be told apart by
+    refused: dict[int, list[Problem]] = field(default_factory=dict)  # requests to be stored as failed
 
     def wrong(self, at: str, code: str, detail: str) -> None:
         self.problems.append(Problem(at, code, detail))
@@ -38,6 +40,17 @@ class Draft:
         """A pointer to a field of a request's input, wherever the caller wrote it."""
         inside = ("input",) if index in self.nested else ()
         return pointer("requests", index, *inside, *segments)
+
+    def set_aside(self) -> None:
+        """What is wrong with single requests becomes their own failure, as far as they have a custom_id to fail under."""
+        left = []
+        for problem in self.problems:
+            index = request_of(problem)
+            if index is None or index in self.unnamed:
+                left.append(problem)
+            else:
+                self.refused.setdefault(index, []).append(problem)
+        self.problems = left
 
 
 def is_list(requests: object, draft: Draft) -> bool:
@@ -52,8 +65,12 @@ def is_list(requests: object, draft: Draft) -> bool:
     return False
 
 
-def read_requests(requests: Sequence[Any], processor: AnyProcessor | None, draft: Draft) -> None:
-    """Custom ids always, inputs if it is known what they are for. Takes the requests apart: they are not copied."""
+def read_requests(
+    requests: Sequence[Any], processor: AnyProcessor | None, draft: Draft, *, each: int | None = None
+) -> None:
+    """Custom ids always, inputs if it is known what they are for. Takes the requests apart: they are not copied.
+
+    Of problems with inputs 100 are told, or `each` of every input."""
     seen: dict[str, int] = {}
     flat = processor is not None and processor.name == AgentMessage.name
     for index, request in enumerate(requests):
@@ -70,7 +87,7 @@ def read_requests(requests: Sequence[Any], processor: AnyProcessor | None, draft
             request if flat and "input" not in request else _own_input(index, request, draft)
         )
     if processor is not None:
-        draft.inputs, found = processors.validate(processor, draft.raw_inputs)
+        draft.inputs, found = processors.validate(processor, draft.raw_inputs, each=each)
         draft.problems += [_placed(one, draft) for one in found if _index(one) not in draft.without]
 
 
@@ -79,10 +96,12 @@ def _refuse_request(index: int, draft: Draft) -> None:
     draft.custom_ids.append("")
     draft.raw_inputs.append(None)
     draft.without.add(index)
+    draft.unnamed.add(index)
 
 
 def _refuse_custom_id(index: int, given: object, seen: dict[str, int], draft: Draft) -> None:
     at = pointer("requests", index, "custom_id")
+    draft.unnamed.add(index)
     if given is _ABSENT:
         draft.missing(at)
     elif not isinstance(given, str):
@@ -105,6 +124,12 @@ def _own_input(index: int, request: dict[str, Any], draft: Draft) -> Any:
         draft.missing(pointer("requests", index, "input"))
         draft.without.add(index)
     return request.get("input")
+
+
+def request_of(problem: Problem) -> int | None:
+    """The index of the request it is about, if it is about one."""
+    _, *segments = problem.pointer.split("/", 3)
+    return int(segments[1]) if len(segments) > 1 and segments[0] == "requests" else None
 
 
 def _index(problem: Problem) -> int:

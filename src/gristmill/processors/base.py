@@ -72,3 +72,7 @@ class Processor(ABC, Generic[Input, Config]):
     def history_id(self, given: Input) -> int | None:
         """The chat this item continues, if any: no other item of that chat runs at the same time."""
         return None
+
+    def item_name(self, given: Input) -> str | None:
+        """What lists of tasks call the item and find it by, such as the name of its file; cut to 255 characters."""
+        return None

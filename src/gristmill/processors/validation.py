@@ -4,6 +4,7 @@ Always strict, whatever a model says: no coercion ("12" is not 12), no unknown f
 and not on Python objects, because that is where strict still lets a UUID or a date be written as a string.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -22,8 +23,15 @@ _DETAIL_CHARACTERS = 300
 Checked = tuple[list[BaseModel | None], list[Problem]]
 
 
-def validate(processor: Processor[Any, Any], raw_inputs: Sequence[object], *, inside: str = "") -> Checked:
-    """The inputs as models, None in the place of each bad one, and what is wrong (at most 100 problems).
+def validate(
+    processor: Processor[Any, Any],
+    raw_inputs: Sequence[object],
+    *,
+    inside: str = "",
+    each: int | None = None,
+) -> Checked:
+    """The inputs as models, None in the place of each bad one, and what is wrong: at most 100 problems in all, or at most
+    `each` of every input.
 
     Pointers are `/requests/{index}{inside}/…`; `inside` is `/input` where requests have their input there.
     """
@@ -36,7 +44,19 @@ def validate(processor: Processor[Any, Any], raw_inputs: Sequence[object], *, in
         _check(processor.input_model, [raw for index, raw in enumerate(raw_inputs) if index not in bad])
     )
     inputs = [None if index in bad else next(good) for index in range(len(raw_inputs))]
-    return inputs, [_problem(raw_inputs, detail, inside) for detail in details[:MAX_PROBLEMS]]
+    told = details[:MAX_PROBLEMS] if each is None else _few(details, each)
+    return inputs, [_problem(raw_inputs, detail, inside) for detail in told]
+
+
+def _few(details: Sequence[ErrorDetails], each: int) -> list[ErrorDetails]:
+    seen = Counter[Any]()
+    few = []
+    for detail in details:
+        index = detail["loc"][0]
+        if seen[index] < each:
+            few.append(detail)
+        seen[index] += 1
+    return few
 
 
 def validate_config(

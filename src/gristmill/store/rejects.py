@@ -1,12 +1,13 @@
 """Items that were refused when their batch was made: they have failed before anything ran, and never run."""
 
 from collections.abc import Sequence
+from typing import Literal
 from uuid import UUID
 
 from gristmill.db import Transaction
 from gristmill.domain.states import ResultStatus
 
-CODE = 400
+CODE: Literal[400] = 400
 _COLUMNS = ("batch_id", "ordinal", "status", "code", "attempt", "error")
 
 
