@@ -67,7 +67,7 @@ _NAMES = """agent_id processor config requests webhook name metadata collection 
 item_timeout_seconds max_concurrency start_paused on_invalid
 status error_codes custom_ids model instructions parameters mcp_servers version x"""
 _PARAMETERS = """limit offset cursor status processor agent_id created_after created_before name collection created_by
-metadata.a error_code custom_id external_user_id filename"""
+metadata.a error_code custom_id external_user_id filename page_num page_size type file_name batch_id"""
 _METHODS = "GET POST PUT PATCH DELETE HEAD OPTIONS"
 NAMES = st.sampled_from(_NAMES.split())
 PARAMETERS = st.sampled_from(_PARAMETERS.split())
@@ -85,6 +85,8 @@ GETS = (
     "chats",
     "chats/1/messages",
     "processors",
+    "tasks",
+    "tasks/{id}-0",
     "processors/noop",
 )
 

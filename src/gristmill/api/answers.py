@@ -161,6 +161,43 @@ class ValidationAnswer(BaseModel):
     errors: list[ProblemAnswer]
 
 
+class TaskAnswer(BaseModel):
+    id: str
+    batch_id: UUID
+    custom_id: str
+    type: str
+    status: ItemStatus
+    file_name: str | None
+    collection: str | None
+    created_by: str | None
+    progress: float
+    created_at: datetime
+    started_at: datetime | None
+    processed_at: datetime | None
+    error_code: Literal[400, 408, 499, 500] | None
+    error_message: str | None
+
+
+class TaskDetail(TaskAnswer):
+    response_content: str | None
+    response_usage: UsageAnswer | None
+    output: Any
+    error: ItemErrorAnswer | None
+    attempt: int | None
+    history_id: int | None
+    conversation_id: int | None
+    input: Any
+    attempts: list[AttemptAnswer]
+
+
+class TaskSummary(BaseModel):
+    total: int
+    pending: int
+    running: int
+    success: int
+    failed: int
+
+
 class DeliveryAttemptAnswer(BaseModel):
     attempt: int
     sent_at: datetime
@@ -254,6 +291,9 @@ MODELS: tuple[type[BaseModel], ...] = (
     ResultAnswer,
     ResultDetail,
     ValidationAnswer,
+    TaskAnswer,
+    TaskDetail,
+    TaskSummary,
     DeliveryAnswer,
     AgentAnswer,
     AgentVersionAnswer,

@@ -20,6 +20,7 @@ from gristmill.api import (
     processors,
     results,
     retry,
+    tasks,
 )  # fmt: skip
 from gristmill.api.front import Front
 from gristmill.api.keyring import KeyRing
@@ -30,7 +31,20 @@ from gristmill.net.session import HttpSession
 from gristmill.settings import Settings
 from gristmill.vault import Vault
 
-_ROUTERS = (agents, files, results, deliveries, dry_run, retry, batches, chats, processors, health, docs)
+_ROUTERS = (
+    agents,
+    files,
+    results,
+    deliveries,
+    dry_run,
+    retry,
+    batches,
+    tasks,
+    chats,
+    processors,
+    health,
+    docs,
+)
 
 
 def create_app(

@@ -91,6 +91,7 @@ def _without_422(made: dict[str, Any]) -> None:
 _TAGS = [
     {"name": "Batches", "description": "Many requests for one processor"},
     {"name": "Results", "description": "What each request came to"},
+    {"name": "Tasks", "description": "Requests of all batches as one list"},
     {"name": "Webhooks", "description": "Deliveries of a batch's events"},
     {"name": "Agents", "description": "Instructions, a model, tools"},
     {"name": "Files", "description": "Attached to requests"},

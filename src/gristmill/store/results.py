@@ -60,6 +60,12 @@ EXPIRED = (
 )
 _STANDARD_ERRORS = {499: CANCELLED, 408: EXPIRED}
 
+
+def standard_error(code: int | None) -> str | None:
+    """The error (JSON) of an item that ended without one of its own."""
+    return None if code is None else _STANDARD_ERRORS.get(code)
+
+
 _SELECT = """
 SELECT i.ordinal, i.custom_id, i.history_id AS given_history_id, r.status, r.code, r.attempt, r.content, r.output,
     r.error, r.usage, r.history_id, r.conversation_id, r.started_at, r.processed_at,
@@ -80,7 +86,7 @@ def _result(row: Record) -> Result:
         status=_STATUS.get(row["status"], waiting),
         content=row["content"],
         output=row["output"],
-        error=row["error"] or _STANDARD_ERRORS.get(row["code"]),
+        error=row["error"] or standard_error(row["code"]),
         code=row["code"],
         usage=row["usage"],
         history_id=row["history_id"] if row["history_id"] is not None else row["given_history_id"],
@@ -200,4 +206,4 @@ async def one(connection: Transaction, batch: Batch, custom_id: str) -> tuple[Re
 
 
 def _attempt(row: Record) -> Attempt:
-    return Attempt(**dict(row) | {"error": row["error"] or _STANDARD_ERRORS.get(row["code"])})
+    return Attempt(**dict(row) | {"error": row["error"] or standard_error(row["code"])})
