@@ -79,7 +79,7 @@ class TaskPage:
 
 
 # Where a page lies: batches, and in each how many matching items are skipped and how many are shown. `n` is how many of a
-# batch match, `upto` how many of it and those before.
+# batch match, `upto` how many of it and those before. Where a whole batch matches, a place is an ordinal.
 _WALK = """
 WITH counted AS (
     SELECT b.id, c.total, c.success, c.failed, least(coalesce(l.processing, 0), c.total - c.success - c.failed) AS processing
@@ -87,9 +87,9 @@ WITH counted AS (
     LEFT JOIN (SELECT batch_id, sum(remaining) AS processing FROM lease GROUP BY batch_id) l ON l.batch_id = b.id
     WHERE {condition}
 ), matching AS (
-    SELECT id, processing, success, failed, total - success - failed - processing AS pending, {n} AS n FROM counted
+    SELECT id, total, processing, success, failed, total - success - failed - processing AS pending, {n} AS n FROM counted
 ), placed AS (
-    SELECT id, n, sum(n) OVER (ORDER BY id DESC) AS upto FROM matching WHERE n > 0
+    SELECT id, total, n, sum(n) OVER (ORDER BY id DESC) AS upto FROM matching WHERE n > 0
 )
 SELECT counts.*, places.* FROM (
     SELECT coalesce(sum(pending), 0)::bigint AS pending, coalesce(sum(processing), 0)::bigint AS processing,
@@ -97,7 +97,8 @@ SELECT counts.*, places.* FROM (
 ) counts CROSS JOIN (
     SELECT array_agg(id ORDER BY id DESC) AS batch_ids,
         array_agg(greatest({offset} - (upto - n), 0)::int ORDER BY id DESC) AS skips,
-        array_agg((least(upto, {offset} + {limit}) - greatest({offset}, upto - n))::int ORDER BY id DESC) AS sizes
+        array_agg((least(upto, {offset} + {limit}) - greatest({offset}, upto - n))::int ORDER BY id DESC) AS sizes,
+        array_agg(n = total ORDER BY id DESC) AS whole
     FROM placed WHERE upto > {offset} AND upto - n < {offset} + {limit}
 ) places
 """
@@ -109,21 +110,27 @@ _COUNTED = {
     ItemStatus.FAILED: "failed",
 }
 
-# An item runs if a lease covers it and no span does (store/results.py).
-_RUNS = """
-    EXISTS (SELECT FROM lease l WHERE l.batch_id = {batch_id} AND {ordinal} BETWEEN l.first AND l.last)
-    AND NOT EXISTS (SELECT FROM span s WHERE s.batch_id = {batch_id} AND {ordinal} BETWEEN s.first AND s.last)
+# An item runs if a lease covers it and no span does (store/results.py). Ranges are read once for each batch; where there is no
+# lease nothing runs, and the spans, which may be many, need not be read.
+_RANGES = "coalesce(range_agg(int4range(first, last, '[]')), int4multirange())"
+_HELD = f"""
+    (SELECT {_RANGES} FROM lease WHERE lease.batch_id = given.batch_id) AS leased,
+    CASE WHEN EXISTS (SELECT FROM lease WHERE lease.batch_id = given.batch_id)
+        THEN (SELECT {_RANGES} FROM span WHERE span.batch_id = given.batch_id) ELSE int4multirange() END AS waiting
 """
 _SEARCH = f"""
 WITH found AS MATERIALIZED (
     SELECT b.id AS batch_id, i.ordinal FROM batch b JOIN item i ON i.batch_id = b.id
     WHERE {{condition}} AND i.name IS NOT NULL AND i.name ILIKE {{pattern}}
+), held AS MATERIALIZED (
+    SELECT given.batch_id, {_HELD} FROM (SELECT DISTINCT batch_id FROM found) given
 ), known AS (
     SELECT f.batch_id, f.ordinal, CASE
         WHEN r.status = {ResultStatus.SUCCESS:d} THEN 'success' WHEN r.status = {ResultStatus.FAILED:d} THEN 'failed'
-        WHEN {_RUNS.format(batch_id="f.batch_id", ordinal="f.ordinal")} THEN 'processing' ELSE 'pending'
+        WHEN f.ordinal <@ held.leased AND NOT f.ordinal <@ held.waiting THEN 'processing' ELSE 'pending'
     END AS status
-    FROM found f LEFT JOIN result r ON r.batch_id = f.batch_id AND r.ordinal = f.ordinal
+    FROM found f JOIN held ON held.batch_id = f.batch_id
+    LEFT JOIN result r ON r.batch_id = f.batch_id AND r.ordinal = f.ordinal
 ), page AS (
     SELECT batch_id, ordinal FROM known WHERE {{status}} ORDER BY batch_id DESC, ordinal OFFSET {{offset}} LIMIT {{limit}}
 )
@@ -132,14 +139,15 @@ SELECT counts.*, places.* FROM (
         count(*) FILTER (WHERE status = 'success') AS success, count(*) FILTER (WHERE status = 'failed') AS failed FROM known
 ) counts CROSS JOIN (
     SELECT array_agg(batch_id ORDER BY batch_id DESC, ordinal) AS batch_ids,
-        array_agg(ordinal ORDER BY batch_id DESC, ordinal) AS skips, array_agg(1) AS sizes FROM page
+        array_agg(ordinal ORDER BY batch_id DESC, ordinal) AS skips, array_agg(1) AS sizes,
+        array_agg(true) AS whole FROM page
 ) places
 """
 
-# The items at places `skip` … `skip + size - 1` among those of one batch with a status. Without one a place is an ordinal.
-# Those that wait are counted span by span, so that a place deep in a batch that has not begun costs nothing.
+# The items at places `skip` … `skip + size - 1` among those of one batch with a status, where they are not all. Those that wait
+# are counted span by span. Only what has ended is counted off one by one, and only within the batch where the page begins.
 _PLACES = {
-    None: "SELECT * FROM generate_series(w.skip, w.skip + w.size - 1)",
+    None: "SELECT 0 LIMIT 0",
     ItemStatus.PENDING: """
         SELECT generate_series(
             s.last - (s.upto - 1 - greatest(w.skip, s.upto - s.size)), s.last - (s.upto - least(w.skip + w.size, s.upto))
@@ -148,10 +156,10 @@ _PLACES = {
             FROM span WHERE span.batch_id = w.batch_id
         ) s WHERE s.upto > w.skip AND s.upto - s.size < w.skip + w.size
     """,
-    ItemStatus.PROCESSING: f"""
+    ItemStatus.PROCESSING: """
         SELECT DISTINCT g.ordinal FROM lease
         CROSS JOIN LATERAL generate_series(lease.first, lease.last) AS g (ordinal)
-        WHERE lease.batch_id = w.batch_id AND {_RUNS.format(batch_id="w.batch_id", ordinal="g.ordinal")}
+        WHERE lease.batch_id = w.batch_id AND NOT g.ordinal <@ w.waiting
             AND NOT EXISTS (SELECT FROM result r WHERE r.batch_id = w.batch_id AND r.ordinal = g.ordinal)
         ORDER BY g.ordinal OFFSET w.skip LIMIT w.size
     """,
@@ -167,15 +175,23 @@ _PLACES = {
 }
 # LIMIT 1: item by item, by key. A plain join reads the whole batch when Postgres thinks that a page is large.
 _TASKS = f"""
+WITH w AS MATERIALIZED (
+    SELECT asked.*, held.leased, held.waiting
+    FROM unnest($1::uuid[], $2::int[], $3::int[], $4::bool[]) WITH ORDINALITY AS asked (batch_id, skip, size, whole, place)
+    JOIN (SELECT given.batch_id, {_HELD} FROM (SELECT DISTINCT * FROM unnest($1::uuid[]) AS one (batch_id)) given) held
+        ON held.batch_id = asked.batch_id
+)
 SELECT b.id AS batch_id, i.ordinal, i.custom_id, b.processor, i.name, r.status, r.code, r.error, b.collection, b.created_by,
     b.created_at, r.processed_at,
-    r.status IS NULL AND {_RUNS.format(batch_id="b.id", ordinal="i.ordinal")} AS running,
+    r.status IS NULL AND i.ordinal <@ w.leased AND NOT i.ordinal <@ w.waiting AS running,
     CASE WHEN r.status IS NOT NULL THEN r.started_at ELSE (
         SELECT max(l.started_at) FROM lease l WHERE l.batch_id = b.id AND i.ordinal BETWEEN l.first AND l.last
     ) END AS started_at
-FROM unnest($1::uuid[], $2::int[], $3::int[]) WITH ORDINALITY AS w (batch_id, skip, size, place)
-JOIN batch b ON b.id = w.batch_id
-CROSS JOIN LATERAL ({{places}}) AS o (ordinal)
+FROM w JOIN batch b ON b.id = w.batch_id
+CROSS JOIN LATERAL (
+    SELECT generate_series(w.skip, w.skip + w.size - 1) WHERE w.whole
+    UNION ALL SELECT * FROM ({{places}}) AS place WHERE NOT w.whole
+) AS o (ordinal)
 CROSS JOIN LATERAL (
     SELECT ordinal, custom_id, name FROM item WHERE batch_id = w.batch_id AND item.ordinal = o.ordinal LIMIT 1
 ) i
@@ -195,7 +211,7 @@ async def page(
         found = await (_walk if filters.name is None else _search)(
             connection, tenant_id, filters, limit, offset
         )
-        places = (found["batch_ids"] or [], found["skips"] or [], found["sizes"] or [])
+        places = (found["batch_ids"] or [], found["skips"] or [], found["sizes"] or [], found["whole"] or [])
         among = filters.status if filters.name is None else None
         rows = await connection.fetch(_TASKS.format(places=_PLACES[among]), *places)
     counts = {status: int(found[status.value]) for status in ItemStatus}
@@ -248,7 +264,7 @@ async def one(connection: Transaction, tenant_id: UUID, batch_id: UUID, ordinal:
     )
     if mine is None or ordinal >= mine:
         raise NotFound("no such task")
-    [row] = await connection.fetch(_TASKS.format(places=_PLACES[None]), [batch_id], [ordinal], [1])
+    [row] = await connection.fetch(_TASKS.format(places=_PLACES[None]), [batch_id], [ordinal], [1], [True])
     return _task(row)
 
 
