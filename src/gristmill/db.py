@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import asyncpg
+import orjson
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -82,6 +83,8 @@ class Database:
             pool_timeout=timeout_seconds,
             pool_pre_ping=True,
             isolation_level="READ COMMITTED",
+            # JSONB gives 1e308 back as an integer of 309 digits; the standard parser would make one of it that no answer holds.
+            json_deserializer=orjson.loads,
         )
 
     async def open(self) -> "Database":

@@ -228,6 +228,8 @@ batch = Table(
     _at("deadline_at", nullable=False),
     Column("total", Integer, nullable=False),
     Column("run", SmallInteger, nullable=False, server_default=text("1")),
+    # Leases with smaller ids are of earlier runs: what they still bring is not recorded (store/retries.py).
+    _number("first_lease_id", BigInteger),
     Column("error", Text),  # JSON: why the batch failed
     Column("webhook_url", Text),
     Column("webhook_events", ARRAY(Text)),
@@ -248,6 +250,8 @@ batch = Table(
     CheckConstraint("priority BETWEEN -100 AND 100", name="priority"),
     Index(None, "tenant_id", "id"),
     Index(None, "tenant_id", "status", "id"),
+    Index(None, "tenant_id", "collection", "id"),
+    Index(None, "tenant_id", "created_by", "id"),
     Index(
         "batch_ending_idx",
         "id",
@@ -264,6 +268,7 @@ batch_count = Table(
     _number("failed"),
     _number("cancelled"),  # part of failed: code 499
     _number("expired"),  # part of failed: code 408
+    _number("kept"),  # results that were there when the present run began: they say nothing about its speed
     _number("calls", BigInteger),
     _number("prompt_tokens", BigInteger),
     _number("completion_tokens", BigInteger),
@@ -273,6 +278,7 @@ batch_count = Table(
     _number("rate", Float),  # items a second, exponentially weighted up to last_result_at (store/counts.py)
     CheckConstraint("success + failed <= total", name="total"),
     CheckConstraint("cancelled + expired <= failed", name="failed"),
+    CheckConstraint("kept <= success + failed", name="kept"),
     **_HOT,
 )
 
@@ -325,7 +331,16 @@ item = Table(
     Column("custom_id", Text, nullable=False),
     Column("history_id", BigInteger),  # set: no other item of this chat may run at the same time
     Column("input", Text, nullable=False),  # JSON, checked before it came here; no SQL looks inside
+    Column("name", Text),  # what its processor calls it, such as the name of its file
     Index(None, "batch_id", "custom_id", unique=True),
+    # For searches by name: so that they need not read the inputs.
+    Index(
+        "item_name_idx",
+        "batch_id",
+        "ordinal",
+        postgresql_include=["name"],
+        postgresql_where=text("name IS NOT NULL"),
+    ),
     **_PARTITIONED,
 )
 
@@ -351,7 +366,7 @@ result = Table(
     **_PARTITIONED,
 )
 
-# Runs that did not end their item: failures that were tried again, and losses.
+# Runs that did not end their item: failures that were tried again, losses, and what an earlier run of the batch ended with.
 item_attempt = Table(
     "item_attempt",
     metadata,
@@ -361,7 +376,8 @@ item_attempt = Table(
     Column("run", SmallInteger, nullable=False),
     Column("attempt", SmallInteger, nullable=False),
     Column("code", SmallInteger, nullable=False),
-    Column("error", Text, nullable=False),  # JSON
+    Column("error", Text),  # JSON; as in `result`
+    Column("usage", Text),  # JSON
     _at("started_at"),
     Column("ended_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     **_PARTITIONED,

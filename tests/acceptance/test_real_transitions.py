@@ -1,7 +1,6 @@
 """Every turn that a batch can take, and every one it cannot, with items that really run meanwhile.
 
-What runs is in the hands of the test: the model answers `[hold=NAME]` when it is told to. The rest are covered by
-retry, threshold and budget, which come later.
+What runs is in the hands of the test: the model answers `[hold=NAME]` when it is told to. Threshold and budget come later.
 """
 
 from collections.abc import AsyncIterator
@@ -190,9 +189,9 @@ async def reach(stranger: Stranger, held: Held, status: str) -> str:
 
 
 FORBIDDEN = {
-    "in_progress": ("resume", "delete"),
-    "paused": ("pause", "delete"),
-    "cancelling": ("pause", "resume", "cancel", "delete"),
+    "in_progress": ("resume", "delete", "retry"),
+    "paused": ("pause", "delete", "retry"),
+    "cancelling": ("pause", "resume", "cancel", "delete", "retry"),
     "cancelled": ("pause", "resume", "cancel"),
     "completed": ("pause", "resume", "cancel"),
 }  # `failed` and draining: with the deadline above, and in tests/api/test_batches.py

@@ -13,6 +13,12 @@ SECRET = "Bearer sk-do-not-show"
 SERVER = {"name": "orders", "url": "https://tools.example.com/mcp", "headers": {"Authorization": SECRET}}
 
 
+async def test_a_number_beyond_integers_comes_back_as_it_was(caller: Caller) -> None:
+    made = await caller.post("/api/v1/agents", {"name": "a", "parameters": {"seed": 1e308}})
+    assert made.status_code == 201, made.text
+    assert made.json()["data"]["parameters"] == {"seed": 1e308}
+
+
 async def test_a_new_agent_is_a_draft_with_an_id(caller: Caller) -> None:
     given = {
         "name": "Support",

@@ -330,7 +330,7 @@ async def test_options_keep_to_their_ranges(
         assert all(pointer.startswith(f"/{field}") for pointer in problems(answer)), value
 
 
-@pytest.mark.parametrize("later", ["retry", "failure_threshold", "budget", "on_invalid"])
+@pytest.mark.parametrize("later", ["retry", "failure_threshold", "budget"])
 async def test_fields_of_later_versions_are_refused_not_ignored(caller: Caller, later: str) -> None:
     answer = await caller.post(BATCHES, {"processor": "noop", "requests": given(1), later: {}})
     assert problems(answer) == {f"/{later}": "extra_forbidden"}

@@ -64,10 +64,10 @@ ODD = st.one_of(
     ),
 )
 _NAMES = """agent_id processor config requests webhook name metadata collection priority deadline_seconds max_attempts
-item_timeout_seconds max_concurrency start_paused model instructions parameters mcp_servers version
-url filename purpose file_ids x"""
+item_timeout_seconds max_concurrency start_paused on_invalid source file_id directory_id format column_mapping
+status error_codes custom_ids model instructions parameters mcp_servers version url filename purpose file_ids x"""
 _PARAMETERS = """limit offset cursor status processor agent_id created_after created_before name collection created_by
-metadata.a error_code custom_id external_user_id filename media_type purpose files"""
+metadata.a error_code custom_id external_user_id filename media_type purpose files page_num page_size type file_name batch_id"""
 _METHODS = "GET POST PUT PATCH DELETE HEAD OPTIONS"
 NAMES = st.sampled_from(_NAMES.split())
 PARAMETERS = st.sampled_from(_PARAMETERS.split())
@@ -85,6 +85,8 @@ GETS = (
     "chats",
     "chats/1/messages",
     "processors",
+    "tasks",
+    "tasks/{id}-0",
     "processors/noop",
 )
 
@@ -145,6 +147,11 @@ async def test_any_change_of_a_good_body_is_taken_or_refused(
                 ),
                 ("agents", {"name": "a", "model": "m", "parameters": {"a": 1}, "mcp_servers": [server]}),
                 (f"agents/{agent_id}/publish", {"version": 1}),
+                ("batches/validate", {"agent_id": agent_id, "requests": [asked], "on_invalid": "fail_items"}),
+                (
+                    f"batches/{agent_id}/retry",
+                    {"status": ["failed"], "error_codes": [500], "custom_ids": ["a"]},
+                ),
             ]
         )
     )

@@ -35,6 +35,7 @@ async def belongings(owner: Caller, database: Database) -> dict[str, str]:
     return {
         "batch_id": str(batch_id),
         "custom_id": "item-0",
+        "task_id": f"{batch_id}-0",
         "agent_id": await owner.agent(),
         "configuration_id": await owner.configuration(),
         "file_id": file_id,
@@ -67,7 +68,8 @@ async def test_another_tenants_id_is_answered_like_an_unknown_one_on_every_route
 ) -> None:
     theirs = await belongings(other, database)
     unknown = {name: str(uuid4()) for name in theirs}
-    unknown |= {"custom_id": "item-0", "history_id": "999999999", "configuration_id": f"cfg-{uuid4()}"}
+    unknown |= {"custom_id": "item-0", "task_id": f"{uuid4()}-0", "history_id": "999999999"}
+    unknown |= {"configuration_id": f"cfg-{uuid4()}"}
     tried = 0
     for route in routes(service):
         if not set(route.param_convertors) & theirs.keys():
@@ -79,7 +81,7 @@ async def test_another_tenants_id_is_answered_like_an_unknown_one_on_every_route
             assert without_request_id(foreign) == without_request_id(never), route.name
             assert foreign.status_code == 404, route.name
             tried += 1
-    assert tried == 29  # a new route with an id belongs here by itself; a route lost shows
+    assert tried == 31  # a new route with an id belongs here by itself; a route lost shows
     shown = await other.data(f"/api/v1/batches/{theirs['batch_id']}")
     assert (shown["status"], (await other.data(f"/api/v1/agents/{theirs['agent_id']}"))["version"]) == (
         "completed",
@@ -87,7 +89,9 @@ async def test_another_tenants_id_is_answered_like_an_unknown_one_on_every_route
     )
 
 
-@pytest.mark.parametrize("path", ["batches", "agents", "configurations", "files", "directories", "chats"])
+@pytest.mark.parametrize(
+    "path", ["batches", "agents", "configurations", "files", "directories", "chats", "tasks"]
+)
 async def test_lists_show_only_the_callers_own(
     caller: Caller, other: Caller, database: Database, path: str
 ) -> None:

@@ -69,6 +69,20 @@ def test_a_file_becomes_a_batch_and_its_results_a_file(client: Command, tmp_path
     assert "\x1b" not in table
 
 
+def test_failed_requests_are_run_again(client: Command) -> None:
+    requests = "\n".join(json.dumps({"custom_id": one, "input": {"do": "fail"}}) for one in "abc")
+    submitted = client.call("submit", "-", "--processor", "scripted", "--watch", stdin=requests)
+    batch_id = submitted.stdout.split("\n", 1)[0]
+
+    again = client.call("retry", batch_id, "--code", "500", "--request", "a", "--request", "c", "--watch")
+
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.startswith("run 2: 2 requests again\n")
+    assert "completed" in again.stdout
+    refused = client.call("retry", batch_id, "--code", "408")
+    assert (refused.returncode, "no failed request" in refused.stderr) == (1, True)
+
+
 def test_what_the_server_refuses_is_told_with_its_place(client: Command) -> None:
     refused = client.call(
         "submit", "-", "--processor", "scripted", stdin='{"custom_id": "a", "input": {"sleep_seconds": -1}}'

@@ -17,7 +17,7 @@ from factories import (
     violations,
 )
 from gristmill.db import Database
-from gristmill.store import audit, batches
+from gristmill.store import audit, batches, retries
 from gristmill.store.recording import Flush
 
 BATCH = "(SELECT id FROM batch WHERE name = '{}')"
@@ -38,8 +38,17 @@ DAMAGES = {
         "UPDATE event SET run = 2 WHERE batch_id = ended",
         "UPDATE event SET batch_id = live WHERE batch_id = ended",
         """INSERT INTO event (id, batch_id, tenant_id, type, run, body)
-        SELECT 'evt_2', batch_id, tenant_id, 'failed', run, body FROM event""",
+        SELECT 'evt_2', batch_id, tenant_id, 'failed', run, body FROM event WHERE batch_id = ended""",
     ],
+    "every run before the present one has exactly one closing event": [
+        "DELETE FROM event WHERE run = 1 AND batch_id = again",
+        "UPDATE batch SET run = 2 WHERE id = live",
+    ],
+    "attempts are of runs that have begun": [
+        "UPDATE item_attempt SET run = 3 WHERE batch_id = again",
+        "UPDATE item_attempt SET run = 0 WHERE batch_id = again",
+    ],
+    "leases are of the present run": ["UPDATE batch SET first_lease_id = 9000000000 WHERE id = live"],
     "a batch may start items exactly while it is live, has its items, and nothing ends it": [
         "DELETE FROM batch_schedule WHERE batch_id = live",
         "UPDATE batch_schedule SET paused = true WHERE batch_id = live",
@@ -67,10 +76,18 @@ DAMAGES = {
 
 
 async def healthy(database: Database) -> None:
-    """One batch of each kind: ended; live with results, retries, leases and a parked item; paused; cancelling."""
+    """One batch of each kind: ended; live with results, retries, leases and a parked item; in its second run; paused;
+    cancelling."""
     worker = await make_worker(database)
     await make_batch(database, 4, name="ended")
     await drain(database, worker)
+    again = await make_batch(database, 3, name="again")
+    [lease] = await claim(database, worker, 3)
+    await record(database, worker, Flush({lease.id: 0}, [failure(lease, n) for n in range(3)]))
+    await turn(database, retries.retry, again)
+    [lease] = await claim(database, worker, 2)
+    await record(database, worker, Flush({lease.id: 0}, [success(lease, 0), failure(lease, 1)]))
+    await turn(database, batches.pause, again)
     await make_batch(database, in_chats(None, None, None, 7, 7, *[None] * 15), name="live")
     [lease] = await claim(database, worker, 8)
     flush = Flush({lease.id: 4}, [success(lease, 0), failure(lease, 1)], [retry(lease, 2, 60)])
@@ -88,6 +105,7 @@ async def test_nothing_is_found_in_a_healthy_database(database: Database) -> Non
         "completed",
         "in_progress",
         "paused",
+        "paused",
     ]
     assert await sql(database, "SELECT first FROM span WHERE available_at = 'infinity'") == [4]
 
@@ -101,7 +119,7 @@ def test_every_rule_is_damaged_here() -> None:
 )
 async def test_damage_is_found(database: Database, rule: str, damage: str) -> None:
     await healthy(database)
-    for name in ("ended", "live"):
+    for name in ("ended", "live", "again"):
         damage = damage.replace(f" {name}", " " + BATCH.format(name)).replace(
             f"({name},", f"({BATCH.format(name)},"
         )

@@ -37,7 +37,7 @@ from factories import (
 from gristmill.db import Database
 from gristmill.domain.errors import Conflict, NotFound
 from gristmill.domain.states import BatchStatus
-from gristmill.store import batches, endings, recording, spans
+from gristmill.store import batches, endings, recording, retries, spans
 from gristmill.store.batches import NewWebhook
 from gristmill.store.recording import Flush
 from gristmill.store.spans import Lease, Waiting
@@ -76,8 +76,8 @@ async def draining(database: Database) -> UUID:
 
 
 async def completed(database: Database) -> UUID:
-    batch_id = await make_batch(database, 2)
-    await drain(database, await make_worker(database))
+    batch_id, worker, [lease] = await in_flight(database, 2)
+    await record(database, worker, Flush({lease.id: 0}, [success(lease, 0), failure(lease, 1)]))
     return batch_id
 
 
@@ -108,6 +108,7 @@ ACTIONS: dict[str, Action] = {
     "resume": batches.resume,
     "cancel": batches.cancel,
     "delete": batches.delete,
+    "retry": retries.retry,
 }
 ALLOWED = {
     ("in_progress", "pause"): BatchStatus.PAUSED,
@@ -117,6 +118,9 @@ ALLOWED = {
     ("completed", "delete"): None,
     ("failed", "delete"): None,
     ("cancelled", "delete"): None,
+    ("completed", "retry"): BatchStatus.IN_PROGRESS,
+    ("failed", "retry"): BatchStatus.IN_PROGRESS,
+    ("cancelled", "retry"): BatchStatus.IN_PROGRESS,
 }
 FORBIDDEN = [(state, action) for state in STATES for action in ACTIONS if (state, action) not in ALLOWED]
 

@@ -37,6 +37,7 @@ CHECKED = {
         "UPDATE batch_count SET cancelled = 1",
         "UPDATE batch_count SET failed = 1, cancelled = 1, expired = 1",
     ],
+    "batch_count_kept_check": ["UPDATE batch_count SET kept = 1"],
     "result_status_check": [RESULT.format("0, 0, NULL, 1"), RESULT.format("0, 3, NULL, 1")],
     "result_code_check": [RESULT.format("0, 1, 500, 1"), RESULT.format("0, 2, NULL, 1")],
     "span_range_check": ["UPDATE span SET first = -1", "UPDATE span SET first = 3"],

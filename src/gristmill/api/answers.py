@@ -138,6 +138,7 @@ class AttemptAnswer(BaseModel):
     attempt: int
     error_code: int
     error: ItemErrorAnswer
+    usage: UsageAnswer | None
     started_at: datetime | None
     ended_at: datetime
 
@@ -159,6 +160,57 @@ class StagedResultDetail(ResultDetail):
     stage: str
     processed_chunks: int | None
     total_chunks: int | None
+
+
+class Estimate(BaseModel):
+    input_tokens: int
+    method: Literal["characters / 4"]
+
+
+class ValidationAnswer(BaseModel):
+    valid: bool
+    total_requests: int
+    invalid_requests: int
+    input_bytes: int | None
+    estimate: Estimate | None
+    errors: list[ProblemAnswer]
+
+
+class TaskAnswer(BaseModel):
+    id: str
+    batch_id: UUID
+    custom_id: str
+    type: str
+    status: ItemStatus
+    file_name: str | None
+    collection: str | None
+    created_by: str | None
+    progress: float
+    created_at: datetime
+    started_at: datetime | None
+    processed_at: datetime | None
+    error_code: Literal[400, 408, 499, 500] | None
+    error_message: str | None
+
+
+class TaskDetail(TaskAnswer):
+    response_content: str | None
+    response_usage: UsageAnswer | None
+    output: Any
+    error: ItemErrorAnswer | None
+    attempt: int | None
+    history_id: int | None
+    conversation_id: int | None
+    input: Any
+    attempts: list[AttemptAnswer]
+
+
+class TaskSummary(BaseModel):
+    total: int
+    pending: int
+    running: int
+    success: int
+    failed: int
 
 
 class DeliveryAttemptAnswer(BaseModel):
@@ -283,6 +335,10 @@ MODELS: tuple[type[BaseModel], ...] = (
     ResultDetail,
     StagedResult,
     StagedResultDetail,
+    ValidationAnswer,
+    TaskAnswer,
+    TaskDetail,
+    TaskSummary,
     DeliveryAnswer,
     AgentAnswer,
     ConfigurationAnswer,

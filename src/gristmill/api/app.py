@@ -15,11 +15,14 @@ from gristmill.api import (
     deliveries,
     directories,
     docs,
+    dry_run,
     errors,
     files,
     health,
     processors,
     results,
+    retry,
+    tasks,
 )
 from gristmill.api.front import Front
 from gristmill.api.keyring import KeyRing
@@ -32,7 +35,8 @@ from gristmill.storage.base import Storage
 from gristmill.vault import Vault
 
 _ROUTERS = (
-    agents, configurations, files, directories, results, deliveries, batches, chats, processors, health, docs,
+    agents, configurations, files, directories, results, deliveries, dry_run, retry, batches, tasks, chats, processors,
+    health, docs,
 )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """From the body of a create to a batch that can be stored: every problem at once, nothing stored before."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -14,9 +15,9 @@ from gristmill.api.sources import FromDirectory, FromFile
 from gristmill.db import Transaction
 from gristmill.domain.errors import Invalid
 from gristmill.domain.ids import uuid7
-from gristmill.intake import draft as drafts
-from gristmill.intake import problems, snapshots
+from gristmill.intake import items, problems, snapshots
 from gristmill.intake.draft import AnyProcessor, Draft, is_list, read_requests
+from gristmill.intake.items import PROBLEMS_EACH
 from gristmill.intake.problems import MAX_PROBLEMS
 from gristmill.net.addresses import AddressRefused, check_url
 from gristmill.processors.agent_message import AgentMessage
@@ -28,8 +29,24 @@ from gristmill.store.keys import Key
 Content = list[NewItem] | FromFile | FromDirectory
 
 
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What came of a body: a batch with its items, or where they are; or None and the draft's problems."""
+
+    draft: Draft
+    batch: tuple[NewBatch, Content] | None
+
+
 async def new_batch(parts: Parts, key: Key, body: dict[str, Any]) -> tuple[NewBatch, Content]:
-    """The batch, and its items or where they are. Raises Invalid with everything that is wrong, at most 100 problems."""
+    """Raises Invalid with everything that is wrong, at most 100 problems."""
+    checked = await check(parts, key, body)
+    if checked.batch is None:
+        raise Invalid(checked.draft.problems[:MAX_PROBLEMS])
+    return checked.batch
+
+
+async def check(parts: Parts, key: Key, body: dict[str, Any]) -> Checked:
+    """Everything that a create looks at; stores nothing."""
     options, found = problems.check(BatchOptions, {name: body[name] for name in body if name != "requests"})
     # Where an option is wrong, what the requests are for may still be clear: then they are checked, too.
     kind = options or problems.check(BatchOptions, {name: body[name] for name in _KIND if name in body})[0]
@@ -37,17 +54,20 @@ async def new_batch(parts: Parts, key: Key, body: dict[str, Any]) -> tuple[NewBa
     if kind and kind.configuration_id is not None:
         kind = await _configured(parts, key, kind, draft)
     processor = _processor(kind, draft) if kind else None
+    failing = options is not None and options.on_invalid == "fail_items"
     source = await _source(parts, key, body, options, processor, draft)
     if "requests" in body and is_list(body["requests"], draft):
-        read_requests(body["requests"], processor, draft)
+        read_requests(body["requests"], processor, draft, each=PROBLEMS_EACH if failing else None)
     config = await _config(parts, key, kind, processor, draft) if kind and processor else None
     webhook = _webhook(parts, options.webhook, draft) if options else None
+    texts = items.texts(draft)
+    if failing:
+        draft.set_aside()
     if draft.problems or options is None or processor is None or config is None:
-        raise _invalid(draft)
-    content: Content = drafts.items(processor, draft) if source is None else source
-    if draft.problems:
-        raise _invalid(draft)
-    return _new(parts, key, options, processor, config, webhook), content
+        return Checked(draft, None)
+    new = _new(parts, key, options, processor, config, webhook)
+    content: Content = items.of(processor, draft, texts) if source is None else source
+    return Checked(draft, (new, content))
 
 
 async def store(tx: Transaction, new: NewBatch, content: Content) -> None:
@@ -73,17 +93,14 @@ async def _source(
         return None
     if options is None or options.source is None:
         return None
-    return await sources.chosen(parts, key.tenant_id, options.source, processor, draft)
+    failing = options.on_invalid == "fail_items"
+    return await sources.chosen(parts, key.tenant_id, options.source, processor, draft, fail_items=failing)
 
 
 # A configuration as JSON, and its secrets in clear (processors/secrets.py).
 Snapshot = tuple[str, bytes | None]
 
 _KIND = ("agent_id", "processor", "config", "configuration_id")
-
-
-def _invalid(draft: Draft) -> Invalid:
-    return Invalid(draft.problems[:MAX_PROBLEMS])
 
 
 # --- what kind of work ----------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from gristmill.api.agent_options import AgentCreate, AgentPublish, AgentUpdate
 from gristmill.api.configurations import ConfigurationCreate, ConfigurationUpdate
 from gristmill.api.envelope import as_json
 from gristmill.api.file_options import DirectoryCreate, DirectoryFiles, FileFromUrl
+from gristmill.api.retry import RetryOptions
 from gristmill.api.schemas import BatchCreate
 from gristmill.domain.errors import NotFound
 
@@ -61,17 +62,9 @@ _POLICY = (
 )
 _ASSETS = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
 _MODELS: tuple[type[BaseModel], ...] = (
-    BatchCreate,
-    AgentCreate,
-    AgentUpdate,
-    AgentPublish,
-    ConfigurationCreate,
-    ConfigurationUpdate,
-    FileFromUrl,
-    DirectoryCreate,
-    DirectoryFiles,
-    *answers.MODELS,
-)
+    BatchCreate, RetryOptions, AgentCreate, AgentUpdate, AgentPublish, ConfigurationCreate, ConfigurationUpdate,
+    FileFromUrl, DirectoryCreate, DirectoryFiles, *answers.MODELS,
+)  # fmt: skip
 
 router = APIRouter(include_in_schema=False)
 
@@ -101,6 +94,7 @@ def _without_422(made: dict[str, Any]) -> None:
 _TAGS = [
     {"name": "Batches", "description": "Many requests for one processor"},
     {"name": "Results", "description": "What each request came to"},
+    {"name": "Tasks", "description": "Requests of all batches as one list"},
     {"name": "Webhooks", "description": "Deliveries of a batch's events"},
     {"name": "Agents", "description": "Instructions, a model, tools"},
     {"name": "Configurations", "description": "Named settings of a processor, for many batches"},

@@ -28,11 +28,11 @@ class Query:
         self._problems: list[Problem] = []
         for name, value in self._pairs(request):
             if name not in known and not (prefix and name.startswith(prefix) and len(name) > len(prefix)):
-                self._wrong(name, "unknown_parameter", "no such query parameter here")
+                self.wrong(name, "unknown_parameter", "no such query parameter here")
             elif name in self.values:
-                self._wrong(name, "repeated_parameter", "give this parameter once")
+                self.wrong(name, "repeated_parameter", "give this parameter once")
             elif "\0" in value or "\0" in name:
-                self._wrong(name, "nul_character", "the character NUL cannot be stored")
+                self.wrong(name, "nul_character", "the character NUL cannot be stored")
             else:
                 self.values[name] = value
 
@@ -41,22 +41,22 @@ class Query:
         try:
             return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=_MAX_FIELDS)
         except UnicodeDecodeError:
-            self._wrong("", "invalid_utf8", "the query string is not valid UTF-8")
+            self.wrong("", "invalid_utf8", "the query string is not valid UTF-8")
         except ValueError:
-            self._wrong("", "too_many_parameters", f"more than {_MAX_FIELDS} query parameters")
+            self.wrong("", "too_many_parameters", f"more than {_MAX_FIELDS} query parameters")
         return []
 
     def check(self) -> None:
         if self._problems:
             raise Invalid(self._problems)
 
-    def _wrong(self, name: str, code: str, detail: str) -> None:
+    def wrong(self, name: str, code: str, detail: str) -> None:
         self._problems.append(Problem(name[:_MAX_TEXT], code, f"{name[:64]}: {detail}" if name else detail))
 
     def text(self, name: str, max_characters: int = _MAX_TEXT) -> str | None:
         value = self.values.get(name)
         if value is not None and len(value) > max_characters:
-            self._wrong(name, "string_too_long", f"at most {max_characters} characters")
+            self.wrong(name, "string_too_long", f"at most {max_characters} characters")
         return value
 
     def integer(self, name: str, low: int, high: int | None, default: int) -> int:
@@ -65,11 +65,9 @@ class Query:
             return default
         number = int(value) if _INTEGER.fullmatch(value) else None
         if number is None:
-            self._wrong(name, "invalid_integer", "must be an integer")
+            self.wrong(name, "invalid_integer", "must be an integer")
         elif number < low or (high is not None and number > high):
-            self._wrong(
-                name, "out_of_range", f"must be {low} to {high}" if high else f"must be {low} or more"
-            )
+            self.wrong(name, "out_of_range", f"must be {low} to {high}" if high else f"must be {low} or more")
         else:
             return number
         return default
@@ -79,7 +77,7 @@ class Query:
         if value is None:
             return None
         if value not in [one.value for one in kind]:
-            self._wrong(name, "unknown_value", "must be one of: " + ", ".join(one.value for one in kind))
+            self.wrong(name, "unknown_value", "must be one of: " + ", ".join(one.value for one in kind))
             return None
         return kind(value)
 
@@ -89,7 +87,7 @@ class Query:
             return None
         found = uuid_of(value)
         if found is None:
-            self._wrong(name, "invalid_uuid", "must be a UUID like 550e8400-e29b-41d4-a716-446655440000")
+            self.wrong(name, "invalid_uuid", "must be a UUID like 550e8400-e29b-41d4-a716-446655440000")
         return found
 
     def instant(self, name: str) -> datetime | None:
@@ -100,7 +98,7 @@ class Query:
         try:
             return _instant(value)
         except (ValueError, OverflowError):
-            self._wrong(name, "invalid_instant", "must be an ISO 8601 instant like 2026-11-22T10:45:00Z")
+            self.wrong(name, "invalid_instant", "must be an ISO 8601 instant like 2026-11-22T10:45:00Z")
             return None
 
 

@@ -114,12 +114,13 @@ def _progress(result: Result, processor: AnyProcessor) -> dict[str, Any]:
     }
 
 
-def _attempt_view(attempt: Attempt) -> dict[str, Any]:
+def attempt_view(attempt: Attempt) -> dict[str, Any]:
     return {
         "run": attempt.run,
         "attempt": attempt.attempt,
         "error_code": attempt.code,
         "error": fragment(attempt.error),
+        "usage": fragment(attempt.usage),
         "started_at": attempt.started_at,
         "ended_at": attempt.ended_at,
     }
@@ -185,7 +186,8 @@ def _filters(query: Query) -> Filters:
     openapi_extra=documented(answer=enveloped({"anyOf": [ref("ResultDetail"), ref("StagedResultDetail")]})),
 )
 async def get_result(request: Request, batch_id: str, custom_id: str) -> Response:
-    """`attempts` are the runs that did not end the request: failures that were tried again, and losses."""
+    """`attempts` are the runs that did not end the request: failures that were tried again, losses, and what it ended
+    with in earlier runs of the batch (attempt 0: without having run)."""
     key = await caller(request, "batches:read")
     Query(request, ()).check()
     if "\0" in custom_id:
@@ -195,7 +197,7 @@ async def get_result(request: Request, batch_id: str, custom_id: str) -> Respons
         result, text, attempts = await results.one(connection, batch, custom_id)
         if staged := staged_by(batch):
             [result] = await results.with_checkpoints(connection, batch, [result])
-    detail = {"input": fragment(text), "attempts": [_attempt_view(one) for one in attempts]}
+    detail = {"input": fragment(text), "attempts": [attempt_view(one) for one in attempts]}
     return answer(view(result, staged) | detail)
 
 

@@ -84,6 +84,10 @@ class BatchOptions(Strict):
     )
     max_concurrency: Annotated[int, Field(ge=1, le=10_000)] | None = None
     start_paused: bool = False
+    on_invalid: Literal["reject", "fail_items"] = Field(
+        "reject",
+        description="What a bad request does: reject them all, or be stored as failed with code 400 while the others run",
+    )
 
 
 CustomId = Annotated[

@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -46,7 +46,13 @@ class FromDirectory:
 
 
 async def chosen(
-    parts: Parts, tenant_id: UUID, source: SourceOptions, processor: AnyProcessor | None, draft: Draft
+    parts: Parts,
+    tenant_id: UUID,
+    source: SourceOptions,
+    processor: AnyProcessor | None,
+    draft: Draft,
+    *,
+    fail_items: bool,
 ) -> FromFile | FromDirectory | None:
     """None: something is wrong with it, and the draft says what."""
     if source.directory_id is not None:
@@ -57,7 +63,8 @@ async def chosen(
     if source.file_id not in found:
         draft.wrong("/source/file_id", "unknown_file", "no such file")
         return None
-    return await _file(parts, tenant_id, source, found[source.file_id], processor, draft)
+    made = await _file(parts, tenant_id, source, found[source.file_id], processor, draft)
+    return made and replace(made, options=made.options.model_copy(update={"fail_items": fail_items}))
 
 
 # --- a file ---------------------------------------------------------------------------------------------------

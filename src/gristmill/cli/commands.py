@@ -143,6 +143,26 @@ def watch(batch_id: UUID, url: Url = None) -> None:
 
 
 @app.command()
+def retry(
+    batch_id: UUID,
+    code: Annotated[
+        list[int] | None, typer.Option(help="Only requests that failed with it; several times.")
+    ] = None,
+    request: Annotated[list[str] | None, typer.Option(help="Only that custom_id; several times.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay until it has ended.")] = False,
+    url: Url = None,
+) -> None:
+    """Run the failed requests of an ended batch again."""
+    from gristmill.cli import remote
+    from gristmill.cli.configuration import load
+
+    with remote.Client(load(), url) as client:
+        typer.echo(remote.retry(client, str(batch_id), codes=code, custom_ids=request))
+        if watch and not remote.watch(client, str(batch_id)):
+            raise typer.Exit(1)
+
+
+@app.command()
 def results(
     batch_id: UUID,
     form: Annotated[Literal["table", "ndjson", "csv"], typer.Option("--format")] = "table",

@@ -92,6 +92,14 @@ def submit(
     return str(answer["data"]["id"])
 
 
+def retry(client: Client, batch_id: str, *, codes: list[int] | None, custom_ids: list[str] | None) -> str:
+    """What was begun, in words."""
+    chosen = {"error_codes": codes, "custom_ids": custom_ids}
+    body = {name: values for name, values in chosen.items() if values}
+    batch = client.call("POST", f"/batches/{batch_id}/retry", json=body)["data"]
+    return f"run {batch['run']}: {batch['pending_requests']} requests again"
+
+
 def watch(client: Client, batch_id: str, console: Console | None = None) -> bool:
     """Shows progress until the batch has ended; whether it completed."""
     import time

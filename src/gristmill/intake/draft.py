@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
 from pydantic import BaseModel
 
 from gristmill import processors
@@ -12,7 +11,6 @@ from gristmill.domain.errors import Problem
 from gristmill.intake.problems import pointer
 from gristmill.processors.agent_message import AgentMessage
 from gristmill.processors.base import Processor
-from gristmill.store.batches import NewItem
 
 AnyProcessor = Processor[Any, Any]
 MAX_ITEMS = 1000
@@ -32,6 +30,8 @@ class Draft:
     inputs: list[BaseModel | None] = field(default_factory=list)
     nested: set[int] = field(default_factory=set)  # requests that hold their input under `input`
     without: set[int] = field(default_factory=set)  # requests without any input: said already
+    unnamed: set[int] = field(default_factory=set)  # requests that no result could be told apart by
+    refused: dict[int, list[Problem]] = field(default_factory=dict)  # requests to be stored as failed
 
     def wrong(self, at: str, code: str, detail: str) -> None:
         self.problems.append(Problem(at, code, detail))
@@ -43,6 +43,17 @@ class Draft:
         """A pointer to a field of a request's input, wherever the caller wrote it."""
         inside = ("input",) if index in self.nested else ()
         return pointer("requests", index, *inside, *segments)
+
+    def set_aside(self) -> None:
+        """What is wrong with single requests becomes their own failure, as far as they have a custom_id to fail under."""
+        left = []
+        for problem in self.problems:
+            index = request_of(problem)
+            if index is None or index in self.unnamed:
+                left.append(problem)
+            else:
+                self.refused.setdefault(index, []).append(problem)
+        self.problems = left
 
 
 def is_list(requests: object, draft: Draft) -> bool:
@@ -57,8 +68,12 @@ def is_list(requests: object, draft: Draft) -> bool:
     return False
 
 
-def read_requests(requests: Sequence[Any], processor: AnyProcessor | None, draft: Draft) -> None:
-    """Custom ids always, inputs if it is known what they are for. Takes the requests apart: they are not copied."""
+def read_requests(
+    requests: Sequence[Any], processor: AnyProcessor | None, draft: Draft, *, each: int | None = None
+) -> None:
+    """Custom ids always, inputs if it is known what they are for. Takes the requests apart: they are not copied.
+
+    Of problems with inputs 100 are told, or `each` of every input."""
     seen: dict[str, int] = {}
     flat = processor is not None and processor.name == AgentMessage.name
     for index, request in enumerate(requests):
@@ -76,7 +91,7 @@ def read_requests(requests: Sequence[Any], processor: AnyProcessor | None, draft
         )
     if processor is not None:
         draft.inputs, found = processors.validate(
-            processor, draft.raw_inputs, allow_private=draft.allow_private
+            processor, draft.raw_inputs, allow_private=draft.allow_private, each=each
         )
         draft.problems += [_placed(one, draft) for one in found if _index(one) not in draft.without]
 
@@ -86,10 +101,12 @@ def _refuse_request(index: int, draft: Draft) -> None:
     draft.custom_ids.append("")
     draft.raw_inputs.append(None)
     draft.without.add(index)
+    draft.unnamed.add(index)
 
 
 def _refuse_custom_id(index: int, given: object, seen: dict[str, int], draft: Draft) -> None:
     at = pointer("requests", index, "custom_id")
+    draft.unnamed.add(index)
     if given is _ABSENT:
         draft.missing(at)
     elif not isinstance(given, str):
@@ -114,6 +131,12 @@ def _own_input(index: int, request: dict[str, Any], draft: Draft) -> Any:
     return request.get("input")
 
 
+def request_of(problem: Problem) -> int | None:
+    """The index of the request it is about, if it is about one."""
+    _, *segments = problem.pointer.split("/", 3)
+    return int(segments[1]) if len(segments) > 1 and segments[0] == "requests" else None
+
+
 def _index(problem: Problem) -> int:
     return int(problem.pointer.split("/", 3)[2])
 
@@ -125,15 +148,3 @@ def _placed(problem: Problem, draft: Draft) -> Problem:
         return problem
     rest = problem.pointer.removeprefix(pointer("requests", index))
     return Problem(pointer("requests", index, "input") + rest, problem.code, problem.detail)
-
-
-def items(processor: AnyProcessor, draft: Draft) -> list[NewItem]:
-    """The good ones, as they are stored. One that is too large to be is added to the problems."""
-    found = []
-    for index, raw in enumerate(draft.raw_inputs):
-        text, model = orjson.dumps(raw), draft.inputs[index]
-        if len(text) > MAX_ITEM_BYTES:
-            draft.wrong(draft.input_at(index), "item_too_large", f"larger than {MAX_ITEM_BYTES} bytes")
-        elif model is not None:
-            found.append(NewItem(draft.custom_ids[index], text.decode(), processor.history_id(model)))
-    return found

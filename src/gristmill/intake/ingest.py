@@ -8,9 +8,9 @@ from uuid import UUID
 
 from gristmill.db import Database
 from gristmill.domain.errors import Problem
-from gristmill.intake import draft as drafts
-from gristmill.intake import snapshots
-from gristmill.intake.draft import AnyProcessor, Draft
+from gristmill.intake import items, snapshots
+from gristmill.intake.draft import AnyProcessor, Draft, read_requests
+from gristmill.intake.items import PROBLEMS_EACH
 from gristmill.intake.problems import MAX_PROBLEMS, pointer
 from gristmill.intake.rows import Row
 from gristmill.intake.source import FileOptions, take
@@ -56,26 +56,37 @@ class Reading:
         """
         rows = await asyncio.to_thread(self._options.rows, path, self._processor.input_model)
         while chunk := await asyncio.to_thread(take, rows, CHUNK):
-            items = await self._checked(chunk)
+            checked = await self._checked(chunk)
             if not self._problems:
-                yield items
+                yield checked
             elif len(self._problems) >= MAX_PROBLEMS:
                 break
         if self._problems:
             raise BadSource(self._problems)
 
     async def _checked(self, rows: list[Row]) -> list[NewItem]:
-        self._problems += [row.problem for row in rows if row.problem]
-        readable = [row for row in rows if row.request is not None]
+        failing = self._options.fail_items
+        if not failing:
+            self._problems += [row.problem for row in rows if row.problem]
+            rows = [row for row in rows if row.problem is None]
         draft = Draft(allow_private=self._allow_private)
-        drafts.read_requests([row.request for row in readable], self._processor, draft)
+        each = PROBLEMS_EACH if failing else None
+        read_requests([row.request or _unreadable(row) for row in rows], self._processor, draft, each=each)
         if self.agents is not None:
             default = self.agents.agent_id
             found = await snapshots.of_agents(self._database, self._tenant_id, default, draft, self.agents)
             self.agents = found or self.agents
-        items = drafts.items(self._processor, draft)
-        self._problems += [_placed(problem, readable) for problem in draft.problems]
-        return items
+        texts = items.texts(draft)
+        if failing:
+            draft.set_aside()
+            draft.refused.update({index: [row.problem] for index, row in enumerate(rows) if row.problem})
+        self._problems += [_placed(problem, rows) for problem in draft.problems]
+        return [] if self._problems else items.of(self._processor, draft, texts)
+
+
+def _unreadable(row: Row) -> dict[str, Any]:
+    """Stands for a record that fails by itself, so that there is something to name it by."""
+    return {"custom_id": f"line-{row.line}", "input": None}
 
 
 def _placed(problem: Problem, rows: list[Row]) -> Problem:

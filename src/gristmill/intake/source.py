@@ -25,6 +25,7 @@ class FileOptions(BaseModel):
     column_mapping: Annotated[dict[str, str | None], Field(max_length=1000)] = {}
     encoding: str | None = None
     delimiter: Delimiter | None = None
+    fail_items: bool = False  # bad records fail by themselves, instead of the whole file
 
     def rows(self, path: Path, model: type[BaseModel]) -> Iterator[Row]:
         """Raises NotReadable: then there is no record to be had at all."""

@@ -139,3 +139,7 @@ class Processor(ABC, Generic[Input, Config]):
     def stage(self, status: ItemStatus, saved: str | None) -> str | None:
         """The stage that results show of an item, from its status and the stage it saved, if any. Pure."""
         return saved
+
+    def item_name(self, given: Input) -> str | None:
+        """What lists of tasks call the item and find it by, such as the name of its file; cut to 255 characters."""
+        return None

@@ -4,6 +4,7 @@ Always strict, whatever a model says: no coercion ("12" is not 12), no unknown f
 and not on Python objects, because that is where strict still lets a UUID or a date be written as a string.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -28,8 +29,10 @@ def validate(
     *,
     inside: str = "",
     allow_private: bool = False,
+    each: int | None = None,
 ) -> Checked:
-    """The inputs as models, None in the place of each bad one, and what is wrong (at most 100 problems).
+    """The inputs as models, None in the place of each bad one, and what is wrong: at most 100 problems in all, or at most
+    `each` of every input.
 
     Pointers are `/requests/{index}{inside}/…`; `inside` is `/input` where requests have their input there.
     `allow_private` opens private addresses for fields of type `GuardedUrl`.
@@ -42,7 +45,19 @@ def validate(
     rest = [raw for index, raw in enumerate(raw_inputs) if index not in bad]
     good = iter(_check(processor.input_model, rest, allow_private))
     inputs = [None if index in bad else next(good) for index in range(len(raw_inputs))]
-    return inputs, [_problem(raw_inputs, detail, inside) for detail in details[:MAX_PROBLEMS]]
+    told = details[:MAX_PROBLEMS] if each is None else _few(details, each)
+    return inputs, [_problem(raw_inputs, detail, inside) for detail in told]
+
+
+def _few(details: Sequence[ErrorDetails], each: int) -> list[ErrorDetails]:
+    seen = Counter[Any]()
+    few = []
+    for detail in details:
+        index = detail["loc"][0]
+        if seen[index] < each:
+            few.append(detail)
+        seen[index] += 1
+    return few
 
 
 def validate_config(

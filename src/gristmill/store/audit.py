@@ -1,7 +1,8 @@
 """The invariants of the engine, checked against the tables. Used by `gristmill audit` and by the tests.
 
-results = success + failed ≤ total; terminal ⇔ counts = total ⇔ exactly one closing event of the run; every item
-of a live batch without a result waits in one span or runs under a lease; who waits for a chat waits for somebody.
+results = success + failed ≤ total; terminal ⇔ counts = total ⇔ exactly one closing event of the run; every earlier run
+has one, too; every item of a live batch without a result waits in one span or runs under a lease of this run; who waits
+for a chat waits for somebody.
 """
 
 from dataclasses import dataclass
@@ -47,6 +48,19 @@ RULES = {
             SELECT count(*) FROM event e
             WHERE e.batch_id = b.id AND e.run = b.run AND e.type IN ('completed', 'failed', 'cancelled')
         )
+    """,
+    "every run before the present one has exactly one closing event": """
+        SELECT b.id FROM batch b CROSS JOIN LATERAL (
+            SELECT count(*) AS events, count(DISTINCT e.run) AS runs FROM event e
+            WHERE e.batch_id = b.id AND e.run <> b.run AND e.type IN ('completed', 'failed', 'cancelled')
+        ) e
+        WHERE (e.events, e.runs) <> (b.run - 1, b.run - 1)
+    """,
+    "attempts are of runs that have begun": """
+        SELECT a.batch_id FROM item_attempt a JOIN batch b ON b.id = a.batch_id WHERE a.run NOT BETWEEN 1 AND b.run
+    """,
+    "leases are of the present run": """
+        SELECT l.batch_id FROM lease l JOIN batch b ON b.id = l.batch_id WHERE l.id <= b.first_lease_id
     """,
     "a batch may start items exactly while it is live, has its items, and nothing ends it": f"""
         SELECT b.id FROM batch b LEFT JOIN batch_schedule s ON s.batch_id = b.id

@@ -15,17 +15,22 @@ from asyncpg import Record
 from gristmill.db import Transaction
 from gristmill.domain.errors import Conflict, NotFound
 from gristmill.domain.states import TERMINAL, BatchStatus, Ending
-from gristmill.store import histories, schedules
+from gristmill.store import endings, histories, rejects, schedules
 from gristmill.store.counts import faded
 
 
 @dataclass(slots=True)  # not frozen: that would cost 1 µs an item
 class NewItem:
-    """`input` is JSON text that its processor has accepted. Ordinals follow the order of the items."""
+    """`input` is JSON text that its processor has accepted. Ordinals follow the order of the items.
+
+    `error` (JSON): it was refused; it is stored as failed with code 400 and never runs.
+    """
 
     custom_id: str
     input: str
     history_id: int | None = None
+    name: str | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +165,9 @@ COLUMNS = f"""
     c.total, c.success, c.failed, c.cancelled, c.expired, c.calls, c.prompt_tokens, c.completion_tokens,
     c.cost_microusd, least(l.processing, c.total - c.success - c.failed)::int AS processing,
     CASE
-        WHEN c.started_at IS NULL OR c.success + c.failed = 0 THEN NULL
+        WHEN c.started_at IS NULL OR c.success + c.failed = c.kept THEN NULL
         WHEN b.status IN ('completed', 'failed', 'cancelled') THEN
-            (c.success + c.failed) / greatest(extract(epoch FROM c.last_result_at - c.started_at), 0.001)::float8
+            (c.success + c.failed - c.kept) / greatest(extract(epoch FROM c.last_result_at - c.started_at), 0.001)::float8
         ELSE c.rate * {faded("c.last_result_at", "now()")} / greatest(1 - {faded("c.started_at", "now()")}, 0.0001)
     END AS throughput,
     w.next_at, w.throttled, w.waits_for_chat, w.has_worker,
@@ -193,16 +198,20 @@ WITH new AS (
         $16, $17, $18, $19, $20
     )
 )
-INSERT INTO batch_count (batch_id, total) VALUES ($1, $16)
+INSERT INTO batch_count (batch_id, total, failed, kept) VALUES ($1, $16, $21, $21)
 """
 
 
 async def create(tx: Transaction, new: NewBatch, items: Sequence[NewItem]) -> None:
-    """Store a whole batch. It starts when the caller's transaction commits, unless it starts paused."""
-    await insert(tx, new, len(items))
+    """Store a whole batch. It starts when the caller's transaction commits, unless it starts paused. If each of its items
+    was refused, it has ended by then."""
+    refused = [ordinal for ordinal, item in enumerate(items) if item.error is not None]
+    await insert(tx, new, len(items), failed=len(refused))
     await add_items(tx, new.id, 0, items)
-    await lay_spans(tx, new.id, len(items))
+    await lay_spans(tx, new.id, len(items), refused)
     await schedules.add(tx, new.id)
+    if len(refused) == len(items):
+        await endings.finish(tx, [new.id])
 
 
 async def create_of_directory(tx: Transaction, new: NewBatch, directory_id: UUID) -> None:
@@ -210,9 +219,9 @@ async def create_of_directory(tx: Transaction, new: NewBatch, directory_id: UUID
     a directory that is empty or gone."""
     stored = await tx.execute(
         """
-        INSERT INTO item (batch_id, ordinal, custom_id, input)
+        INSERT INTO item (batch_id, ordinal, custom_id, input, name)
         SELECT $1, row_number() OVER (ORDER BY e.name, e.file_id) - 1, e.file_id::text,
-            json_build_object('file_id', e.file_id)::text
+            json_build_object('file_id', e.file_id)::text, left(e.name, 255)
         FROM directory d JOIN directory_file e ON e.directory_id = d.id
         WHERE d.id = $2 AND d.tenant_id = $3
         """,
@@ -228,8 +237,8 @@ async def create_of_directory(tx: Transaction, new: NewBatch, directory_id: UUID
     await schedules.add(tx, new.id)
 
 
-async def insert(tx: Transaction, new: NewBatch, total: int) -> None:
-    """The batch without its items: nothing of it can start."""
+async def insert(tx: Transaction, new: NewBatch, total: int, failed: int = 0) -> None:
+    """The batch without its items, `failed` of which count as such already: nothing of it can start."""
     webhook = new.webhook
     status = BatchStatus.PAUSED if new.start_paused else BatchStatus.IN_PROGRESS
     await tx.execute(
@@ -254,21 +263,28 @@ async def insert(tx: Transaction, new: NewBatch, total: int) -> None:
         list(webhook.events) if webhook else None,
         webhook.secret if webhook else None,
         new.configuration_id,
+        failed,
     )
     if new.config_secrets is not None:  # a statement of its own, for the few batches that have some
         await tx.execute("UPDATE batch SET config_secrets = $2 WHERE id = $1", new.id, new.config_secrets)
 
 
 async def add_items(tx: Transaction, batch_id: UUID, first: int, items: Sequence[NewItem]) -> None:
-    """Items with the ordinals from `first` on. Raises UniqueViolationError for a custom id that the batch has already."""
+    """Items with the ordinals from `first` on, and the results of those that were refused, uncounted.
+
+    Raises UniqueViolationError for a custom id that the batch has already.
+    """
     await tx.copy_records_to_table(
         "item",
-        columns=("batch_id", "ordinal", "custom_id", "history_id", "input"),
+        columns=("batch_id", "ordinal", "custom_id", "history_id", "input", "name"),
         records=[
-            (batch_id, ordinal, item.custom_id, item.history_id, item.input)
+            (batch_id, ordinal, item.custom_id, item.history_id, item.input, item.name)
             for ordinal, item in enumerate(items, first)
         ],
     )
+    refused = [(ordinal, item.error) for ordinal, item in enumerate(items, first) if item.error is not None]
+    if refused:
+        await rejects.record(tx, batch_id, refused)
 
 
 async def lay_spans(tx: Transaction, batch_id: UUID, total: int, ended: Sequence[int] = ()) -> None:
@@ -328,7 +344,7 @@ async def _turn(
     tx: Transaction, tenant_id: UUID, batch_id: UUID, old: BatchStatus, new: BatchStatus, action: str
 ) -> None:
     if await tx.fetchval(_TURN, batch_id, tenant_id, new.value, old.value) is None:
-        raise await _refusal(tx, tenant_id, batch_id, action)
+        raise await refusal(tx, tenant_id, batch_id, action)
 
 
 async def cancel(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> Batch:
@@ -339,7 +355,7 @@ async def cancel(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> Batch:
         WHERE id = $1 AND tenant_id = $2 AND status IN ('in_progress', 'paused') AND ending IS NULL RETURNING id
     """
     if await tx.fetchval(cancelling, batch_id, tenant_id) is None:
-        raise await _refusal(tx, tenant_id, batch_id, "cancel")
+        raise await refusal(tx, tenant_id, batch_id, "cancel")
     await schedules.remove(tx, batch_id)
     return await get(tx, tenant_id, batch_id)
 
@@ -355,7 +371,7 @@ async def delete(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> None:
     await tx.execute(leases, batch_id, tenant_id, terminal)
     gone = "DELETE FROM batch WHERE id = $1 AND tenant_id = $2 AND status = ANY ($3) RETURNING id"
     if await tx.fetchval(gone, batch_id, tenant_id, terminal) is None:
-        raise await _refusal(tx, tenant_id, batch_id, "delete")
+        raise await refusal(tx, tenant_id, batch_id, "delete")
     await tx.execute(
         "DELETE FROM delivery_attempt USING delivery WHERE delivery_id = delivery.id AND delivery.batch_id = $1",
         batch_id,
@@ -366,7 +382,8 @@ async def delete(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> None:
         await tx.execute(f"DELETE FROM {table} WHERE batch_id = $1", batch_id)
 
 
-async def _refusal(tx: Transaction, tenant_id: UUID, batch_id: UUID, action: str) -> NotFound | Conflict:
+async def refusal(tx: Transaction, tenant_id: UUID, batch_id: UUID, action: str) -> NotFound | Conflict:
+    """Why the batch cannot take this turn: the error to raise."""
     row = await tx.fetchrow(
         "SELECT status, ending FROM batch WHERE id = $1 AND tenant_id = $2", batch_id, tenant_id
     )

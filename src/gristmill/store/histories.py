@@ -61,9 +61,11 @@ async def park(tx: Transaction, waiting: Collection[tuple[Seat, int, int]]) -> N
     )
 
 
+# Only what has a result gives its chat up: a worker of an earlier run may name an item that has the chat in this one.
 _LEAVE = """
 SELECT k.history_id FROM history_lock k
 JOIN unnest($1::bigint[], $2::uuid[], $3::int[]) AS given (h, b, o) ON k.history_id = h AND k.batch_id = b AND k.ordinal = o
+WHERE EXISTS (SELECT FROM result r WHERE r.batch_id = b AND r.ordinal = o)
 ORDER BY k.history_id FOR UPDATE OF k
 """
 # A statement of its own, so that it sees what those parked that the one before waited for. A span that is locked is being

@@ -12,9 +12,8 @@ import orjson
 
 from gristmill.db import Transaction
 from gristmill.domain.errors import Problem
-from gristmill.store import batches, counts, endings, schedules
+from gristmill.store import batches, endings, schedules
 from gristmill.store.batches import NewBatch
-from gristmill.store.counts import Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +83,10 @@ async def complete(
     if ending is not None and ending["ending"] is None:
         await schedules.add(tx, ingest.batch_id)
     if failed:
-        await endings.finish(tx, await counts.add(tx, {ingest.batch_id: Tally(failed=len(failed))}))
+        counted = "UPDATE batch_count SET failed = $2, kept = $2 WHERE batch_id = $1"
+        await tx.execute(counted, ingest.batch_id, len(failed))
+    if len(failed) == ingest.total:
+        await endings.finish(tx, [ingest.batch_id])
     return True
 
 

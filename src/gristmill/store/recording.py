@@ -17,7 +17,7 @@ from uuid import UUID
 from gristmill.db import Transaction
 from gristmill.domain.outcomes import Turn
 from gristmill.domain.states import ResultStatus
-from gristmill.store import checkpoints, counts, endings, histories, schedules, spans, turns
+from gristmill.store import checkpoints, counts, endings, histories, retries, schedules, spans, turns
 from gristmill.store.counts import Tally
 
 # Below this many results one INSERT costs less than a COPY (docs/performance.md).
@@ -107,6 +107,7 @@ async def record(tx: Transaction, worker_id: int, flush: Flush, *, alone: bool =
     await turns.number(tx, ended)
     copy = alone and len(ended) >= COPY_FROM and held.issuperset(flush.remaining)
     inserted = await (_copy(tx, ended) if copy else _insert(tx, ended))
+    inserted = await retries.withdraw_late(tx, inserted, held)
     await _keep_attempts(tx, again)
     await turns.append(tx, inserted)
     await _give_chats_up(tx, ended)

@@ -41,12 +41,13 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A run that did not end its item."""
+    """A run that did not end its item, or ended it in an earlier run of its batch; attempt 0: it ended without running."""
 
     run: int
     attempt: int
     code: int
-    error: str  # JSON
+    error: str | None  # JSON
+    usage: str | None  # JSON
     started_at: datetime | None
     ended_at: datetime
 
@@ -61,6 +62,12 @@ EXPIRED = (
     '"upstream_status":null,"retryable":true,"suggestion":"Allow more time with deadline_seconds."}'
 )
 _STANDARD_ERRORS = {499: CANCELLED, 408: EXPIRED}
+
+
+def standard_error(code: int | None) -> str | None:
+    """The error (JSON) of an item that ended without one of its own."""
+    return None if code is None else _STANDARD_ERRORS.get(code)
+
 
 _SELECT = """
 SELECT i.ordinal, i.custom_id, i.history_id AS given_history_id, r.status, r.code, r.attempt, r.content, r.output,
@@ -82,7 +89,7 @@ def _result(row: Record) -> Result:
         status=_STATUS.get(row["status"], waiting),
         content=row["content"],
         output=row["output"],
-        error=row["error"] or _STANDARD_ERRORS.get(row["code"]),
+        error=row["error"] or standard_error(row["code"]),
         code=row["code"],
         usage=row["usage"],
         history_id=row["history_id"] if row["history_id"] is not None else row["given_history_id"],
@@ -192,13 +199,13 @@ async def one(connection: Transaction, batch: Batch, custom_id: str) -> tuple[Re
     )
     rows = await connection.fetch(
         """
-        SELECT run, attempt, code, error, started_at, ended_at FROM item_attempt
+        SELECT run, attempt, code, error, usage, started_at, ended_at FROM item_attempt
         WHERE batch_id = $1 AND ordinal = $2 ORDER BY id
         """,
         batch.id,
         found.ordinal,
     )
-    return found, text, [Attempt(**dict(row)) for row in rows]
+    return found, text, [_attempt(row) for row in rows]
 
 
 async def with_checkpoints(connection: Transaction, batch: Batch, found: Sequence[Result]) -> list[Result]:
@@ -206,3 +213,7 @@ async def with_checkpoints(connection: Transaction, batch: Batch, found: Sequenc
     every page takes stays as it is."""
     known = await checkpoints.among(connection, batch.id, [one.ordinal for one in found]) if found else {}
     return [replace(one, checkpoint=known[one.ordinal]) if one.ordinal in known else one for one in found]
+
+
+def _attempt(row: Record) -> Attempt:
+    return Attempt(**dict(row) | {"error": row["error"] or standard_error(row["code"])})

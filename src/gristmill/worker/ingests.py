@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from array import array
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -76,16 +77,17 @@ class Ingests:
 
     async def _store(self, ingest: Ingest, path: Path) -> bool:
         reading = self._reading(ingest)
-        stored = 0
+        stored, failed = 0, array("I")
         async with self._database.transaction() as tx:
             async for items in reading.items(path):
                 await batches.add_items(tx, ingest.batch_id, stored, items)
+                failed.extend(number for number, item in enumerate(items, stored) if item.error is not None)
                 stored += len(items)
             if stored != ingest.total:
                 detail = f"the file has {stored} requests where {ingest.total} were counted"
                 raise BadSource([Problem("/source/file_id", "wrong_count", detail)])
             config = None if reading.agents is None else reading.agents.model_dump_json()
-            return await ingests.complete(tx, ingest, config=config)
+            return await ingests.complete(tx, ingest, failed=failed, config=config)
 
     def _reading(self, ingest: Ingest) -> Reading:
         agents = None

@@ -65,6 +65,7 @@ class Script(BaseModel):
     tokens: int = 0  # used by the answer
     history_id: int | None = None  # the chat to continue, with `answer` as the reply
     chat: bool = False  # begin or continue a chat
+    file_name: str | None = None  # what lists of tasks call it
 
 
 class ScriptConfig(BaseModel):
@@ -84,6 +85,9 @@ class Scripted(Processor[Script, ScriptConfig]):
 
     def history_id(self, given: Script) -> int | None:
         return given.history_id
+
+    def item_name(self, given: Script) -> str | None:
+        return given.file_name
 
     async def run(self, given: Script, context: Context[ScriptConfig]) -> Outcome:
         await asyncio.sleep(given.sleep_seconds)

@@ -1,0 +1,71 @@
+"""What a create would say, without making anything."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import orjson
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gristmill.api import body, create
+from gristmill.api.auth import caller
+from gristmill.api.create import Checked
+from gristmill.api.envelope import answer
+from gristmill.api.openapi import WRITE, documented, enveloped, json_body, ref, responses
+from gristmill.api.parts import parts
+from gristmill.api.schemas import BATCH_EXAMPLES
+from gristmill.intake.draft import request_of
+from gristmill.intake.problems import MAX_PROBLEMS
+
+# Of English, as the tokenizers of most models cut it (OpenAI's rule of thumb). Nothing but a first guess.
+CHARACTERS_PER_TOKEN = 4
+
+router = APIRouter(prefix="/api/v1/batches", tags=["Batches"])
+
+
+@router.post(
+    "/validate",
+    summary="Check a batch without creating it",
+    responses=responses(*WRITE),
+    openapi_extra=documented(
+        body=json_body("BatchCreate", BATCH_EXAMPLES), answer=enveloped(ref("ValidationAnswer"))
+    ),
+)
+async def validate_batch(request: Request) -> Response:
+    """Takes the body of a create and answers with everything that is wrong with it, at most 100 problems. `valid` says
+    whether the create would be accepted. The estimate of tokens is the number of characters of the requests, as JSON,
+    divided by 4: instructions, chats and files come on top. Nothing is stored and no model is asked."""
+    key = await caller(request, "batches:write")
+    of = parts(request)
+    given = await body.read_json(request, dict, of.settings.body_max_bytes)
+    requests = given.get("requests")
+    total = len(requests) if isinstance(requests, list) else 0
+    return answer(_view(total, await create.check(of, key, given)))
+
+
+def _view(total: int, checked: Checked) -> dict[str, Any]:
+    draft = checked.draft
+    found = draft.problems + [problem for several in draft.refused.values() for problem in several]
+    bad = {index for problem in found if (index := request_of(problem)) is not None}
+    return {
+        "valid": checked.batch is not None,
+        "total_requests": total,
+        "invalid_requests": len(bad),
+        **_sizes(draft.raw_inputs),
+        "errors": [asdict(problem) for problem in found[:MAX_PROBLEMS]],
+    }
+
+
+def _sizes(inputs: Sequence[Any]) -> dict[str, Any]:
+    """None where the requests are no list of a size that is read."""
+    if not inputs:
+        return {"input_bytes": None, "estimate": None}
+    texts = [orjson.dumps(one) for one in inputs]
+    characters = sum(len(text.decode()) for text in texts)
+    tokens = -(-characters // CHARACTERS_PER_TOKEN)
+    return {
+        "input_bytes": sum(map(len, texts)),
+        "estimate": {"input_tokens": tokens, "method": f"characters / {CHARACTERS_PER_TOKEN}"},
+    }
