@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
+    initialize,
     invariant,
     precondition,
     rule,
@@ -59,7 +60,8 @@ TURNS: dict[str, tuple[factories.Action, set[BatchStatus]]] = {
     "cancel": (batches.cancel, {IN_PROGRESS, PAUSED}),
     "delete": (batches.delete, set(TERMINAL)),
 }
-FATES = ("succeed", "fail", "retry", "wait", "give back", "keep")
+# Twice what makes trouble.
+FATES = ("keep", "retry", "succeed", "fail", "retry", "wait", "give back", "keep")
 
 
 @dataclass
@@ -96,6 +98,13 @@ class Mill(RuleBasedStateMachine):
         return self.run(one())
 
     # --- what callers do ---
+
+    @initialize()
+    def begin(self) -> None:
+        self.batch_ids = [
+            self.run(make_batch(self.database, in_chats(None, 1, None, 1, 2, None))) for _ in "ab"
+        ]
+        self.workers = [self.run(make_worker(self.database)) for _ in "ab"]
 
     @rule(
         chats=st.lists(st.sampled_from([None, None, 1, 2]), min_size=1, max_size=6),
