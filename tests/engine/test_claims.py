@@ -74,6 +74,17 @@ async def test_a_claim_over_many_small_spans_takes_no_more_than_the_free_slots(d
     assert await violations(database) == []
 
 
+async def test_a_claim_locks_no_more_spans_than_it_takes(database: Database) -> None:
+    await make_batch(database, 9)
+    worker = await make_worker(database)
+    [lease] = await claim(database, worker, 9)
+    await record(database, worker, Flush({lease.id: 0}, [], [retry(lease, n) for n in range(9)]))
+
+    async with database.transaction() as tx:
+        assert len(await spans.claim(tx, worker, {"noop": 2})) == 2
+        assert len(await sql(database, "SELECT id FROM span FOR UPDATE SKIP LOCKED")) == 7
+
+
 async def test_twenty_workers_at_once_never_take_the_same_item(database: Database) -> None:
     seeded = random.Random(20)
     for _ in range(3):

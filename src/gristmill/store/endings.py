@@ -38,7 +38,7 @@ async def finish(tx: Transaction, batch_ids: Sequence[UUID]) -> None:
         row = await tx.fetchrow(_FINISH, batch_id)
         if row is None:
             continue
-        await _clear_spans(tx, batch_id, row["total"])
+        await _clear_spans(tx, batch_id)
         await _announce(tx, row)
 
 
@@ -83,10 +83,10 @@ async def refuse(tx: Transaction, batch_id: UUID, error: str) -> None:
         await _announce(tx, row)
 
 
-async def _clear_spans(tx: Transaction, batch_id: UUID, total: int) -> None:
+async def _clear_spans(tx: Transaction, batch_id: UUID) -> None:
     """What still waits are items that a lost worker did record after all."""
-    if await tx.execute("DELETE FROM span WHERE batch_id = $1", batch_id) != "DELETE 0":
-        await histories.leave(tx, await histories.held_by(tx, [(batch_id, 0, total - 1)]))
+    rows = await tx.fetch("DELETE FROM span WHERE batch_id = $1 RETURNING first, last", batch_id)
+    await histories.leave(tx, await histories.held_by(tx, [(batch_id, *row) for row in rows]))
 
 
 _OVERDUE = """

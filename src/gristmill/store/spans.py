@@ -65,9 +65,11 @@ pick AS (
     ORDER BY t.vtime LIMIT 1
 ),
 candidate AS (
-    SELECT w.* FROM span w JOIN pick USING (batch_id)
-    WHERE w.available_at <= now() AND EXISTS (SELECT FROM worker WHERE id = $1 AND NOT dead)
-    ORDER BY w.available_at, w.id LIMIT {_MOST_SPANS} FOR UPDATE OF w
+    SELECT w.* FROM pick CROSS JOIN LATERAL (
+        SELECT * FROM span
+        WHERE span.batch_id = pick.batch_id AND available_at <= now() AND EXISTS (SELECT FROM worker WHERE id = $1 AND NOT dead)
+        ORDER BY available_at, id LIMIT least(pick.slots, {_MOST_SPANS}) FOR UPDATE
+    ) w
 ),
 running AS (SELECT *, sum(last - first + 1) OVER (ORDER BY available_at, id) AS upto FROM candidate),
 taken AS (
