@@ -34,6 +34,7 @@ LOST = (
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.TooManyConnectionsError,
     asyncpg.DiskFullError,
     ConnectionError,
@@ -111,10 +112,16 @@ class Database:
 
         Not durable: its commit does not wait for the disk. For claims and heartbeats only: if the server crashes the
         claim may vanish, and its items are handed out again.
+
+        Postgres itself ends a transaction whose process says nothing for `timeout_seconds`: one that was stopped, or
+        cut off from the network, would otherwise keep its locks, and with them the items of its leases.
         """
+        milliseconds = max(1, int(self.timeout_seconds * 1000))
+        settings = f"SET LOCAL idle_in_transaction_session_timeout = {milliseconds}"
+        if not durable:
+            settings += "; SET LOCAL synchronous_commit = off"
         async with self.pool.acquire(timeout=self.timeout_seconds) as connection, connection.transaction():
-            if not durable:
-                await connection.execute("SET LOCAL synchronous_commit = off")
+            await connection.execute(settings)
             yield connection
 
     @asynccontextmanager

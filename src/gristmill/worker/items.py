@@ -198,7 +198,8 @@ class Items:
 
     def _begin_slice(self) -> None:
         self._slice_ends = self._loop.time() + UNINTERRUPTED_SECONDS
-        self._slice.set_result(None)
+        if not self._slice.done():  # cancelled with the slot that waited for it, at the end
+            self._slice.set_result(None)
 
     async def _run(self, task: asyncio.Task[None], work: Work, now: float) -> None:
         self._running[task] = (now + work.job.assignment.item_timeout_seconds, work)
