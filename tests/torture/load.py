@@ -14,7 +14,7 @@ from torture.fleet import Fleet
 from torture.ledger import Item, Ledger
 
 BATCHES = "/api/v1/batches"
-PATIENCE_SECONDS = 240.0  # a delivery that was cut off is sent again after 45 s; the machine may be busy
+PATIENCE_SECONDS = 240.0  # a delivery that was cut off is sent again after 35 s; the machine may be busy
 
 
 class Load:
