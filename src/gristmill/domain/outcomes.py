@@ -4,13 +4,14 @@ Pure: no clock, no database, no HTTP. This is where the rule "how many attempts"
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from uuid import UUID
 
 from gristmill.domain.retry import RetryPolicy
 from gristmill.domain.usage import Usage
 
 ErrorCode = Literal[400, 408, 499, 500]
+ERROR_CODES: frozenset[int] = frozenset(get_args(ErrorCode))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import orjson
 from pydantic import ValidationError
 
 from gristmill.domain.outcomes import (
+    ERROR_CODES,
     Failure,
     ItemError,
     Outcome,
@@ -122,7 +123,18 @@ def timed_out(work: Work) -> Outcome:
 
 
 def settle(work: Work, outcome: Outcome) -> Ended | Retried:
-    """What the store is to be told: the item's end, or that it waits for another attempt."""
+    """What the store is to be told: the item's end, or that it waits for another attempt.
+
+    Processors of others may answer with what no outcome is, or with fields of other types: that ends their item only.
+    """
+    try:
+        return _settled(work, outcome)
+    except Exception as error:
+        message = f"What the processor answered cannot be recorded ({type(error).__name__})."
+        return _failed(work, ItemError(500, "processor_error", message), None)
+
+
+def _settled(work: Work, outcome: Outcome) -> Ended | Retried:
     job, lease = work.job, work.held.lease
     verdict: Verdict = decide(
         outcome, attempt=lease.attempt, max_attempts=job.assignment.max_attempts, policy=job.processor.retry
@@ -135,6 +147,8 @@ def settle(work: Work, outcome: Outcome) -> Ended | Retried:
         case Requeue(delay_seconds, attempts_used, error, waiting):
             ended = _failed(work, error, outcome.usage)
             return Retried(ended, attempts_used, lease.losses, delay_seconds, waiting)
+        case _:
+            raise TypeError
 
 
 def _ended(work: Work, status: ResultStatus, code: int | None, usage: Usage | None) -> Ended:
@@ -164,7 +178,8 @@ def _succeeded(work: Work, success: Success) -> Ended | Retried:
 
 
 def _failed(work: Work, error: ItemError, usage: Usage | None) -> Ended:
-    ended = _ended(work, ResultStatus.FAILED, error.code, usage)
+    code = error.code if error.code in ERROR_CODES else 500
+    ended = _ended(work, ResultStatus.FAILED, code, usage)
     ended.error = storable(orjson.dumps(error.as_json()).decode())
     return ended
 
