@@ -1,5 +1,5 @@
 # Needs git, make, Python 3.11 or newer, and a package index. uv is used where it is, else fetched into .uv.
-.PHONY: help setup check test run demo bench lock
+.PHONY: help setup check test torture run demo bench lock
 .DEFAULT_GOAL := help
 
 export UV_LINK_MODE ?= copy
@@ -36,6 +36,9 @@ check: setup ## format, lint, types, import directions
 
 test: setup ## all tests; ARGS='-k name' for some
 	$(IN)/pytest --numprocesses auto --maxprocesses 4 $(ARGS)
+
+torture: setup ## kill, stop and replace workers at work (docs/reliability.md); ARGS='--seeds 20 --kills 3'; takes minutes
+	$(IN)/pytest tests/torture -s --seeds 10 $(ARGS)
 
 run: setup ## serve on an embedded Postgres; ARGS='--port 0'
 	$(IN)/gristmill serve $(ARGS)

@@ -5,7 +5,7 @@ import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel
 
@@ -23,9 +23,10 @@ VAULT = Vault(b"a secret key for tests, 32 bytes")
 
 
 class Script(BaseModel):
-    do: Literal["succeed", "fail", "retry", "wait", "raise", "hang", "gate", "say", "garble", "resist"] = (
-        "succeed"
-    )
+    do: Literal[
+        "succeed", "fail", "retry", "wait", "raise", "hang", "gate", "say", "garble", "resist",
+        "number", "nothing", "shapeless", "endless_usage",
+    ] = "succeed"  # fmt: skip
     times: int = 1  # retry, wait: so many times before success
     history_id: int | None = None
     text: str = ""
@@ -68,6 +69,8 @@ class Scripted(Processor[Script, NoConfig]):
             return Failure(error)
         if given.do in {"retry", "wait"} and self.runs[key] <= given.times:
             return Retry(error, delay_seconds=0.0, waiting=given.do == "wait")
+        if given.do in _NONSENSE:
+            return cast("Outcome", _NONSENSE[given.do])
         if given.do == "garble":
             return Success(content="nul \x00 and a lone surrogate \ud800")
         if given.do == "say":
@@ -94,6 +97,15 @@ class Scripted(Processor[Script, NoConfig]):
 
     async def _raise(self) -> Outcome:
         raise RuntimeError("a secret of the input")
+
+
+# What no processor should answer, and what one of somebody else's will.
+_NONSENSE: dict[str, object] = {
+    "number": Failure(ItemError(429, "busy", "a number of its own")),  # type: ignore[arg-type]
+    "nothing": None,
+    "shapeless": Success(content=5),  # type: ignore[arg-type]
+    "endless_usage": Failure(ItemError(500, "scripted", "as asked"), usage="a lot"),  # type: ignore[arg-type]
+}
 
 
 def quick(**more: Any) -> Settings:

@@ -144,3 +144,28 @@ async def test_require_never_falls_back_to_plain_text(plain_server: tuple[int, l
     with pytest.raises(ConnectionError):
         await database.connect()
     assert b"user" not in b"".join(heard)
+
+
+async def test_a_transaction_whose_process_says_nothing_is_ended_and_its_locks_are_free(
+    database_url: str,
+) -> None:
+    """As if the process had been stopped, or its host cut off: nobody waits for it for longer than for a statement."""
+    silent = await Database(database_url, timeout_seconds=0.5).open()
+    other = await Database(database_url).open()
+    freed = asyncio.Event()
+
+    async def say_nothing() -> None:
+        async with silent.transaction() as tx:
+            await tx.execute("SELECT pg_advisory_xact_lock(4711)")
+            async with other.transaction() as waiting:
+                await waiting.execute("SELECT pg_advisory_xact_lock(4711)")
+            freed.set()
+            await tx.execute("SELECT 1")
+
+    with pytest.raises(LOST):
+        await say_nothing()
+    assert freed.is_set()
+    async with silent.transaction() as tx:
+        assert await tx.fetchval("SELECT 1") == 1
+    await silent.close()
+    await other.close()

@@ -120,7 +120,10 @@ class Database:
         """One transaction, READ COMMITTED: committed at the end of the block, rolled back if it raises.
 
         Not durable: its commit does not wait for the disk. For claims and heartbeats only: if the server crashes the
-        claim may vanish, and its items are handed out again. One that falls silent for `timeout_seconds` is rolled back.
+        claim may vanish, and its items are handed out again.
+
+        Postgres itself ends a transaction whose process says nothing for `timeout_seconds`: one that was stopped, or
+        cut off from the network, would otherwise keep its locks, and with them the items of its leases.
         """
         async with self.pool.acquire(timeout=self.timeout_seconds) as connection, connection.transaction():
             await connection.execute(self._begin if durable else self._begin_lightly)

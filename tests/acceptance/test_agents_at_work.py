@@ -1,4 +1,7 @@
-"""Agents and processors as a caller has them: what the model was really told, and what came back over HTTP."""
+"""Agents and processors as a caller has them: what the model was really told, and what came back over HTTP.
+
+Seed 004, rules 3 (other agents), 7 (files, chats, names), 19 (usage) and 23 (one item of a chat at a time).
+"""
 
 import asyncio
 from collections.abc import Iterator

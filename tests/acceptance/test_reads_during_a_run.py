@@ -1,4 +1,7 @@
-"""What a caller reads while ten thousand requests run and batches are paused, resumed and cancelled at random."""
+"""What a caller reads while ten thousand requests run and batches are paused, resumed and cancelled at random.
+
+Seed 004, rules 9 (create is atomic), 12 (links), 14 (live counts), 16 (statuses), 17 and 21 (pages during a run).
+"""
 
 import asyncio
 import random

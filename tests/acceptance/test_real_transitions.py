@@ -1,4 +1,4 @@
-"""Every turn that a batch can take, and every one it cannot, with items that really run meanwhile.
+"""Every turn that a batch can take, and every one it cannot, with items that really run meanwhile. Seed 004, rules 24 to 27.
 
 What runs is in the hands of the test: the model answers `[hold=NAME]` when it is told to. Threshold and budget come later.
 """

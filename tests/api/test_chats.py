@@ -1,4 +1,4 @@
-"""Chats: begun and continued by requests, read here."""
+"""Chats: begun and continued by requests, read here. Seed 004, rules 7 and 23."""
 
 from uuid import UUID, uuid4
 

@@ -194,6 +194,17 @@ async def test_the_optional_fields_of_a_request_are_checked_one_by_one(caller: C
     assert found["/requests/5/color"] == "extra_forbidden"
 
 
+async def test_a_request_may_have_a_name_of_256_characters_and_no_files(caller: Caller) -> None:
+    request = {"custom_id": "a", "message": "hello", "name": "x" * 256, "external_user_id": "user_123"}
+    body = {"agent_id": await caller.agent(), "requests": [request | {"attached_file_uuids": []}]}
+    assert (await caller.post(BATCHES, body)).status_code == 202
+
+
+async def test_a_message_is_required(caller: Caller) -> None:
+    body = {"agent_id": await caller.agent(), "requests": [{"custom_id": "a"}]}
+    assert problems(await caller.post(BATCHES, body)) == {"/requests/0/message": "missing"}
+
+
 async def test_null_stands_for_an_absent_option(caller: Caller) -> None:
     agent_id = await caller.agent()
     request = {"custom_id": "a", "message": "hello", "agent_id": None, "name": None, "history_id": None}
@@ -284,6 +295,8 @@ async def test_a_refusal_never_repeats_what_was_sent(caller: Caller) -> None:
     ("body", "pointer"),
     [
         ({}, ""),
+        ({"agent_id": "your-agent-id"}, "/agent_id"),
+        ({"agent_id": None}, ""),
         ({"processor": "nothing"}, "/processor"),
         ({"processor": "agent_message"}, "/agent_id"),
         ({"processor": "noop", "agent_id": str(uuid4())}, "/agent_id"),

@@ -1,4 +1,7 @@
-"""Tenants are apart: on every route another tenant's id is answered exactly like one that never was."""
+"""Tenants are apart: on every route another tenant's id is answered exactly like one that never was.
+
+Seed 004, rules 13 and 15.
+"""
 
 from typing import Any
 from uuid import uuid4

@@ -1,4 +1,4 @@
-"""How a batch turns, and that it ends once."""
+"""How a batch turns, and that it ends once. Seed 004, rules 24 to 27, and every transition, allowed or not."""
 
 import asyncio
 import random

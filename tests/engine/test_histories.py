@@ -1,4 +1,4 @@
-"""One item of a chat at a time, in order, and nobody waits for a chat that nobody has."""
+"""One item of a chat at a time, in order, and nobody waits for a chat that nobody has. Seed 004, rule 23."""
 
 import asyncio
 import random

@@ -1,4 +1,7 @@
-"""One delivery, every verifier: the bytes and headers go through each library as a receiver would use it."""
+"""One delivery, every verifier: the bytes and headers go through each library as a receiver would use it.
+
+Seed 004, rules 30 and 31.
+"""
 
 import base64
 import hashlib

@@ -115,7 +115,7 @@ def _counts(view: dict[str, Any]) -> tuple[int, ...]:
 
 
 def _about_runs(evidence: Evidence) -> Iterator[str]:
-    runs = evidence.ledger.by_item()
+    runs = evidence.ledger.runs
     submitted = {
         Item(told.id, ordinal): given
         for told in evidence.batches

@@ -55,6 +55,7 @@ class Fleet:
             "secret_key": "a secret key for tests, long enough",
             "api_key": KEY,
             "allow_private_addresses": "true",
+            "webhook_timeout_seconds": 5,
             "lease_seconds": 3,
             "poll_seconds": 0.2,
             "concurrency": 8,

@@ -1,7 +1,6 @@
 """What the processor `recorded` wrote down: which process began and ended which run of which item."""
 
-from collections import Counter
-from dataclasses import dataclass
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,43 +10,37 @@ class Item(NamedTuple):
     ordinal: int
 
 
-class Run(NamedTuple):
-    pid: int
-    item: Item
-    attempt: int
-
-
-@dataclass(frozen=True)
 class Ledger:
-    """`begun` counts each run; one that a process began twice in the same attempt counts twice."""
+    """`runs` has, for each item that ever ran, the process of each of its runs. `ended` counts runs by process."""
 
-    begun: Counter[Run]
-    ended: Counter[Run]
+    def __init__(self, path: Path | None = None) -> None:
+        self.runs: defaultdict[Item, list[int]] = defaultdict(list)
+        self.ended: Counter[int] = Counter()
+        self._open: Counter[tuple[int, Item]] = Counter()
+        self._path = path
+        self._read = 0
 
-    def runs_of(self, item: Item) -> list[int]:
-        """The process of each of its runs."""
-        return [run.pid for run in self.begun.elements() if run.item == item]
+    def catch_up(self) -> "Ledger":
+        """With what has been written since the last time."""
+        if self._path is not None and self._path.exists():
+            with self._path.open("rb") as file:
+                file.seek(self._read)
+                whole = file.read().rpartition(b"\n")[0]
+            self._read += len(whole) + 1 if whole else 0
+            for line in whole.decode("ascii").splitlines():
+                self.add(line)
+        return self
 
-    def by_item(self) -> dict[Item, list[int]]:
-        """For each item that ever ran, the process of each of its runs."""
-        found: dict[Item, list[int]] = {}
-        for run in self.begun.elements():
-            found.setdefault(run.item, []).append(run.pid)
-        return found
+    def add(self, line: str) -> None:
+        what, pid, batch_id, ordinal, _attempt = line.split(" ")
+        item = Item(batch_id, int(ordinal))
+        if what == "begin":
+            self.runs[item].append(int(pid))
+            self._open[int(pid), item] += 1
+        else:
+            self.ended[int(pid)] += 1
+            self._open[int(pid), item] -= 1
 
-    def ended_by(self, pid: int) -> int:
-        return sum(count for run, count in self.ended.items() if run.pid == pid)
-
-    def open_of(self, pid: int) -> set[Item]:
-        """What that process has begun and not ended."""
-        return {run.item for run in (self.begun - self.ended) if run.pid == pid}
-
-
-def read(path: Path) -> Ledger:
-    begun: Counter[Run] = Counter()
-    ended: Counter[Run] = Counter()
-    for line in path.read_text("ascii").splitlines() if path.exists() else []:
-        what, pid, batch_id, ordinal, attempt = line.split(" ")
-        run = Run(int(pid), Item(batch_id, int(ordinal)), int(attempt))
-        (begun if what == "begin" else ended)[run] += 1
-    return Ledger(begun, ended)
+    def open_of(self, pid: int) -> int:
+        """How many runs that process has begun and not ended."""
+        return sum(count for (one, _), count in self._open.items() if one == pid)

@@ -9,23 +9,20 @@ from urllib.parse import urlsplit
 
 from fakes.receiver import Receiver
 from stranger import TERMINAL, adds_up
-from torture import ledger
 from torture.checker import Evidence, Told, custom_id
 from torture.fleet import Fleet
 from torture.ledger import Item, Ledger
 
 BATCHES = "/api/v1/batches"
-PATIENCE_SECONDS = (
-    150.0  # a lost delivery is sent again after 32 s, on a machine that is busy with other things, too
-)
+PATIENCE_SECONDS = 240.0  # a delivery that was cut off is sent again after 35 s; the machine may be busy
 
 
 class Load:
-    """One large batch, and small ones that end all along. A request in ten fails, one in ten is tried again, one in
-    ten continues a chat."""
+    """Large batches and small ones, posted until the disturbance is over, so that some end all along. A request in ten
+    fails, one in ten is tried again, one in ten continues a chat."""
 
     def __init__(
-        self, fleet: Fleet, receiver: Receiver, folder: Path, rng: random.Random, *, large: int = 500
+        self, fleet: Fleet, receiver: Receiver, folder: Path, rng: random.Random, *, large: int = 200
     ) -> None:
         self.fleet = fleet
         self.receiver = receiver
@@ -34,18 +31,18 @@ class Load:
         self.noticed: list[str] = []
         self.recorded_before: dict[Item, int] = {}
         self._path = folder / "ledger"
-        self._large = large
-        self._lanes, self._turns, self._small = 3, 6, 15
+        self._ledger = Ledger(self._path)
+        self._sizes = (large, 15, 15, 15)
+        self._over = asyncio.Event()
         self._histories: list[int] = []
         self._seen: dict[str, dict[str, Any]] = {}
 
     @property
-    def total(self) -> int:
-        return self._large + self._lanes * self._turns * self._small
-
-    @property
     def ledger(self) -> Ledger:
-        return ledger.read(self._path)
+        return self._ledger.catch_up()
+
+    def posted(self) -> int:
+        return sum(len(told.inputs) for told in self.batches)
 
     # --- at work ---
 
@@ -54,15 +51,19 @@ class Load:
         self._histories = [await self._begin_chat() for _ in range(4)]
         async with asyncio.timeout(PATIENCE_SECONDS):
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self.one_batch(self._large))
-                for _ in range(self._lanes):
-                    tasks.create_task(self._lane())
-                tasks.create_task(disturbance())
+                for size in self._sizes:
+                    tasks.create_task(self._lane(size))
+                tasks.create_task(self._disturbed(disturbance))
             await self._all_announced()
 
-    async def _lane(self) -> None:
-        for _ in range(self._turns):
-            await self.one_batch(self._small)
+    async def _lane(self, size: int) -> None:
+        await self.one_batch(size)
+        while not self._over.is_set():
+            await self.one_batch(size)
+
+    async def _disturbed(self, disturbance: Callable[[], Awaitable[None]]) -> None:
+        await disturbance()
+        self._over.set()
 
     async def one_batch(self, size: int) -> Told:
         """Post it and watch it to its end."""
@@ -86,7 +87,7 @@ class Load:
 
     def _input(self) -> dict[str, Any]:
         kind = self.rng.randrange(10)
-        given: dict[str, Any] = {"text": f"say {self.rng.random()}", "seconds": self.rng.uniform(0.01, 0.09)}
+        given: dict[str, Any] = {"text": f"say {self.rng.random()}", "seconds": self.rng.uniform(0.1, 0.4)}
         if kind == 0:
             given["fails"] = True
         elif kind == 1:
@@ -133,7 +134,7 @@ class Load:
     async def note_recorded(self) -> None:
         """Before a strike: what has a result already must not run again."""
         rows = {told.id: await self._rows(told) for told in list(self.batches) if told.id}
-        runs = self.ledger.by_item()
+        runs = self.ledger.runs
         for batch_id, page in rows.items():
             for ordinal, row in enumerate(page):
                 if row["status"] in {"success", "failed"}:
@@ -149,7 +150,7 @@ class Load:
     async def until(self, condition: Callable[[], Awaitable[bool]]) -> None:
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not await condition():
-                await asyncio.sleep(0.04)
+                await asyncio.sleep(0.1)
 
     # --- what is told in the end ---
 

@@ -1,4 +1,4 @@
-"""Counting what a call used."""
+"""Counting what a call used. Seed 004, rule 19."""
 
 from typing import Any
 

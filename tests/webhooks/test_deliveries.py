@@ -1,4 +1,7 @@
-"""From the outbox to a receiver on a real socket, and back: what is sent, recorded, retried and never told."""
+"""From the outbox to a receiver on a real socket, and back: what is sent, recorded, retried and never told.
+
+Seed 004, rules 29 to 32.
+"""
 
 import asyncio
 import base64

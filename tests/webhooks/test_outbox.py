@@ -1,4 +1,7 @@
-"""Events and deliveries as rows: what is queued, claimed, recorded, listed and sent again."""
+"""Events and deliveries as rows: what is queued, claimed, recorded, listed and sent again.
+
+Seed 004, rules 28, 29 and 32.
+"""
 
 import asyncio
 from collections import Counter

@@ -64,6 +64,20 @@ async def test_each_outcome_ends_as_the_contract_says(database: Database, script
     assert await violations(database) == []
 
 
+async def test_nonsense_of_a_processor_ends_its_item_with_a_number_of_the_contract(
+    database: Database, scripted: Scripted
+) -> None:
+    """Seed 004, rule 20: 400, 408, 499 or 500, and no other."""
+    nonsense = ("number", "nothing", "shapeless", "endless_usage")
+    batch_id = await make_batch(database, script(*[{"do": one} for one in nonsense], {"do": "succeed"}))
+    async with working(database, scripted, concurrency=1):
+        await ended(database, batch_id)
+
+    found = [(await item(database, batch_id, f"item-{n}"))[0].code for n in range(5)]
+    assert found == [500, 500, 500, 500, None]
+    assert await violations(database) == []
+
+
 async def test_attempts_end_at_the_most_allowed_and_waiting_uses_none_up(
     database: Database, scripted: Scripted
 ) -> None:

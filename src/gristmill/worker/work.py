@@ -200,6 +200,8 @@ def _settled(work: Work, outcome: Outcome) -> Ended | Retried:
         case Requeue(delay_seconds, attempts_used, error, waiting):
             ended = _failed(work, error, outcome.usage)
             return Retried(ended, attempts_used, lease.losses, delay_seconds, waiting)
+        case _:
+            raise TypeError
 
 
 def _ended(work: Work, status: ResultStatus, code: int | None, usage: Usage | None) -> Ended:
