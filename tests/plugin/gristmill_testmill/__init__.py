@@ -1,4 +1,4 @@
-"""Two processors that need neither a model nor a network."""
+"""Three processors that need neither a model nor a network."""
 
 import asyncio
 import time
@@ -30,6 +30,18 @@ class Noop(Processor[Text, NoConfig]):
 
     async def run(self, given: Text, context: Context[NoConfig]) -> Outcome:
         return Success(output={"text": given.text})
+
+
+class Clock(Processor[Text, NoConfig]):
+    """Answers when it began, in Unix seconds: how long an item waited for its start."""
+
+    name: ClassVar[str] = "clock"
+    description: ClassVar[str] = "Answers the time."
+    input_model = Text
+    config_model = NoConfig
+
+    async def run(self, given: Text, context: Context[NoConfig]) -> Outcome:
+        return Success(output={"began": time.time()})
 
 
 class Script(BaseModel):
