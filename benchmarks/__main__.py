@@ -7,7 +7,7 @@ else ran: cores used by processes that are no part of the measurement.
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from benchmarks.postgres import Postgres, running
 from benchmarks.report import Goal
 
 PEER_ENVIRONMENT = Path(__file__).parent / "peer" / ".venv"
+ROUNDS_SHARE = 0.6  # of the time; the rest is for what has no peer
 NOISY = 0.5  # cores used by strangers: beyond, rates say little
 
 
@@ -42,22 +43,43 @@ class Measured:
             self.peers, key=lambda size: report.median(self.peers[size], lambda one: one.drained_per_second)
         )
 
+    @property
+    def peer_rate(self) -> float:
+        return report.median(self.peers[self.best], lambda one: one.drained_per_second)
+
+
+class Clock:
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        return self._end - time.monotonic()
+
+    def used(self, share: float) -> bool:
+        """Whether that share of the time is over."""
+        return self.left() < self._seconds * (1 - share)
+
 
 def main() -> None:
     options = _options()
-    end = time.monotonic() + options.minutes * 60
     print("The environment of pgqueuer …", flush=True)
     python = peers.python(PEER_ENVIRONMENT)
+    clock = Clock(options.minutes * 60)
     with running() as postgres:
         print(*machine.described(postgres), sep="\n", flush=True)
         measured = Measured()
-        for _ in _in_time(range(options.rounds), end):
+        for number in range(options.rounds):
+            if number and clock.used(ROUNDS_SHARE):
+                print(f"Out of time for more than {number} of {options.rounds} rounds.")
+                break
+            print(f"Round {number + 1} of {options.rounds}", flush=True)
             _round(measured, postgres, python, options)
-        peer = peers.Peer(python, measured.best, options.items)
-        _try(measured.deep, lambda: peer.drain(postgres), end)
-        print("\n" + "\n".join(_drains(measured)))
-        print("\n" + "\n".join(_alone(postgres, options, end)))
-    print("\n" + "\n".join(str(goal) for goal in _goals(measured)))
+        alone = list(_alone(postgres, options, clock))
+        if clock.left() > 4 * options.items / measured.peer_rate:
+            measured.deep.append(peers.Peer(python, measured.best, options.items).drain(postgres))
+    for lines in (_drains(measured), alone, _goals(measured)):
+        print("", *lines, sep="\n")
 
 
 def _options() -> Options:
@@ -72,15 +94,6 @@ def _options() -> Options:
     return Options(given.items, given.rounds, given.peer_jobs, sizes, given.minutes)
 
 
-def _in_time(rounds: range, end: float) -> Iterator[int]:
-    for number in rounds:
-        if number and time.monotonic() > end:
-            print(f"Out of time after {number} of {len(rounds)} rounds.")
-            return
-        print(f"Round {number + 1} of {len(rounds)}", flush=True)
-        yield number
-
-
 def _round(measured: Measured, postgres: Postgres, python: Path, options: Options) -> None:
     ours = apart(postgres, options.items)
     measured.gristmill.append(ours)
@@ -89,11 +102,6 @@ def _round(measured: Measured, postgres: Postgres, python: Path, options: Option
         theirs = peers.Peer(python, size, options.peer_jobs).drain(postgres)
         measured.peers.setdefault(size, []).append(theirs)
         print(report.line(theirs), flush=True)
-
-
-def _try(into: list[Drained], drain: Callable[[], Drained], end: float) -> None:
-    if time.monotonic() < end:
-        into.append(drain())
 
 
 # --- what is printed ------------------------------------------------------------------------------------------
@@ -148,8 +156,8 @@ def _warning(measured: Measured) -> list[str]:
     ]
 
 
-def _alone(postgres: Postgres, options: Options, end: float) -> Iterator[str]:
-    if time.monotonic() < end:
+def _alone(postgres: Postgres, options: Options, clock: Clock) -> Iterator[str]:
+    if clock.left() > 0:
         one = together(postgres, options.items)
         yield (
             f"One process, POSTs and work at the same time: {one['per_second']:,.0f} items/s, CPU "
@@ -157,12 +165,12 @@ def _alone(postgres: Postgres, options: Options, end: float) -> Iterator[str]:
             f"(strangers {one['other']:.1f})"
         )
     for lone_worker in (False, True):
-        if time.monotonic() < end:
+        if clock.left() > 0:
             waits = wake.milliseconds(postgres, 100, lone_worker=lone_worker)
             p50, p90, p99 = (report.quantile(waits, share) for share in (0.5, 0.9, 0.99))
             where = "another process" if lone_worker else "the same process"
             yield f"From commit to start, worker in {where}: p50 {p50:.1f} ms, p90 {p90:.1f} ms, p99 {p99:.1f} ms"
-    if time.monotonic() < end:
+    if clock.left() > 0:
         get = reads.one_batch(postgres, 10_000)
         yield (
             f"GET of one batch: {get['per_second']:,.0f}/s over {reads.CONNECTIONS} connections, "
@@ -172,6 +180,7 @@ def _alone(postgres: Postgres, options: Options, end: float) -> Iterator[str]:
 
 
 def _goals(measured: Measured) -> list[Goal]:
+    """Those of the first version; the ones that come next are higher (docs/performance.md)."""
     ours = measured.gristmill
     return [
         Goal("drain, times pgqueuer's best", statistics.median(_ratios(measured)), 3, "times"),
