@@ -5,7 +5,9 @@ else ran: cores used by processes that are no part of the measurement.
 """
 
 import argparse
+import signal
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -63,6 +65,7 @@ class Clock:
 
 def main() -> None:
     options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all that was started is ended
     print("The environment of pgqueuer …", flush=True)
     python = peers.python(PEER_ENVIRONMENT)
     clock = Clock(options.minutes * 60)
