@@ -9,6 +9,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 TIMEOUT_SECONDS = 120.0
+LOOK_SECONDS = 0.25  # between looks for the end; when it was, the batches themselves say
 
 
 class Client:
@@ -55,7 +56,7 @@ class Client:
         while self.count("completed") < total:
             if time.monotonic() > end:
                 raise TimeoutError(f"{self.count('in_progress')} batches are still under way")
-            time.sleep(0.05)
+            time.sleep(LOOK_SECONDS)
 
     def count(self, status: str) -> int:
         found = self.get(f"/api/v1/batches?status={status}&limit=1")

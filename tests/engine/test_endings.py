@@ -374,17 +374,15 @@ async def test_one_flush_may_end_several_batches(database: Database) -> None:
     assert await violations(database) == []
 
 
-async def test_an_ended_batch_loses_the_span_of_an_item_that_a_lost_worker_recorded(
-    database: Database,
-) -> None:
-    batch_id = await make_batch(database, in_chats(7, 8))
+async def test_ended_batches_lose_the_spans_of_items_that_a_lost_worker_recorded(database: Database) -> None:
+    ids = [await make_batch(database, in_chats(7, 8)), await make_batch(database, in_chats(9, 10))]
     zombie = await make_worker(database)
-    held = await claim(database, zombie, 2)
+    held = [lease for _ in ids for lease in await claim(database, zombie, 2)]
     await lose(database, zombie)
 
     await record(database, zombie, all_of(held))
 
-    assert (await get(database, batch_id)).status is BatchStatus.COMPLETED
+    assert [(await get(database, batch_id)).status for batch_id in ids] == [BatchStatus.COMPLETED] * 2
     assert await sql(database, "SELECT id FROM span") == []
     assert await sql(database, "SELECT history_id FROM history_lock") == []
     assert await violations(database) == []

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 import gristmill.log
-from gristmill.cli import database
+from gristmill.cli import database, garbage
 from gristmill.cli.refusal import Refusal
 from gristmill.cli.server import Server, bind
 from gristmill.cli.service import Service, lone_worker, service
@@ -49,6 +49,7 @@ async def serve(
             stop = Stop()
             server = Server(running.app, drain_seconds=settings.drain_seconds)
             serving = asyncio.create_task(server.serve([listening]))
+            garbage.set_aside()
             told = Ready(_url(settings), settings, running.new_key, with_worker)
             try:
                 await _until_asked(stop, serving, asyncio.ensure_future(ready(told)))
@@ -65,6 +66,7 @@ async def work(settings: Settings) -> None:
     gristmill.log.configure(settings.log_format, settings.log_level)
     async with lone_worker(settings) as worker:
         stop = Stop()
+        garbage.set_aside()
         typer.echo("Gristmill's worker is at work.")
         await stop.asked.wait()
         hurrying = asyncio.create_task(_hurry(stop, worker, None))

@@ -38,9 +38,16 @@ async def set_paused(tx: Transaction, batch_id: UUID, paused: bool) -> None:
     await tx.execute("UPDATE batch_schedule SET paused = $2 WHERE batch_id = $1", batch_id, paused)
 
 
-async def remove(tx: Transaction, batch_id: UUID) -> None:
-    """Nothing of this batch starts once this has committed."""
-    await tx.execute("DELETE FROM batch_schedule WHERE batch_id = $1", batch_id)
+_REMOVE = """
+DELETE FROM batch_schedule USING (
+    SELECT batch_id AS id FROM batch_schedule WHERE batch_id = ANY ($1) ORDER BY batch_id FOR UPDATE
+) locked WHERE batch_id = locked.id
+"""
+
+
+async def remove(tx: Transaction, *batch_ids: UUID) -> None:
+    """Nothing of these batches starts once this has committed. Locked in ascending order, as everywhere."""
+    await tx.execute(_REMOVE, batch_ids)
 
 
 async def alive(tx: Transaction, batch_ids: set[UUID]) -> set[UUID]:

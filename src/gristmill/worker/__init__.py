@@ -45,7 +45,9 @@ class Worker:
         self._database = database
         self._settings = settings
         self._registry = processors.registry() if registry is None else registry
-        self._recorder = Recorder(database, ended_batches=self._batches_may_have_ended, drained=self.wake)
+        self._recorder = Recorder(
+            database, ended_batches=self._batches_may_have_ended, drained=self._there_is_room
+        )
         self._items = Items(
             database,
             services,
@@ -145,6 +147,9 @@ class Worker:
         duty = asyncio.create_task(looping)
         self._duties.append(duty)
         return duty
+
+    def _there_is_room(self) -> None:
+        self._items.news.set()  # not `wake`: a flush makes nothing that the sweeper should look at once
 
     def _batches_may_have_ended(self) -> None:
         self._deliveries_news.set()

@@ -28,7 +28,10 @@ AHEAD_MOST = 2000
 WOKEN = 4  # slots that a claim wakes; each wakes two more while items are left, so that items that never wait stay in few
 INTERRUPT_SECONDS = 5.0  # how long items may take to end once they are interrupted
 LINGER_SECONDS = 0.01  # how long a free slot may wait for others, so that a claim is worth its cost
-UNINTERRUPTED_SECONDS = 0.005  # items that never wait let the rest of the loop in after so long
+UNINTERRUPTED_SECONDS = (
+    0.001  # items that never wait let the rest of the loop in after so long: each answer of
+)
+# Postgres to a claim or a flush waits so long, too
 
 
 class Items:

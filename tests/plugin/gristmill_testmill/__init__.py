@@ -53,6 +53,18 @@ class Reader(Processor[FileInput, NoConfig]):
             return Success(output={"filename": source.filename, "bytes": source.path.stat().st_size})
 
 
+class Clock(Processor[Text, NoConfig]):
+    """Answers when it began, in Unix seconds: how long an item waited for its start."""
+
+    name: ClassVar[str] = "clock"
+    description: ClassVar[str] = "Answers the time."
+    input_model = Text
+    config_model = NoConfig
+
+    async def run(self, given: Text, context: Context[NoConfig]) -> Outcome:
+        return Success(output={"began": time.time()})
+
+
 class Script(BaseModel):
     """What shall happen, in the order of the fields; at last `do`."""
 
