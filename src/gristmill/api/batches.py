@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gristmill import metrics
-from gristmill.api import body, create, pages
+from gristmill.api import body, create, json, pages
 from gristmill.api.auth import caller
 from gristmill.api.envelope import answer, fragment, listing
 from gristmill.api.openapi import (
@@ -124,11 +124,12 @@ async def create_batch(request: Request) -> Response:
     """Stores the whole batch or nothing. No request of it starts before the answer is decided."""
     key = await caller(request, "batches:write")
     of = parts(request)
-    given = await body.read_json(request, dict, of.settings.body_max_bytes)
-    new, items = await create.new_batch(of, key, given)
-    async with of.database.transaction() as tx:
-        await batches.create(tx, new, items)
-        batch = await batches.get(tx, key.tenant_id, new.id)
+    text = await body.read_json_text(request, of.settings.body_max_bytes)
+    async with of.aside.turn(len(text)) as run:
+        new, items = await create.new_batch(of, key, await run(json.parse, text, dict), run)
+        async with of.database.transaction() as tx:
+            await batches.create(tx, new, items)
+            batch = await batches.get(tx, key.tenant_id, new.id)
     of.wake()
     metrics.batch_created(new.processor, len(items))
     return answer(view(batch), 202, headers={"Location": f"/api/v1/batches/{batch.id}"})

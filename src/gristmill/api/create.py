@@ -8,6 +8,7 @@ import orjson
 
 from gristmill import processors
 from gristmill.api import problems, snapshots
+from gristmill.api.aside import Run, at_once
 from gristmill.api.draft import AnyProcessor, Draft, is_list, read_requests
 from gristmill.api.parts import Parts
 from gristmill.api.problems import MAX_PROBLEMS
@@ -20,8 +21,25 @@ from gristmill.store.batches import NewBatch, NewItem, NewWebhook
 from gristmill.store.keys import Key
 
 
-async def new_batch(parts: Parts, key: Key, body: dict[str, Any]) -> tuple[NewBatch, list[NewItem]]:
-    """Raises Invalid with everything that is wrong, at most 100 problems."""
+async def new_batch(
+    parts: Parts, key: Key, body: dict[str, Any], run: Run = at_once
+) -> tuple[NewBatch, list[NewItem]]:
+    """Raises Invalid with everything that is wrong, at most 100 problems. `run` does what takes long for a large body."""
+    options, kind, processor, draft = await run(_drafted, body)
+    config = await _config(parts, key, kind, processor, draft) if kind and processor else None
+    webhook = _webhook(parts, options.webhook, draft) if options else None
+    if draft.problems or options is None or processor is None or config is None:
+        raise _invalid(draft)
+    return _new(parts, key, options, processor, config, webhook), await run(_items, processor, draft)
+
+
+_KIND = ("agent_id", "processor", "config")
+
+
+def _drafted(
+    body: dict[str, Any],
+) -> tuple[BatchOptions | None, BatchOptions | None, AnyProcessor | None, Draft]:
+    """The options, those that say what the requests are for, what does the work, and the requests."""
     options, found = problems.check(BatchOptions, {name: body[name] for name in body if name != "requests"})
     # Where an option is wrong, what the requests are for may still be clear: then they are checked, too.
     kind = options or problems.check(BatchOptions, {name: body[name] for name in _KIND if name in body})[0]
@@ -31,14 +49,7 @@ async def new_batch(parts: Parts, key: Key, body: dict[str, Any]) -> tuple[NewBa
         draft.missing("/requests")
     elif is_list(body["requests"], draft):
         read_requests(body["requests"], processor, draft)
-    config = await _config(parts, key, kind, processor, draft) if kind and processor else None
-    webhook = _webhook(parts, options.webhook, draft) if options else None
-    if draft.problems or options is None or processor is None or config is None:
-        raise _invalid(draft)
-    return _new(parts, key, options, processor, config, webhook), _items(processor, draft)
-
-
-_KIND = ("agent_id", "processor", "config")
+    return options, kind, processor, draft
 
 
 def _invalid(draft: Draft) -> Invalid:
@@ -75,9 +86,13 @@ async def _config(
     if options.agent_id is not None:
         return await snapshots.of_agents(parts, key.tenant_id, options.agent_id, draft)
     raw = {} if options.config is None else options.config
+    text = orjson.dumps(raw).decode()
+    if len(text) > MAX_ITEM_BYTES:
+        draft.wrong("/config", "config_too_large", f"larger than {MAX_ITEM_BYTES} bytes")
+        return None
     model, found = processors.validate_config(processor, raw)
     draft.problems += found
-    return None if model is None else orjson.dumps(raw).decode()
+    return None if model is None else text
 
 
 def _items(processor: AnyProcessor, draft: Draft) -> list[NewItem]:
