@@ -134,30 +134,16 @@ def test_the_gate_gives_back_what_was_written(value: dict[str, Any]) -> None:
     assert json.parse(orjson.dumps(value), dict) == value
 
 
-@pytest.mark.parametrize("piece", ["[]", "{}", '{"a":1}'])
-def test_more_values_than_fit_into_memory_are_refused_before_they_are_made(piece: str) -> None:
-    body = b'{"a":[%s]}' % b",".join([piece.encode()] * (json.MAX_CONTAINERS - 1))
+@pytest.mark.parametrize(("piece", "count"), [(b"{}", json.MAX_CONTAINERS), (b"1", json.MAX_VALUES + 2)])
+def test_more_values_than_fit_into_memory_are_refused_before_they_are_made(piece: bytes, count: int) -> None:
     with pytest.raises(Invalid) as refused:
-        json.parse(body, dict)
+        json.parse(b'{"a":[%s]}' % b",".join([piece] * count), dict)
     assert refused.value.code == "too_many_values"
 
 
 def test_as_many_values_as_that_are_taken() -> None:
-    body = b'{"a":[%s]}' % b",".join([b"[]"] * (json.MAX_CONTAINERS - 2))
-    assert len(json.parse(body, dict)["a"]) == json.MAX_CONTAINERS - 2
-
-
-def test_text_may_hold_any_number_of_braces() -> None:
-    text = '{[,"\\' * json.MAX_CONTAINERS
-    assert json.parse(orjson.dumps({"a": text}), dict) == {"a": text}
-
-
-@pytest.mark.parametrize("end", [b"", b"\\"])
-def test_a_string_without_end_is_refused_in_linear_time(end: bytes) -> None:
-    began = time.process_time()
-    with pytest.raises(Invalid):
-        json.parse(b'{"a":"' + b'{{\\"' * json.MAX_CONTAINERS + end, dict)
-    assert time.process_time() - began < 5  # 0.1 s on a quiet machine; quadratic, it would be hours
+    body = b'{"a":[%s]}' % b",".join([b"1"] * (json.MAX_VALUES + 1))
+    assert len(json.parse(body, dict)["a"]) == json.MAX_VALUES + 1
 
 
 @given(st.binary(max_size=200))
