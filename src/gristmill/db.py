@@ -82,6 +82,7 @@ class Database:
             pool_timeout=timeout_seconds,
             pool_pre_ping=True,
             isolation_level="READ COMMITTED",
+            hide_parameters=True,  # an error's text would hold what callers sent
         )
 
     async def open(self) -> "Database":
