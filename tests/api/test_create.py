@@ -264,6 +264,11 @@ async def test_every_problem_is_named_at_once_with_its_place(caller: Caller) -> 
     }
 
 
+async def test_without_an_agent_or_a_processor_only_that_is_a_problem(caller: Caller) -> None:
+    for requests in (ask(2), given(2)):
+        assert problems(await caller.post(BATCHES, {"requests": requests})) == {"": "agent_or_processor"}
+
+
 async def test_at_most_100_problems_are_listed(caller: Caller) -> None:
     answer = await caller.post(BATCHES, {"processor": "noop", "requests": [{"input": 5}] * 500})
     problems(answer)

@@ -55,7 +55,8 @@ def is_list(requests: object, draft: Draft) -> bool:
 def read_requests(requests: Sequence[Any], processor: AnyProcessor | None, draft: Draft) -> None:
     """Custom ids always, inputs if it is known what they are for. Takes the requests apart: they are not copied."""
     seen: dict[str, int] = {}
-    flat = processor is not None and processor.name == AgentMessage.name
+    # Where it is not known what they are for, either form may be right.
+    flat = processor is None or processor.name == AgentMessage.name
     for index, request in enumerate(requests):
         if type(request) is not dict:
             _refuse_request(index, draft)
