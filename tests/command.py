@@ -54,7 +54,7 @@ class Command:
 
     def call(self, *arguments: str, stdin: str = "", **more: str) -> "subprocess.CompletedProcess[str]":
         """As `run`, but in this process: without the second that a start takes. Not from a coroutine."""
-        out, err = io.StringIO(), io.StringIO()
+        out, err = io.TextIOWrapper(io.BytesIO(), newline=""), io.StringIO()
         read = io.TextIOWrapper(io.BytesIO(stdin.encode()))
         with (
             mock.patch.dict(os.environ, self._environment(more), clear=True),
@@ -65,9 +65,8 @@ class Command:
             pytest.raises(SystemExit) as left,
         ):
             main()
-        return subprocess.CompletedProcess(
-            arguments, int(left.value.code or 0), out.getvalue(), err.getvalue()
-        )
+        out.seek(0)
+        return subprocess.CompletedProcess(arguments, int(left.value.code or 0), out.read(), err.getvalue())
 
     @contextmanager
     def start(self, *arguments: str, **more: str) -> Iterator["subprocess.Popen[str]"]:

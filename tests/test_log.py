@@ -6,7 +6,10 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
+from gristmill.db import Database
 from gristmill.log import bind, configure
 
 log = logging.getLogger("gristmill.tests")
@@ -71,3 +74,34 @@ def test_levels_are_ours_and_other_libraries_only_warn(capsys: pytest.CaptureFix
     log.debug("detail")
     assert "chatter" not in (shown := capsys.readouterr().err)
     assert "detail" in shown
+
+
+async def test_a_trace_shows_where_and_what_kind_but_neither_parameters_nor_rows(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure("text", "info")
+    async with database.engine.connect() as connection:
+        await connection.execute(text("CREATE TEMP TABLE patient (word text, age int CHECK (age > 0))"))
+        row = {"word": "a diagnosis", "age": -1}
+        with pytest.raises(DBAPIError, match="SQL parameters hidden") as caught:
+            await connection.execute(text("INSERT INTO patient VALUES (:word, :age)"), row)
+    log.error("unhandled error", exc_info=caught.value)
+    logged = capsys.readouterr().err
+    assert "CheckViolationError" in logged
+    assert "sqlalchemy.exc.IntegrityError" in logged
+    assert "test_log.py" in logged
+    assert "diagnosis" not in logged
+
+
+def test_a_trace_begins_with_the_cause_and_goes_into_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    configure("json", "info")
+    try:
+        try:
+            raise ExceptionGroup("two", [ValueError("first"), KeyError("second")])
+        except ExceptionGroup as group:
+            raise RuntimeError("third") from group
+    except RuntimeError:
+        log.exception("failed")
+    trace = json.loads(capsys.readouterr().err)["exception"]
+    order = [trace.index(said) for said in ("first", "second", "ExceptionGroup: two", "RuntimeError: third")]
+    assert order == sorted(order)

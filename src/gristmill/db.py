@@ -92,6 +92,7 @@ class Database:
             isolation_level="READ COMMITTED",
             # JSONB gives 1e308 back as an integer of 309 digits; the standard parser would make one of it that no answer holds.
             json_deserializer=orjson.loads,
+            hide_parameters=True,  # an error's text would hold what callers sent
         )
 
     async def open(self) -> "Database":

@@ -4,13 +4,15 @@
     with bind(batch_id=batch.id):
         log.info("batch ended", extra={"status": "completed"})
 
-Secrets have no place in a message or a field: nothing here removes them.
+Secrets have no place in a message or a field: nothing here removes them. Of exceptions, only Python's own and ours are
+written with their text: those of libraries quote statements' parameters, rows, inputs.
 """
 
 import json
 import logging
 import re
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -45,8 +47,21 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
     fields = {**_bound.get(), **extra}
     if record.exc_info:
-        fields["exception"] = logging.Formatter().formatException(record.exc_info)
+        fields["exception"] = "\n".join(_trace(record.exc_info[1]))
     return fields
+
+
+def _trace(error: BaseException | None) -> Iterator[str]:
+    """From the first cause to what was caught."""
+    if error is None:
+        return
+    yield from _trace(error.__cause__ or (None if error.__suppress_context__ else error.__context__))
+    for part in error.exceptions if isinstance(error, BaseExceptionGroup) else ():
+        yield from _trace(part)
+    yield "".join(traceback.format_tb(error.__traceback__)).rstrip("\n")
+    kind = type(error)
+    told = kind.__module__ == "builtins" or kind.__module__.partition(".")[0] == "gristmill"
+    yield f"{kind.__qualname__}: {error}" if told else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _at(record: logging.LogRecord) -> str:

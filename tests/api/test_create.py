@@ -1,5 +1,7 @@
 """Seed 004, rules 1 to 9: creating a batch."""
 
+import asyncio
+import threading
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -8,7 +10,8 @@ import orjson
 import pytest
 
 from gristmill.db import Database
-from service import VAULT, Caller, problems
+from gristmill.intake import json
+from service import VAULT, Caller, Service, problems
 
 BATCHES = "/api/v1/batches"
 SEED_KEYS = [
@@ -272,6 +275,11 @@ async def test_every_problem_is_named_at_once_with_its_place(caller: Caller) -> 
     }
 
 
+async def test_without_an_agent_or_a_processor_only_that_is_a_problem(caller: Caller) -> None:
+    for requests in (ask(2), given(2)):
+        assert problems(await caller.post(BATCHES, {"requests": requests})) == {"": "agent_or_processor"}
+
+
 async def test_at_most_100_problems_are_listed(caller: Caller) -> None:
     answer = await caller.post(BATCHES, {"processor": "noop", "requests": [{"input": 5}] * 500})
     problems(answer)
@@ -420,3 +428,38 @@ async def test_an_item_of_more_than_a_mebibyte_is_refused(caller: Caller) -> Non
     big = {"custom_id": "a", "input": {"text": "x" * (1024 * 1024)}}
     answer = await caller.post(BATCHES, {"processor": "noop", "requests": [big]})
     assert problems(answer) == {"/requests/0/input": "item_too_large"}
+
+
+async def test_a_configuration_of_more_than_a_mebibyte_is_refused(caller: Caller) -> None:
+    body = {
+        "processor": "scripted",
+        "config": {"do": "x" * (1024 * 1024)},
+        "requests": [{"custom_id": "a", "input": {}}],
+    }
+    assert problems(await caller.post(BATCHES, body)) == {"/config": "config_too_large"}
+
+
+async def test_large_bodies_are_read_one_after_the_other_while_others_are_answered(
+    caller: Caller, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others_answered, at_work, most = threading.Event(), [], 0
+    parse = json.parse
+
+    def slow_parse(body: bytes, kind: Any) -> Any:
+        nonlocal most
+        at_work.append(body)
+        most = max(most, len(at_work))
+        assert others_answered.wait(20), "the event loop stood still"
+        at_work.pop()
+        return parse(body, kind)
+
+    monkeypatch.setattr(json, "parse", slow_parse)
+    requests = [{"custom_id": str(n), "input": {"text": "x" * 10_000}} for n in range(100)]
+    large = [asyncio.create_task(caller.batch(requests)) for _ in range(3)]
+    while not at_work:
+        await asyncio.sleep(0)
+    assert (await service.client.get("/healthz")).status_code == 200
+    others_answered.set()
+    made = await asyncio.gather(*large)
+    assert [one["total_requests"] for one in made] == [100, 100, 100]
+    assert most == 1

@@ -134,6 +134,18 @@ def test_the_gate_gives_back_what_was_written(value: dict[str, Any]) -> None:
     assert json.parse(orjson.dumps(value), dict) == value
 
 
+@pytest.mark.parametrize(("piece", "count"), [(b"{}", json.MAX_CONTAINERS), (b"1", json.MAX_VALUES + 2)])
+def test_more_values_than_fit_into_memory_are_refused_before_they_are_made(piece: bytes, count: int) -> None:
+    with pytest.raises(Invalid) as refused:
+        json.parse(b'{"a":[%s]}' % b",".join([piece] * count), dict)
+    assert refused.value.code == "too_many_values"
+
+
+def test_as_many_values_as_that_are_taken() -> None:
+    body = b'{"a":[%s]}' % b",".join([b"1"] * (json.MAX_VALUES + 1))
+    assert len(json.parse(body, dict)["a"]) == json.MAX_VALUES + 1
+
+
 @given(st.binary(max_size=200))
 def test_the_gate_never_raises_anything_but_a_refusal(body: bytes) -> None:
     with suppress(Invalid):

@@ -3,11 +3,14 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from typing import Any
 
 import orjson
 import pytest
 
-from gristmill.api import body, protocol
+from gristmill.api import body, front, protocol
 from gristmill.cli.server import Server, bind
 from service import Caller, Service
 
@@ -48,20 +51,40 @@ class Line:
 
 
 @pytest.fixture
-async def address(service: Service, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[str, int]]:
+async def http_server(service: Service, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
     monkeypatch.setattr(protocol, "HEADER_SECONDS", SHORT)
+    monkeypatch.setattr(protocol, "STALL_SECONDS", SHORT)
+    monkeypatch.setattr(front, "LINGER_SECONDS", SHORT)
     monkeypatch.setattr(body, "IDLE_SECONDS", SHORT)
     monkeypatch.setattr(body, "GRACE_SECONDS", 3 * SHORT)
-    listening = bind("127.0.0.1", 0)
-    server = Server(service.app, drain_seconds=1)
-    serving = asyncio.create_task(server.serve([listening]))
-    yield listening.getsockname()
+    async with serving(service.app) as server:
+        yield server
+
+
+@asynccontextmanager
+async def serving(app: Any) -> AsyncIterator[Server]:
+    server = Server(app, drain_seconds=1)
+    task = asyncio.create_task(server.serve([bind("127.0.0.1", 0)]))
+    while not server.started:
+        await asyncio.sleep(0)
+    yield server
     server.should_exit = True
-    await serving
+    await task
+
+
+def address_of(server: Server) -> tuple[str, int]:
+    found: tuple[str, int] = server.servers[0].sockets[0].getsockname()
+    return found
 
 
 @pytest.fixture
-async def line(address: tuple[str, int]) -> AsyncIterator[Line]:
+def address(http_server: Server) -> tuple[str, int]:
+    return address_of(http_server)
+
+
+@pytest.fixture
+async def line(address: tuple[str, int], caller: Caller) -> AsyncIterator[Line]:
+    """After the caller is made: meanwhile an idle connection would have been closed."""
     one = Line(*await asyncio.open_connection(*address))
     async with asyncio.timeout(20):
         yield one
@@ -225,3 +248,60 @@ async def test_a_stream_that_nobody_reads_holds_no_database_connection(
     async with asyncio.timeout(5):
         while pool.get_idle_size() != pool.get_size():
             await asyncio.sleep(0.01)
+
+
+async def test_who_sends_all_before_reading_gets_the_refusal(line: Line, caller: Caller) -> None:
+    text = batch(20_000)
+    await line.say(post(replace(caller, key="wrong"), f"Content-Length: {len(text)}") + text)
+    status, headers, _ = await line.answer()
+    assert (status, headers["connection"]) == (401, "close")
+    assert await line.closed() == b""
+
+
+async def test_who_never_stops_sending_after_a_refusal_is_cut_off(line: Line, caller: Caller) -> None:
+    await line.say(post(replace(caller, key="wrong"), "Transfer-Encoding: chunked"))
+    assert (await line.answer())[0] == 401
+    with suppress(ConnectionError):
+        while True:
+            await line.say(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
+
+
+@pytest.fixture
+async def download(address: tuple[str, int], caller: Caller) -> AsyncIterator[Line]:
+    """The answer to a request for a file that no socket's buffers hold: its head has been read."""
+    file_id = await caller.upload(b"x" * SIZE)
+    one = Line(*await asyncio.open_connection(*address))
+    lines = [f"GET /api/v1/files/{file_id}/content HTTP/1.1", "Host: x", f"x-api-key: {caller.key}", "", ""]
+    async with asyncio.timeout(60):
+        await one.say("\r\n".join(lines).encode())
+        await one.reader.readuntil(b"\r\n\r\n")
+        yield one
+    one.writer.close()
+
+
+SIZE = 32 * 1024 * 1024
+
+
+async def test_an_answer_that_nobody_reads_is_given_up(download: Line, http_server: Server) -> None:
+    while http_server.server_state.connections:
+        await asyncio.sleep(0.01)
+    assert len(await download.closed()) < SIZE
+
+
+async def test_an_answer_that_is_read_slowly_comes_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "STALL_SECONDS", 2.0)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x" * SIZE})
+
+    async with serving(app) as server, asyncio.timeout(60):
+        reader, writer = await asyncio.open_connection(*address_of(server))
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        size = 0
+        while piece := await reader.read(SIZE // 10):
+            size += len(piece)
+            if size < SIZE:
+                await asyncio.sleep(0.3 * len(piece) / (SIZE // 10))
+        assert size > SIZE  # with the head
+        writer.close()

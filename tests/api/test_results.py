@@ -238,6 +238,44 @@ async def test_ndjson_streams_all_results_in_the_shape_of_pages(
     assert text.endswith("\n")
 
 
+async def test_a_stream_holds_no_more_than_a_few_large_results_at_once(
+    caller: Caller, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = await caller.batch(60)
+    worker = await factories.make_worker(database)
+    [lease] = await factories.claim(database, worker, 60)
+    ended = [factories.success(lease, n, content="x" * 100_000) for n in range(60)]
+    await factories.record(database, worker, factories.Flush({lease.id: 60}, ended), alone=True)
+    monkeypatch.setattr(routes, "FIRST_WINDOW", 2)
+    monkeypatch.setattr(routes, "WINDOW_BYTES", 510_000)
+    read, page = [], routes.results.page
+
+    async def watched(*arguments: Any, **more: Any) -> Any:
+        found, total = await page(*arguments, **more)
+        read.append(len(found))
+        return found, total
+
+    monkeypatch.setattr(routes.results, "page", watched)
+    text = await stream(caller, str(batch["id"]), "application/x-ndjson")
+    assert [orjson.loads(line)["custom_id"] for line in text.splitlines()] == [f"req-{n}" for n in range(60)]
+    assert read == [2, *[5] * 11, 3]
+
+
+async def test_a_stream_of_small_results_takes_few_reads(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = await caller.batch(1000)
+    limits, page = [], routes.results.page
+
+    async def watched(*arguments: Any, **more: Any) -> Any:
+        limits.append(more["limit"])
+        return await page(*arguments, **more)
+
+    monkeypatch.setattr(routes.results, "page", watched)
+    await stream(caller, str(batch["id"]), "application/x-ndjson")
+    assert limits == [16, 128, 1024]
+
+
 async def test_a_stream_keeps_the_filters(
     caller: Caller, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

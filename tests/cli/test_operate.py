@@ -25,9 +25,9 @@ def test_keys_are_made_listed_and_revoked(gristmill_on: Command) -> None:
         with running.client(key) as client:
             assert client.get("/api/v1/batches").status_code == 200
             assert client.get("/api/v1/agents").status_code == 403
-        listed = gristmill_on.call("keys", "list").stdout
-        assert "for scripts" in listed
-        assert "acme" in listed
+        listed = gristmill_on.call("keys", "list", COLUMNS="80").stdout
+        assert "for scripts of tenant acme" in listed
+        assert key_id in listed
         assert key not in listed
         assert gristmill_on.call("keys", "revoke", key_id).returncode == 0
         with running.client(key) as client:

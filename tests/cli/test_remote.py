@@ -59,6 +59,7 @@ def test_a_file_becomes_a_batch_and_its_results_a_file(client: Command, tmp_path
         csv.DictReader(io.StringIO(client.call("results", batch_id, "--format", "csv").stdout, newline=""))
     )
     assert rows[7]["response_content"] == "ä,7\n\x1b[31m"
+    assert rows[30]["error_type"] == "scripted"
     failed = client.call("results", batch_id, "--status", "failed", "--format", "ndjson").stdout.splitlines()
     assert [json.loads(line)["custom_id"] for line in failed] == ["bad"]
     output = tmp_path / "results.ndjson"
@@ -107,6 +108,17 @@ def test_what_the_server_refuses_is_told_with_its_place(client: Command) -> None
             "cannot be reached",
         ),
         (("submit", "/nowhere", "--processor", "scripted"), {}, "cannot read /nowhere"),
+        (("watch", "00000000-0000-7000-8000-000000000000"), {}, "no such batch (status 404)"),
+        (
+            ("results", "00000000-0000-7000-8000-000000000000", "--format", "csv"),
+            {},
+            "no such batch (status 404)",
+        ),
+        (
+            ("results", "00000000-0000-7000-8000-000000000000", "--status", "odd", "--format", "ndjson"),
+            {},
+            "gristmill: status: must be one of",
+        ),
     ],
 )
 def test_a_mistake_is_told_in_one_line(
@@ -115,4 +127,16 @@ def test_a_mistake_is_told_in_one_line(
     refused = client.call(*arguments, **environment)
     assert refused.returncode == 1
     assert told in refused.stderr
-    assert "Traceback" not in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert refused.stdout == """""" if False else not refused.stdout
+
+
+def test_no_cell_of_a_csv_file_runs_as_a_formula(client: Command, tmp_path: Path) -> None:
+    formula = '{"custom_id": "=1+1", "input": {"answer": "@SUM(A1)"}}'
+    batch_id, *_ = client.call(
+        "submit", "-", "--processor", "scripted", "--watch", stdin=formula
+    ).stdout.split()
+    output = tmp_path / "results.csv"
+    assert client.call("results", batch_id, "--format", "csv", "--output", str(output)).returncode == 0
+    (row,) = csv.DictReader(io.StringIO(output.read_text(), newline=""))
+    assert (row["custom_id"], row["response_content"]) == ("'=1+1", "'@SUM(A1)")

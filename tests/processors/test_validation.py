@@ -129,6 +129,15 @@ def test_every_bad_input_is_found_and_at_most_100_problems_are_told() -> None:
     assert len(problems) == MAX_PROBLEMS
 
 
+def test_a_bad_input_far_back_is_found_at_its_place() -> None:
+    raws: list[object] = [{"text": "good"} for _ in range(200)]
+    raws[100] = {"text": 1}
+    inputs, problems = validate(LOOSE, raws)
+    assert [problem.pointer for problem in problems] == ["/requests/100/text"]
+    assert [index for index, one in enumerate(inputs) if one is None] == [100]
+    assert len(inputs) == 200
+
+
 def test_a_long_unknown_name_is_cut() -> None:
     _, [problem] = validate(LOOSE, [{"text": "a", "x" * 5000: 1}])
     assert len(problem.pointer) < 100

@@ -58,7 +58,7 @@ def test_waits_double_while_an_outage_lasts_and_start_small_after_it() -> None:
 
 
 def test_a_date_counts_from_the_senders_own_clock() -> None:
-    headers = {"retry-after": "Sun, 22 Nov 2026 10:00:30 GMT", "date": "Sun, 22 Nov 2026 10:00:00 GMT"}
+    headers = {"Retry-After": "Sun, 22 Nov 2026 10:00:30 GMT", "Date": "Sun, 22 Nov 2026 10:00:00 GMT"}
     wait = retry_after(headers, now=0)
     assert wait is not None
     assert 30 <= wait <= 33
@@ -66,4 +66,14 @@ def test_a_date_counts_from_the_senders_own_clock() -> None:
 
 @pytest.mark.parametrize("text", ["", " ", "Sun, 99 Nov 2026", "١٢", "1" * 400, "inf", "1,5"])
 def test_junk_is_no_wait(text: str) -> None:
-    assert retry_after({"retry-after": text}, now=0) is None
+    assert retry_after({"Retry-After": text}, now=0) is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "least"),
+    [({"Retry-After": "1.5"}, 1.5), ({"retry-after-ms": "250"}, 0.25), ({"Retry-After": "999999"}, 120)],
+)
+def test_decimals_and_milliseconds_are_read_and_long_waits_cut(headers: dict[str, str], least: float) -> None:
+    wait = retry_after(headers, now=0)
+    assert wait is not None
+    assert least <= wait <= min(least * 1.1, 120)

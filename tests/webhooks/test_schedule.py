@@ -90,7 +90,7 @@ def date(seconds):
         ({"Retry-After": " 120 "}, 120),
         ({"Retry-After": "0"}, None),
         ({"Retry-After": "-1"}, None),
-        ({"Retry-After": "1.5"}, None),
+        ({"Retry-After": "1.5"}, 1.5),
         ({"Retry-After": "1e9"}, None),
         ({"Retry-After": "inf"}, None),
         ({"Retry-After": "abc"}, None),

@@ -30,6 +30,7 @@ from gristmill.api.query import Query, uuid_of
 from gristmill.api.schemas import BATCH_EXAMPLES
 from gristmill.domain.errors import NotFound
 from gristmill.domain.states import BatchStatus
+from gristmill.intake import json
 from gristmill.store import batches
 from gristmill.store.batches import Batch, BatchFilters
 from gristmill.store.keys import Key
@@ -125,11 +126,12 @@ async def create_batch(request: Request) -> Response:
     """Stores the whole batch or nothing. No request of it starts before the answer is decided."""
     key = await caller(request, "batches:write")
     of = parts(request)
-    given = await body.read_json(request, dict, of.settings.body_max_bytes)
-    new, content = await create.new_batch(of, key, given)
-    async with of.database.transaction() as tx:
-        await create.store(tx, new, content)
-        batch = await batches.get(tx, key.tenant_id, new.id)
+    text = await body.read_json_text(request, of.settings.body_max_bytes)
+    async with of.aside.turn(len(text)) as run:
+        new, content = await create.new_batch(of, key, await run(json.parse, text, dict), run)
+        async with of.database.transaction() as tx:
+            await create.store(tx, new, content)
+            batch = await batches.get(tx, key.tenant_id, new.id)
     of.wake()
     metrics.batch_created(new.processor, batch.total)
     return answer(view(batch), 202, headers={"Location": f"/api/v1/batches/{batch.id}"})

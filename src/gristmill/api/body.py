@@ -63,8 +63,13 @@ async def read(request: Request, max_bytes: int) -> bytes:
 
 async def read_json(request: Request, kind: type[T], max_bytes: int) -> T:
     """The body as strict JSON. Raises UnsupportedMediaType, TooLarge, RequestTimeout, Invalid."""
+    return json.parse(await read_json_text(request, max_bytes), kind)
+
+
+async def read_json_text(request: Request, max_bytes: int) -> bytes:
+    """The body, which says that it is JSON. Raises UnsupportedMediaType, TooLarge, RequestTimeout."""
     check_json_type(request)
-    return json.parse(await read(request, max_bytes), kind)
+    return await read(request, max_bytes)
 
 
 async def read_nothing(request: Request) -> None:

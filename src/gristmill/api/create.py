@@ -9,6 +9,7 @@ import orjson
 
 from gristmill import processors
 from gristmill.api import configurations, sources
+from gristmill.api.aside import Run, at_once
 from gristmill.api.parts import Parts
 from gristmill.api.schemas import BatchOptions, WebhookOptions
 from gristmill.api.sources import FromDirectory, FromFile
@@ -16,7 +17,7 @@ from gristmill.db import Transaction
 from gristmill.domain.errors import Invalid
 from gristmill.domain.ids import uuid7
 from gristmill.intake import items, problems, snapshots
-from gristmill.intake.draft import AnyProcessor, Draft, is_list, read_requests
+from gristmill.intake.draft import MAX_ITEM_BYTES, AnyProcessor, Draft, is_list, read_requests
 from gristmill.intake.items import PROBLEMS_EACH
 from gristmill.intake.problems import MAX_PROBLEMS
 from gristmill.net.addresses import AddressRefused, check_url
@@ -37,15 +38,17 @@ class Checked:
     batch: tuple[NewBatch, Content] | None
 
 
-async def new_batch(parts: Parts, key: Key, body: dict[str, Any]) -> tuple[NewBatch, Content]:
-    """Raises Invalid with everything that is wrong, at most 100 problems."""
-    checked = await check(parts, key, body)
+async def new_batch(
+    parts: Parts, key: Key, body: dict[str, Any], run: Run = at_once
+) -> tuple[NewBatch, Content]:
+    """Raises Invalid with everything that is wrong, at most 100 problems. `run` does what takes long for a large body."""
+    checked = await check(parts, key, body, run)
     if checked.batch is None:
         raise Invalid(checked.draft.problems[:MAX_PROBLEMS])
     return checked.batch
 
 
-async def check(parts: Parts, key: Key, body: dict[str, Any]) -> Checked:
+async def check(parts: Parts, key: Key, body: dict[str, Any], run: Run = at_once) -> Checked:
     """Everything that a create looks at; stores nothing."""
     options, found = problems.check(BatchOptions, {name: body[name] for name in body if name != "requests"})
     # Where an option is wrong, what the requests are for may still be clear: then they are checked, too.
@@ -56,18 +59,23 @@ async def check(parts: Parts, key: Key, body: dict[str, Any]) -> Checked:
     processor = _processor(kind, draft) if kind else None
     failing = options is not None and options.on_invalid == "fail_items"
     source = await _source(parts, key, body, options, processor, draft)
-    if "requests" in body and is_list(body["requests"], draft):
-        read_requests(body["requests"], processor, draft, each=PROBLEMS_EACH if failing else None)
+    if "requests" in body:
+        await run(_read, body["requests"], processor, draft, failing)
     config = await _config(parts, key, kind, processor, draft) if kind and processor else None
     webhook = _webhook(parts, options.webhook, draft) if options else None
-    texts = items.texts(draft)
+    texts = await run(items.texts, draft)
     if failing:
         draft.set_aside()
     if draft.problems or options is None or processor is None or config is None:
         return Checked(draft, None)
     new = _new(parts, key, options, processor, config, webhook)
-    content: Content = items.of(processor, draft, texts) if source is None else source
+    content: Content = await run(items.of, processor, draft, texts) if source is None else source
     return Checked(draft, (new, content))
+
+
+def _read(requests: Any, processor: AnyProcessor | None, draft: Draft, failing: bool) -> None:
+    if is_list(requests, draft):
+        read_requests(requests, processor, draft, each=PROBLEMS_EACH if failing else None)
 
 
 async def store(tx: Transaction, new: NewBatch, content: Content) -> None:
@@ -150,6 +158,10 @@ async def _config(
         of_agents = await snapshots.of_agents(parts.database, key.tenant_id, options.agent_id, draft)
         return None if of_agents is None else (of_agents.model_dump_json(), None)
     raw = {} if options.config is None else options.config
+    text = orjson.dumps(raw).decode()
+    if len(text) > MAX_ITEM_BYTES:
+        draft.wrong("/config", "config_too_large", f"larger than {MAX_ITEM_BYTES} bytes")
+        return None
     # A stored configuration was checked when it was stored; the processor and the settings may have changed since.
     at = "/config" if options.configuration_id is None else "/configuration_id"
     open_for = parts.settings.allow_private_addresses
@@ -159,7 +171,7 @@ async def _config(
         return None
     shown, secrets = taken_out(model)
     # Where nothing has to be hidden it is kept as it was given.
-    return (orjson.dumps(raw).decode(), None) if secrets is None else (shown, secrets)
+    return (text, None) if secrets is None else (shown, secrets)
 
 
 # --- the rest -------------------------------------------------------------------------------------------------

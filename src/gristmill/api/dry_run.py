@@ -16,6 +16,7 @@ from gristmill.api.envelope import answer
 from gristmill.api.openapi import WRITE, documented, enveloped, json_body, ref, responses
 from gristmill.api.parts import parts
 from gristmill.api.schemas import BATCH_EXAMPLES
+from gristmill.intake import json
 from gristmill.intake.draft import request_of
 from gristmill.intake.problems import MAX_PROBLEMS
 
@@ -39,10 +40,13 @@ async def validate_batch(request: Request) -> Response:
     divided by 4: instructions, chats and files come on top. Nothing is stored and no model is asked."""
     key = await caller(request, "batches:write")
     of = parts(request)
-    given = await body.read_json(request, dict, of.settings.body_max_bytes)
-    requests = given.get("requests")
-    total = len(requests) if isinstance(requests, list) else 0
-    return answer(_view(total, await create.check(of, key, given)))
+    text = await body.read_json_text(request, of.settings.body_max_bytes)
+    async with of.aside.turn(len(text)) as run:
+        given = await run(json.parse, text, dict)
+        requests = given.get("requests")
+        total = len(requests) if isinstance(requests, list) else 0
+        checked = await create.check(of, key, given, run)
+        return answer(await run(_view, total, checked))
 
 
 def _view(total: int, checked: Checked) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """The outermost layer: every request gets an id, a pace, an answer in our shape, a line of log and a count."""
 
+import asyncio
 import logging
 import secrets
 import time
 from collections.abc import MutableMapping
+from contextlib import suppress
 from typing import Any
 
 from starlette.requests import ClientDisconnect
@@ -12,12 +14,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gristmill import log, metrics
 from gristmill.api import errors
 from gristmill.api.body import PacedBody
+from gristmill.domain.errors import RequestTimeout
 
 logger = logging.getLogger(__name__)
 
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 # A request that is answered before its body has come: up to so much is read on, more ends the connection.
 _READ_ON_BYTES = 1024 * 1024
+# Before that end, what still comes is thrown away for so long: a sender whom a reset meets first never sees the answer.
+LINGER_SECONDS = 5.0
 
 
 class Front:
@@ -55,6 +60,7 @@ class _Exchange:
         self._send = send
         self._began = time.perf_counter()
         self._seconds = 0.0
+        self._closing = False
 
     @property
     def started(self) -> bool:
@@ -65,7 +71,17 @@ class _Exchange:
             self.status = message["status"]
             self._seconds = time.perf_counter() - self._began
             self._complete(message)
+        elif self._closing and not message.get("more_body", False):
+            await self._send({**message, "more_body": True})
+            await self._linger()
+            message = {"type": "http.response.body"}
         await self._send(message)
+
+    async def _linger(self) -> None:
+        with suppress(TimeoutError, RequestTimeout):
+            async with asyncio.timeout(LINGER_SECONDS):
+                while not self.body.ended:
+                    await self.body.receive()
 
     def _complete(self, message: MutableMapping[str, Any]) -> None:
         headers = message["headers"] = list(message.get("headers", ()))
@@ -76,6 +92,7 @@ class _Exchange:
             headers.append((b"cache-control", b"no-store"))
         if b"connection" not in present and self._much_unread():
             headers.append((b"connection", b"close"))
+        self._closing = not self.body.ended and (b"connection", b"close") in headers
 
     def _much_unread(self) -> bool:
         if self.body.ended:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
+from gristmill.api.aside import Aside
 from gristmill.api.keyring import KeyRing
 from gristmill.api.watch import Watch
 from gristmill.db import Database
@@ -25,6 +26,7 @@ class Parts:
     storage: Storage
     keys: KeyRing
     watch: Watch
+    aside: Aside = field(default_factory=Aside)
     draining: asyncio.Event = field(
         default_factory=asyncio.Event
     )  # set at the end of the process: not ready any more, no long polls

@@ -28,7 +28,9 @@ from gristmill.store.batches import Batch
 from gristmill.store.keys import Key
 from gristmill.store.results import Attempt, Result
 
-WINDOW = 2000  # items read at once for a stream
+WINDOW = 2000  # items read at once for a stream, at most …
+FIRST_WINDOW = 16  # … and at first, until their size is known: a result may have 16 MiB
+WINDOW_BYTES = 4 * 1024 * 1024  # what is read at once has about so many
 _FILTERS = ("status", "error_code", "custom_id")
 _COLUMNS = (
     "custom_id",
@@ -208,16 +210,24 @@ async def _windows(
     of: Parts, batch: Batch, filters: Filters, *, with_stages: bool = False
 ) -> AsyncIterator[Sequence[Result]]:
     after: int | None = None
+    limit = min(FIRST_WINDOW, WINDOW)
     while True:
         async with of.database.connection() as connection:
-            found, _ = await results.page(connection, batch, limit=WINDOW, after=after, **filters)
+            found, _ = await results.page(connection, batch, limit=limit, after=after, **filters)
             if with_stages:
                 found = await results.with_checkpoints(connection, batch, found)
         if found:
             yield found
-        if len(found) < WINDOW:
+        if len(found) < limit:
             return
         after = found[-1].ordinal
+        limit = _next_limit(found)
+
+
+def _next_limit(found: Sequence[Result]) -> int:
+    """Of results of this size, what makes about WINDOW_BYTES; grows step by step, as the next may be larger."""
+    size = sum(len(one.content or "") + len(one.output or "") for one in found)
+    return max(1, min(WINDOW, 8 * len(found), WINDOW_BYTES * len(found) // max(size, 1)))
 
 
 def _line(result: Result, staged: AnyProcessor | None) -> bytes:

@@ -173,10 +173,13 @@ def results(
     """Print a batch's results, in the order of its requests."""
     from gristmill.cli import remote
     from gristmill.cli.configuration import load
-    from gristmill.cli.show import write_results
+    from gristmill.cli.show import write_table, written
 
-    with remote.Client(load(), url) as client:
-        write_results(client.results(str(batch_id), status), form, output)
+    with remote.Client(load(), url) as client, written(output) as file:
+        if form == "table":
+            write_table(client.results(str(batch_id), status), file)
+        else:
+            file.writelines(client.stream(str(batch_id), form, status))
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:

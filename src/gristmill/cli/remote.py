@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +19,7 @@ from gristmill.settings import Settings
 _TIMEOUT_SECONDS = 60.0
 _PAGE = 1000
 _WAIT_SECONDS = 0.3
+_MEDIA_TYPES = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
 TERMINAL = frozenset({"completed", "failed", "cancelled"})
 
 
@@ -40,11 +42,19 @@ class Client:
 
     def call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         """The answer's envelope. Raises Refusal for anything but a success."""
+        with self._reached():
+            return self._envelope(self._http.request(method, f"/api/v1{path}", **options))
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
         try:
-            response = self._http.request(method, f"/api/v1{path}", **options)
-            envelope: dict[str, Any] = response.json()
+            yield
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise Refusal(f"{self._base} cannot be reached: {error}") from None
+
+    def _envelope(self, response: httpx2.Response) -> dict[str, Any]:
+        try:
+            envelope: dict[str, Any] = response.json()
         except ValueError:
             raise Refusal(
                 f"{self._base} does not answer as Gristmill would (status {response.status_code})"
@@ -56,6 +66,16 @@ class Client:
     def batch(self, batch_id: str) -> dict[str, Any]:
         data: dict[str, Any] = self.call("GET", f"/batches/{batch_id}")["data"]
         return data
+
+    def stream(self, batch_id: str, form: str, status: str | None = None) -> Iterator[bytes]:
+        """All results as the server writes them: `ndjson` or `csv`, whose cells no spreadsheet runs as formulas."""
+        headers = {"Accept": _MEDIA_TYPES[form]}
+        path, parameters = f"/api/v1/batches/{batch_id}/results", {"status": status} if status else {}
+        with self._reached(), self._http.stream("GET", path, params=parameters, headers=headers) as response:
+            if not response.is_success:
+                response.read()
+                self._envelope(response)
+            yield from response.iter_bytes()
 
     def results(self, batch_id: str, status: str | None = None) -> Iterator[dict[str, Any]]:
         """All of them, in the order of the requests; pages are fetched as they are needed."""
@@ -110,10 +130,10 @@ def watch(client: Client, batch_id: str, console: Console | None = None) -> bool
         MofNCompleteColumn(),
         TextColumn("{task.fields[pace]}"),
     )
+    batch = client.batch(batch_id)  # a mistake is told before there is a bar
     with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("in_progress", total=None, pace="")
+        bar = progress.add_task(batch["status"], total=None, pace="")
         while True:
-            batch = client.batch(batch_id)
             done = batch["completed_requests"] + batch["failed_requests"]
             progress.update(
                 bar,
@@ -125,6 +145,7 @@ def watch(client: Client, batch_id: str, console: Console | None = None) -> bool
             if batch["status"] in TERMINAL:
                 return bool(batch["status"] == "completed")
             time.sleep(_WAIT_SECONDS)
+            batch = client.batch(batch_id)
 
 
 def _pace(batch: dict[str, Any]) -> str:
@@ -165,5 +186,12 @@ def _bytes(file: Path) -> bytes:
 def _told(envelope: dict[str, Any], status: int) -> str:
     """The server's message, and where it found what."""
     problems = (envelope.get("error") or {}).get("errors") or []
-    lines = [f"{one.get('pointer') or '-'}: {one.get('detail')}" for one in problems]
+    lines = [_placed(str(one.get("pointer") or ""), str(one.get("detail"))) for one in problems]
+    if len(lines) == 1:
+        return f"{lines[0]} (status {status})"
     return "\n  ".join([f"{envelope.get('message') or 'refused'} (status {status})", *lines])
+
+
+def _placed(pointer: str, detail: str) -> str:
+    """Of a query parameter, the detail begins with its name."""
+    return detail if not pointer or detail.startswith(f"{pointer}:") else f"{pointer}: {detail}"

@@ -1,42 +1,34 @@
 """Tables for people, lines for programs."""
 
-import csv
 import sys
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
-import orjson
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from gristmill.cli.refusal import Refusal
 from gristmill.log import printable
 from gristmill.store.keys import Key
 
-COLUMNS = ("custom_id", "status", "response_content", "error_code", "error_message", "processed_at")
-
 
 def show_keys(keys: Iterable[Key]) -> None:
-    table = Table("id", "tenant", "name", "key", "scopes", "made", "state")
+    # The id is for `keys revoke`: whole, however narrow the terminal.
+    table = Table(Column("id", no_wrap=True), Column("key", overflow="fold"), show_lines=True)
     for key in keys:
-        state = (
-            "revoked" if key.revoked_at else f"until {key.expires_at:%Y-%m-%d}" if key.expires_at else "valid"
-        )
-        shown = f"{key.prefix}…{key.last_four}"
-        scopes = ", ".join(sorted(key.scopes))
-        table.add_row(
-            str(key.id),
-            _text(key.tenant),
-            _text(key.name),
-            shown,
-            scopes,
-            f"{key.created_at:%Y-%m-%d}",
-            state,
-        )
+        table.add_row(str(key.id), Text("\n").join(_lines(key)))
     Console().print(table)
+
+
+def _lines(key: Key) -> Iterator[Text]:
+    state = "revoked" if key.revoked_at else f"until {key.expires_at:%Y-%m-%d}" if key.expires_at else "valid"
+    yield Text.assemble(_text(key.name), " of tenant ", _text(key.tenant))
+    yield Text(f"{key.prefix}…{key.last_four}, made {key.created_at:%Y-%m-%d}, {state}")
+    yield Text(", ".join(sorted(key.scopes)))
 
 
 def results_table(results: Iterable[dict[str, Any]], names: dict[str, str] | None = None) -> Table:
@@ -54,22 +46,18 @@ def _text(foreign: str) -> Text:
     return Text("\n".join(printable(line) for line in foreign.splitlines()))
 
 
-def write_results(
-    results: Iterable[dict[str, Any]], form: Literal["table", "ndjson", "csv"], output: Path | None
-) -> None:
+@contextmanager
+def written(output: Path | None) -> Iterator[IO[bytes]]:
+    """Where results go. Raises Refusal."""
     try:
-        with output.open("w", encoding="utf-8", newline="") if output else nullcontext(sys.stdout) as file:
-            _write(results, form, file)
+        with output.open("wb") if output else nullcontext(sys.stdout.buffer) as file:
+            yield file
+            file.flush()
     except OSError as error:
         raise Refusal(f"cannot write {output or 'standard output'}: {error.strerror}") from None
 
 
-def _write(results: Iterable[dict[str, Any]], form: str, file: IO[str]) -> None:
-    if form == "table":
-        Console(file=file).print(results_table(results))
-    elif form == "ndjson":
-        file.writelines(orjson.dumps(result).decode() + "\n" for result in results)
-    else:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(results)
+def write_table(results: Iterable[dict[str, Any]], file: IO[bytes]) -> None:
+    text = TextIOWrapper(file, encoding="utf-8", write_through=True)
+    Console(file=text).print(results_table(results))
+    text.detach()

@@ -75,7 +75,8 @@ def read_requests(
 
     Of problems with inputs 100 are told, or `each` of every input."""
     seen: dict[str, int] = {}
-    flat = processor is not None and processor.name == AgentMessage.name
+    # Where it is not known what they are for, either form may be right.
+    flat = processor is None or processor.name == AgentMessage.name
     for index, request in enumerate(requests):
         if type(request) is not dict:
             _refuse_request(index, draft)

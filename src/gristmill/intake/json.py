@@ -1,7 +1,8 @@
 """The one gate for JSON: what passes here is strict JSON that Postgres can hold.
 
 Refused by name: bytes that are not UTF-8, a byte order mark, NaN and Infinity, trailing text, lone surrogates, NUL,
-integers beyond 64 bits, floats beyond double, more than 64 levels. Duplicate keys: the last one wins.
+integers beyond 64 bits, floats beyond double, more than 64 levels, more values than fit into memory: an empty object of
+three bytes takes 72 there. Duplicate keys: the last one wins.
 A body of 250 kB with 1,000 items costs about 1.3 ms: byte searches decide whether the slower checks are needed at all.
 """
 
@@ -13,6 +14,9 @@ import orjson
 from gristmill.domain.errors import Invalid, Problem
 
 MAX_DEPTH = 64
+# Both are counted by their marks, those in texts included: 64 MiB of prose, code or JSON as text stay far below.
+MAX_CONTAINERS = 4_000_000  # { and [
+MAX_VALUES = 12_000_000  # commas; 1000 requests of 8000 token ids are 8 million
 _INT64 = range(-(2**63), 2**63)
 _LONG_NUMBER = b"0" * 19  # 2^63 has 19 digits: anything shorter fits
 _DIGITS = bytes.maketrans(b"123456789", b"0" * 9)
@@ -24,6 +28,7 @@ T = TypeVar("T", dict[str, Any], list[Any])
 
 def parse(body: bytes, kind: type[T]) -> T:
     """The value of a JSON text whose top level is of that kind; raises Invalid with one problem."""
+    _check_values(body)
     value = _loads(body)
     if type(value) is not kind:
         raise _refusal("invalid_type", f"the JSON text must be {_KINDS[kind]}")
@@ -33,6 +38,16 @@ def parse(body: bytes, kind: type[T]) -> T:
     if _LONG_NUMBER in body.translate(_DIGITS):
         _check_integers(body)
     return value
+
+
+def _check_values(body: bytes) -> None:
+    """Before any of them is made."""
+    if len(body) <= MAX_CONTAINERS:
+        return
+    if body.count(b"{") + body.count(b"[") > MAX_CONTAINERS or body.count(b",") > MAX_VALUES:
+        raise _refusal(
+            "too_many_values", f"more than {MAX_CONTAINERS} times {{ or [, or more than {MAX_VALUES} commas"
+        )
 
 
 def _loads(body: bytes) -> Any:

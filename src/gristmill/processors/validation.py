@@ -17,6 +17,7 @@ from gristmill.domain.errors import Problem
 from gristmill.processors.base import Processor
 
 MAX_PROBLEMS = 100
+_CHUNK = 32  # inputs checked in one call, during which no other Python code runs: they may have 1 MiB each
 _SEGMENT_CHARACTERS = 64
 _DETAIL_CHARACTERS = 300
 
@@ -37,16 +38,28 @@ def validate(
     Pointers are `/requests/{index}{inside}/…`; `inside` is `/input` where requests have their input there.
     `allow_private` opens private addresses for fields of type `GuardedUrl`.
     """
+    inputs: list[BaseModel | None] = []
+    problems: list[Problem] = []
+    for first in range(0, len(raw_inputs), _CHUNK):
+        chunk = raw_inputs[first : first + _CHUNK]
+        found, details = _check_chunk(processor.input_model, chunk, allow_private)
+        inputs += found
+        told = details[: MAX_PROBLEMS - len(problems)] if each is None else _few(details, each)
+        problems += [_problem(chunk, detail, first, inside) for detail in told]
+    return inputs, problems
+
+
+def _check_chunk(
+    model: type[BaseModel], raw_inputs: Sequence[object], allow_private: bool
+) -> tuple[list[BaseModel | None], list[ErrorDetails]]:
     try:
-        return list(_check(processor.input_model, raw_inputs, allow_private)), []
+        return list(_check(model, raw_inputs, allow_private)), []
     except ValidationError as error:
         details = error.errors(include_url=False)
     bad = {detail["loc"][0] for detail in details}
     rest = [raw for index, raw in enumerate(raw_inputs) if index not in bad]
-    good = iter(_check(processor.input_model, rest, allow_private))
-    inputs = [None if index in bad else next(good) for index in range(len(raw_inputs))]
-    told = details[:MAX_PROBLEMS] if each is None else _few(details, each)
-    return inputs, [_problem(raw_inputs, detail, inside) for detail in told]
+    good = iter(_check(model, rest, allow_private))
+    return [None if index in bad else next(good) for index in range(len(raw_inputs))], details
 
 
 def _few(details: Sequence[ErrorDetails], each: int) -> list[ErrorDetails]:
@@ -75,7 +88,7 @@ def validate_config(
 
 
 def _check(model: type[BaseModel], raw: Sequence[object], allow_private: bool) -> list[BaseModel]:
-    """All in one call: 1,000 small inputs take about 3 ms."""
+    """All in one call: 1,000 small inputs in chunks take about 3 ms."""
     context = {"allow_private": allow_private}
     return _adapter(model).validate_json(orjson.dumps(raw), strict=True, extra="forbid", context=context)
 
@@ -85,10 +98,11 @@ def _adapter(model: type[BaseModel]) -> TypeAdapter[list[BaseModel]]:
     return TypeAdapter(list[model])  # type: ignore[valid-type]
 
 
-def _problem(raw_inputs: Sequence[object], detail: ErrorDetails, inside: str) -> Problem:
-    index, *rest = detail["loc"]
-    path = _path(raw_inputs[int(index)], rest, detail["type"])
-    return Problem(f"/requests/{index}{inside}{path}", detail["type"], _detail(detail))
+def _problem(chunk: Sequence[object], detail: ErrorDetails, first: int, inside: str) -> Problem:
+    """`first` is the index of the chunk's first input."""
+    at, *rest = detail["loc"]
+    path = _path(chunk[int(at)], rest, detail["type"])
+    return Problem(f"/requests/{first + int(at)}{inside}{path}", detail["type"], _detail(detail))
 
 
 def _path(raw: object, location: Sequence[int | str], kind: str) -> str:

@@ -1,0 +1,33 @@
+"""Work on large bodies: beside the event loop, and one body at a time.
+
+64 MiB of JSON take a second or more to read and check. On the event loop, nobody would be answered meanwhile; several at
+once would hold several times ten times their size.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+LARGE_BYTES = 512 * 1024  # below, all of it takes a few milliseconds: less than others notice
+
+T = TypeVar("T")
+Run = Callable[..., Awaitable[Any]]  # (function, *arguments) → its result
+
+
+async def at_once(function: Callable[..., T], *arguments: Any) -> T:
+    return function(*arguments)
+
+
+class Aside:
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+
+    @asynccontextmanager
+    async def turn(self, size: int) -> AsyncIterator[Run]:
+        """How to run what works on a body of so many bytes, and its turn to do so."""
+        if size <= LARGE_BYTES:
+            yield at_once
+            return
+        async with self._turn:
+            yield asyncio.to_thread
