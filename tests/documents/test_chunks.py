@@ -59,7 +59,7 @@ def test_a_chunk_knows_its_place_its_page_and_the_nearest_heading() -> None:
         for number in re.findall(r"number (\d+)", chunk.text)[:1]:  # one chunk is nothing but code
             assert chunk.page == (1 if int(number) < 60 else 2)
     headings = [key for key, _ in itertools.groupby(chunk.heading for chunk in chunks(BOOK, 500, 300))]
-    assert headings == ["One", "Deeper", "Two"]
+    assert headings == ["One", "Deeper", "Two", "At once"]
 
 
 def test_a_heading_is_never_left_alone() -> None:

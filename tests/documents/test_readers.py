@@ -1,6 +1,7 @@
 """Each kind of file is read into pages, text, Markdown, tables, metadata and a language."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,16 @@ async def test_cells_show_as_people_write_them(pool: ParserPool, files: Files) -
     document = await pool.parse(files["parts.xlsx"], "")
     assert document.tables[0].rows[3] == ("Sum", "3")
     assert document.pages[1].tables[0].rows == (("Day", "Open"), ("2026-11-25", "TRUE"), ("", "0.5"))
+
+
+async def test_numbers_with_spaces_around_them_are_numbers_to_excel_and_to_us(
+    pool: ParserPool, files: Files, tmp_path: Path
+) -> None:
+    spaced = tmp_path / "spaced.xlsx"
+    with zipfile.ZipFile(files["parts.xlsx"]) as original, zipfile.ZipFile(spaced, "w") as copy:
+        for name in original.namelist():
+            copy.writestr(name, original.read(name).replace(b"<v>0.5</v>", b"<v> 0.5</v>"))
+    assert (await pool.parse(spaced, "")).tables == (await pool.parse(files["parts.xlsx"], "")).tables
 
 
 async def test_a_letter_has_its_headers_text_and_names_of_attachments(pool: ParserPool, files: Files) -> None:

@@ -2,10 +2,13 @@
 
 import datetime
 import io
+import re
+import zipfile
 
 from python_calamine import CalamineError, CalamineSheet, CalamineWorkbook, PasswordError, SheetTypeEnum
 
-from gristmill.documents import archive
+from gristmill.documents import archive, opendocument
+from gristmill.documents.document import Page
 from gristmill.documents.flow import Flow
 from gristmill.documents.limits import Limits
 from gristmill.documents.markup import descendants
@@ -13,22 +16,51 @@ from gristmill.documents.office import Package
 from gristmill.documents.refusal import Refused, too_complex
 from gristmill.documents.source import Reading, Source
 
+_SPACES = re.compile(rb"<v>\s*([^<]*?)\s*</v>")
 _Cell = int | float | str | bool | datetime.time | datetime.date | datetime.datetime | datetime.timedelta
 
 
 def read(source: Source) -> Reading:
     metadata = _properties(source)
+    data = source.data()
     try:
-        with CalamineWorkbook.from_filelike(io.BytesIO(source.data())) as book:
-            flow = Flow(source.limits)
-            for sheet in book.sheets_metadata:
-                if sheet.typ == SheetTypeEnum.WorkSheet:
-                    _sheet(flow, book.get_sheet_by_name(sheet.name), source.limits)
-            return Reading(flow.pages(), metadata)
+        return Reading(_pages(data, source.limits), metadata)
     except PasswordError as error:
         raise Refused("encrypted") from error
     except (CalamineError, OSError, ValueError) as error:
+        if not data.startswith(b"PK"):
+            raise Refused("document_broken") from error
+        return _read_otherwise(source, metadata)
+
+
+def _pages(data: bytes, limits: Limits) -> tuple[Page, ...]:
+    flow = Flow(limits)
+    with CalamineWorkbook.from_filelike(io.BytesIO(data)) as book:
+        for sheet in book.sheets_metadata:
+            if sheet.typ == SheetTypeEnum.WorkSheet:
+                _sheet(flow, book.get_sheet_by_name(sheet.name), limits)
+    return flow.pages()
+
+
+def _read_otherwise(source: Source, metadata: dict[str, str]) -> Reading:
+    """What calamine does not take although Excel and KSpread do: numbers with spaces around them, old OpenDocument files."""
+    with archive.opened(source.file, source.limits) as opened:
+        if "content.xml" in opened.namelist():
+            return opendocument.read(source)
+        tidy = _without_spaces(opened, source.limits)
+    try:
+        return Reading(_pages(tidy, source.limits), metadata)
+    except (CalamineError, OSError, ValueError) as error:
         raise Refused("document_broken") from error
+
+
+def _without_spaces(opened: zipfile.ZipFile, limits: Limits) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as tidy:
+        for entry in opened.infolist():
+            data = archive.member(opened, entry.filename, limits) or b""
+            tidy.writestr(entry.filename, _SPACES.sub(rb"<v>\1</v>", data))
+    return out.getvalue()
 
 
 def _properties(source: Source) -> dict[str, str]:
