@@ -1,7 +1,10 @@
 """Files: streamed in and out, typed by their bytes, named by ids on disk."""
 
 import hashlib
+import io
+import zipfile
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -172,7 +175,7 @@ async def test_a_form_that_is_not_one_file_is_refused_and_leaves_nothing(
 
 async def test_lines_and_records_are_counted_on_the_way(caller: Caller) -> None:
     for name, content, lines, records in [
-        ("a.jsonl", b'{"a": 1}\n\n{"a": 2}\r\n  \n{"a": 3}', 3, 4),
+        ("a.jsonl", b'{"a": 1}\n\n{"a": 2}\r\n  \n{"a": 3}', 3, None),
         ("a.csv", b'\xef\xbb\xbfid,text\r\n1,"two\r\nlines, ""quoted"""\r\n\r\n2,x\r\n', 4, 3),
         ("a.csv", "id;text\n1;Mühle\n".encode("latin-1"), 2, 2),
         ("a.pdf", b"%PDF-1.7\nx\n", None, None),
@@ -246,6 +249,30 @@ async def test_an_upload_that_outlived_its_note_is_no_file(
     answer = await caller.post(f"{FILES}?filename=a", content=slow())
     assert code_of(answer, 409) == "conflict"
     assert await caller.data(FILES) == []
+
+
+class TestRetention:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"file_retention_days": 7})
+
+    async def test_every_way_in_says_when_the_file_will_go(self, caller: Caller) -> None:
+        directory = f"/api/v1/directories/{await caller.directory()}"
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr("a.txt", "x")
+        await caller.upload(b"x")
+        await caller.post(f"{directory}/upload?filename=a", content=b"x")
+        await caller.post(f"{directory}/zip", content=archive.getvalue())
+        found = await caller.data(FILES)
+        assert len(found) == 3
+        for one in found:
+            made, ends = (datetime.fromisoformat(one[name]) for name in ("created_at", "expires_at"))
+            assert ends - made == timedelta(days=7)
+
+
+async def test_without_a_retention_files_are_kept(caller: Caller) -> None:
+    assert (await caller.data(f"{FILES}/{await caller.upload(b'x')}"))["expires_at"] is None
 
 
 class TestByUrl:

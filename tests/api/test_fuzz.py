@@ -82,6 +82,9 @@ GETS = (
     "agents/{agent}",
     "agents/{agent}/versions",
     "files",
+    "directories",
+    "directories/{directory}",
+    "directories/{directory}/files",
     "chats",
     "chats/1/messages",
     "processors",
@@ -94,6 +97,11 @@ GETS = (
 @pytest.fixture
 async def agent_id(caller: Caller) -> str:
     return await caller.agent()
+
+
+@pytest.fixture
+async def directory_id(caller: Caller) -> str:
+    return await caller.directory()
 
 
 @pytest.fixture
@@ -131,7 +139,7 @@ def mutated(draw: Any, body: dict[str, Any]) -> dict[str, Any]:
 @BOUNDED
 @given(data=st.data())
 async def test_any_change_of_a_good_body_is_taken_or_refused(
-    caller: Caller, agent_id: str, data: st.DataObject
+    caller: Caller, agent_id: str, directory_id: str, data: st.DataObject
 ) -> None:
     server = {"name": "a", "url": "https://a.example.com/", "headers": {"A": "b"}}
     webhook = {"url": "https://a.example.com/", "events": ["completed"], "secret": "s"}
@@ -152,6 +160,9 @@ async def test_any_change_of_a_good_body_is_taken_or_refused(
                     f"batches/{agent_id}/retry",
                     {"status": ["failed"], "error_codes": [500], "custom_ids": ["a"]},
                 ),
+                ("files", {"url": "https://127.0.0.1/x", "filename": "x", "purpose": "y"}),
+                ("directories", {"name": "a"}),
+                (f"directories/{directory_id}/files", {"file_ids": [agent_id, agent_id]}),
             ]
         )
     )
@@ -164,8 +175,10 @@ async def test_any_change_of_a_good_body_is_taken_or_refused(
     text=st.binary(max_size=60),
     content_type=st.sampled_from(["application/json", "multipart/form-data; boundary=b"]),
 )
-async def test_any_bytes_are_taken_or_refused(caller: Caller, text: bytes, content_type: str) -> None:
-    for path in ("batches", "agents", "files"):
+async def test_any_bytes_are_taken_or_refused(
+    caller: Caller, directory_id: str, text: bytes, content_type: str
+) -> None:
+    for path in ("batches", "agents", "files", "directories", f"directories/{directory_id}/zip"):
         answer = await caller.send(
             "POST", f"/api/v1/{path}", content=text, headers={"content-type": content_type}
         )
@@ -179,10 +192,10 @@ async def test_any_bytes_are_taken_or_refused(caller: Caller, text: bytes, conte
     raw=st.binary(max_size=6),
 )
 async def test_any_query_is_answered(
-    caller: Caller, path: str, query: list[tuple[str, str]], raw: bytes
+    caller: Caller, directory_id: str, path: str, query: list[tuple[str, str]], raw: bytes
 ) -> None:
     text = "&".join(f"{name}={quote(value.encode('utf-8', 'replace'))}" for name, value in query)
-    target = f"/api/v1/{path.format(id=batch_id, agent=agent_id)}?{text}&{quote(raw, safe='=&')}"
+    target = f"/api/v1/{path.format(id=batch_id, agent=agent_id, directory=directory_id)}?{text}&{quote(raw, safe='=&')}"
     answer = await caller.get(target)
     assert answer.status_code in DOCUMENTED, answer.text
     orjson.loads(answer.content)
