@@ -14,6 +14,7 @@ from uuid import uuid4
 import pytest
 
 from databases import Server
+from fakes.s3 import Bucket, S3Server, s3_server
 from gristmill.db import Database
 from gristmill.embedded.postgres import THROWAWAY, EmbeddedPostgres
 from gristmill.store import schema
@@ -138,3 +139,15 @@ def durable_postgres(data_dir: Path) -> Iterator[EmbeddedPostgres]:
     """A server of its own with the settings of the product, to be killed."""
     with EmbeddedPostgres(data_dir / "postgres") as postgres:
         yield postgres
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3: S3Server) -> Bucket:
+    """Of a real S3 server, empty."""
+    return s3.bucket()

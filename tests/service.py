@@ -76,6 +76,16 @@ class Caller:
         file_id: str = made.json()["data"]["id"]
         return file_id
 
+    async def directory(self, *file_ids: str, name: str = "Test") -> str:
+        """The id of a new directory with these files."""
+        made = await self.post("/api/v1/directories", {"name": name})
+        assert made.status_code == 201, made.text
+        directory_id: str = made.json()["data"]["id"]
+        if file_ids:
+            added = await self.post(f"/api/v1/directories/{directory_id}/files", {"file_ids": list(file_ids)})
+            assert added.status_code == 200, added.text
+        return directory_id
+
 
 async def new_tenant(service: Service, scopes: Sequence[str] = ("admin",)) -> Caller:
     async with service.database.engine.begin() as connection:

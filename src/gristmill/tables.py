@@ -123,7 +123,7 @@ file = Table(
     Column("purpose", Text),  # what its owner says it is for
     Column("source_url", Text),  # where it was fetched from, without query: that may hold a signature
     Column("lines", BigInteger),  # that are not blank; null: not a text, or older than this column
-    Column("records", BigInteger),  # as a CSV file has them, its header among them; likewise
+    Column("records", BigInteger),  # as a CSV file has them, its header among them; null for JSON, too
     _at("expires_at"),
     Index(None, "tenant_id", "id"),
     Index("file_expires_at_idx", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),

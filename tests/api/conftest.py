@@ -9,7 +9,7 @@ from gristmill.api.app import create_app
 from gristmill.db import Database
 from gristmill.net.session import HttpSession
 from gristmill.settings import Settings
-from gristmill.storage.local import LocalStorage
+from gristmill.storage.opening import open_storage
 from service import VAULT, Caller, Service, new_tenant
 
 
@@ -19,16 +19,19 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-async def service(database: Database, settings: Settings) -> AsyncIterator[Service]:
+async def http() -> AsyncIterator[HttpSession]:
+    async with HttpSession(allow_private=False) as session:
+        yield session
+
+
+@pytest.fixture
+async def service(database: Database, settings: Settings, http: HttpSession) -> AsyncIterator[Service]:
     """The application, called without a socket."""
     woken = asyncio.Event()
-    async with HttpSession(allow_private=False) as http:
-        app = create_app(
-            database, VAULT, settings, wake=woken.set, http=http, storage=LocalStorage(settings.data_dir)
-        )
-        transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx2.AsyncClient(transport=transport, base_url="http://attacker.test") as client:
-            yield Service(app, database, client, woken)
+    app = create_app(database, VAULT, settings, wake=woken.set, http=http, storage=open_storage(settings))
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://attacker.test") as client:
+        yield Service(app, database, client, woken)
 
 
 @pytest.fixture

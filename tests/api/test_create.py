@@ -222,7 +222,14 @@ async def test_chats_and_files_of_requests_have_to_exist_for_the_caller(
 
 
 @pytest.mark.parametrize(
-    "content", [b"hello", b"\x89PNG\r\n\x1a\n rest", b"\xff\xd8\xff rest", b"GIF89a rest"]
+    "content",
+    [
+        b"hello",
+        b"From: a\nTo: b\n\nhello",
+        b"\x89PNG\r\n\x1a\n rest",
+        b"\xff\xd8\xff rest",
+        b"GIF89a rest",
+    ],
 )
 async def test_text_and_images_can_be_attached(caller: Caller, content: bytes) -> None:
     agent_id, file_id = await caller.agent(), await caller.upload(content)

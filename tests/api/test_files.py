@@ -1,12 +1,20 @@
 """Files: streamed in and out, typed by their bytes, named by ids on disk."""
 
 import hashlib
+import io
+import zipfile
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from fakes.receiver import Receiver, reset, status
+from fakes.s3 import Bucket
+from gristmill.db import Database
+from gristmill.net.session import HttpSession
 from gristmill.settings import Settings
-from service import Caller, code_of, problems
+from service import Caller, Service, code_of, problems
 
 FILES = "/api/v1/files"
 
@@ -163,6 +171,260 @@ async def test_a_form_that_is_not_one_file_is_refused_and_leaves_nothing(
     assert code_of(answer, 400) == code
     assert on_disk(settings.data_dir) == []
     assert await caller.data(FILES) == []
+
+
+async def test_lines_and_records_are_counted_on_the_way(caller: Caller) -> None:
+    for name, content, lines, records in [
+        ("a.jsonl", b'{"a": 1}\n\n{"a": 2}\r\n  \n{"a": 3}', 3, None),
+        ("a.csv", b'\xef\xbb\xbfid,text\r\n1,"two\r\nlines, ""quoted"""\r\n\r\n2,x\r\n', 4, 3),
+        ("a.csv", "id;text\n1;Mühle\n".encode("latin-1"), 2, 2),
+        ("a.pdf", b"%PDF-1.7\nx\n", None, None),
+    ]:
+        found = await caller.data(f"{FILES}/{await caller.upload(content, name)}")
+        assert (found["lines"], found["records"]) == (lines, records), name
+    many = b"".join(b'%d,"a\nb"\n' % n for n in range(200_000))
+    found = await caller.data(f"{FILES}/{await caller.upload(many, 'many.csv')}")
+    assert (found["lines"], found["records"]) == (400_000, 200_000)
+
+
+async def test_files_are_found_by_name_type_purpose_and_time(caller: Caller) -> None:
+    first = await caller.upload(b"x", "Report_1.txt")
+    made = await caller.post(f"{FILES}?filename=b.csv&purpose=batch", content=b"a,b")
+    second = made.json()["data"]
+    assert second["purpose"] == "batch"
+    for query, found in [
+        ("filename=report", [first]),
+        ("filename=REPORT_", [first]),
+        ("filename=t_1%25", []),
+        ("filename=%", []),
+        ("media_type=text/csv", [second["id"]]),
+        ("purpose=batch", [second["id"]]),
+        ("purpose=bat", []),
+        (f"created_after={second['created_at']}", [second["id"]]),
+        (f"created_before={second['created_at']}", [first]),
+        ("filename=.&media_type=text/plain", [first]),
+    ]:
+        answer = (await caller.get(f"{FILES}?{query.replace('=%', '=%25')}")).json()
+        assert [one["id"] for one in answer["data"]] == found, query
+        assert answer["pagination"]["total_records"] == len(found)
+    assert problems(await caller.get(f"{FILES}?created_after=yesterday")) == {
+        "created_after": "invalid_instant"
+    }
+
+
+async def test_a_file_that_was_deleted_leaves_its_directories_at_once(caller: Caller) -> None:
+    kept, gone = await caller.upload(b"x"), await caller.upload(b"y")
+    directory = await caller.directory(kept, gone)
+    assert (await caller.send("DELETE", f"{FILES}/{gone}")).status_code == 204
+    assert (await caller.data(f"/api/v1/directories/{directory}"))["files"] == 1
+    entries = await caller.data(f"/api/v1/directories/{directory}/files")
+    assert [one["file"]["id"] for one in entries] == [kept]
+
+
+async def noted(database: Database) -> int:
+    """Bytes that are to go."""
+    async with database.connection() as connection:
+        found: int = await connection.fetchval("SELECT count(*) FROM file_discard")
+    return found
+
+
+async def test_uploads_leave_no_notes_behind(caller: Caller, database: Database) -> None:
+    file_id = await caller.upload(b"x")
+    await caller.send("DELETE", f"{FILES}/{file_id}")
+    await caller.post(f"{FILES}?filename=a", content=b"")
+    assert await noted(database) == 0
+
+
+async def test_an_upload_that_outlived_its_note_is_no_file(
+    caller: Caller, settings: Settings, database: Database
+) -> None:
+    """A worker took it for broken off meanwhile, and may have removed its bytes."""
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"x"
+        async with database.connection() as connection:
+            await connection.execute("DELETE FROM file_discard")
+        yield b"y"
+
+    answer = await caller.post(f"{FILES}?filename=a", content=slow())
+    assert code_of(answer, 409) == "conflict"
+    assert await caller.data(FILES) == []
+
+
+class TestRetention:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"file_retention_days": 7})
+
+    async def test_every_way_in_says_when_the_file_will_go(self, caller: Caller) -> None:
+        directory = f"/api/v1/directories/{await caller.directory()}"
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr("a.txt", "x")
+        await caller.upload(b"x")
+        await caller.post(f"{directory}/upload?filename=a", content=b"x")
+        await caller.post(f"{directory}/zip", content=archive.getvalue())
+        found = await caller.data(FILES)
+        assert len(found) == 3
+        for one in found:
+            made, ends = (datetime.fromisoformat(one[name]) for name in ("created_at", "expires_at"))
+            assert ends - made == timedelta(days=7)
+
+
+async def test_without_a_retention_files_are_kept(caller: Caller) -> None:
+    assert (await caller.data(f"{FILES}/{await caller.upload(b'x')}"))["expires_at"] is None
+
+
+class TestByUrl:
+    @pytest.fixture
+    async def http(self) -> AsyncIterator[HttpSession]:
+        async with HttpSession(allow_private=True) as http:
+            yield http
+
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"upload_max_bytes": 1000})
+
+    async def test_a_file_is_fetched_and_its_origin_shown_without_what_may_be_secret(
+        self, caller: Caller, settings: Settings
+    ) -> None:
+        async with Receiver() as server:
+            server.behave(status(302, Location="/a/table.csv?sig=hush"), status(200, b"a,b\n1,2\n"))
+            made = await caller.post(FILES, {"url": f"{server.url}?sig=hush", "purpose": "batch"})
+        assert made.status_code == 201, made.text
+        data = made.json()["data"]
+        assert (data["filename"], data["media_type"], data["records"]) == ("table.csv", "text/csv", 2)
+        assert (data["source_url"], data["purpose"]) == (server.url, "batch")
+        assert "hush" not in made.text
+        assert (await caller.get(f"{FILES}/{data['id']}/content")).content == b"a,b\n1,2\n"
+        assert len(on_disk(settings.data_dir)) == 1
+
+    async def test_it_may_be_given_a_name(self, caller: Caller) -> None:
+        async with Receiver() as server:
+            server.behave(status(200, b"x"))
+            made = await caller.post(FILES, {"url": server.url, "filename": "/tmp/mine.txt"})
+        assert made.json()["data"]["filename"] == "mine.txt"
+
+    async def test_what_cannot_be_fetched_is_refused_and_leaves_nothing(
+        self, caller: Caller, settings: Settings, database: Database
+    ) -> None:
+        async with Receiver() as server:
+            for behaviour, code in [
+                (status(404, b"hush"), "url_status"),
+                (status(302, Location="file:///etc/passwd"), "url_unreachable"),
+                (status(200, b"x" * 1001), "source_too_large"),
+                (reset(), "url_unreachable"),
+            ]:
+                server.behave(behaviour)
+                answer = await caller.post(FILES, {"url": server.url})
+                assert problems(answer) == {"/url": code}
+                assert "hush" not in answer.text
+            server.behave(status(200, b""))
+            assert problems(await caller.post(FILES, {"url": server.url})) == {"file": "empty_file"}
+        assert (on_disk(settings.data_dir), await noted(database)) == ([], 0)
+        assert await caller.data(FILES) == []
+
+    async def test_a_body_that_is_no_such_wish_is_refused(self, caller: Caller) -> None:
+        for body, at in [
+            ({}, "/url"),
+            ({"url": 7}, "/url"),
+            ({"url": "x", "id": "y"}, "/id"),
+            ({"url": ""}, "/url"),
+        ]:
+            assert at in problems(await caller.post(FILES, body))
+        assert problems(await caller.post(FILES, {"url": "x" * 2049})) == {"/url": "string_too_long"}
+        assert (await caller.post(f"{FILES}?filename=a.json", {"url": "x"})).status_code == 201
+
+
+async def test_blocked_and_refused_urls_are_answered_alike(caller: Caller) -> None:
+    """With the guard as it is by default."""
+    async with Receiver() as server:
+        told = {
+            tuple(answer.json()["error"]["errors"][0].values())
+            for url in (
+                server.url,
+                "https://127.0.0.1/",
+                "https://no-such-name.invalid/",
+                "ftp://a.example/",
+                "nonsense",
+            )
+            for answer in [await caller.post(FILES, {"url": url})]
+        }
+        assert server.accepted == 0
+    assert [one[:2] for one in told] == [("/url", "url_unreachable")]
+
+
+class TestInAStore:
+    """The same routes on a real S3 server."""
+
+    @pytest.fixture
+    def settings(self, settings: Settings, bucket: Bucket, tmp_path: Path) -> Settings:
+        return bucket.settings(data_dir=tmp_path, host="127.0.0.1", port=8000)
+
+    async def test_files_lie_in_the_bucket_and_nowhere_else(
+        self, caller: Caller, settings: Settings, bucket: Bucket
+    ) -> None:
+        content = bytes(range(256)) * 40_000
+        file_id = await caller.upload(content, "data.bin")
+        assert bucket.keys() == [f"gristmill/files/{caller.tenant_id}/{file_id}"]
+        assert on_disk(settings.data_dir) == []
+        answer = await caller.get(f"{FILES}/{file_id}/content")
+        assert answer.content == content
+        assert answer.headers["content-length"] == str(len(content))
+        assert answer.headers["content-disposition"].startswith("attachment")
+        assert (await caller.send("DELETE", f"{FILES}/{file_id}")).status_code == 204
+        assert bucket.keys() == []
+
+    @pytest.mark.parametrize(
+        ("asked", "code", "content", "told"),
+        [
+            ("bytes=2-4", 206, b"234", "bytes 2-4/10"),
+            ("bytes=7-", 206, b"789", "bytes 7-9/10"),
+            ("bytes=7-100", 206, b"789", "bytes 7-9/10"),
+            ("bytes=10-", 200, b"0123456789", None),
+            ("bytes=-3", 200, b"0123456789", None),
+            ("bytes=4-2", 200, b"0123456789", None),
+            ("bytes=0-1,3-4", 200, b"0123456789", None),
+            ("lines=1-2", 200, b"0123456789", None),
+        ],
+    )
+    async def test_a_part_can_be_had(
+        self, caller: Caller, asked: str, code: int, content: bytes, told: str | None
+    ) -> None:
+        file_id = await caller.upload(b"0123456789")
+        answer = await caller.get(f"{FILES}/{file_id}/content", headers={"range": asked})
+        assert (answer.status_code, answer.content) == (code, content)
+        assert answer.headers.get("content-range") == told
+
+    async def test_a_refused_upload_leaves_nothing(
+        self, caller: Caller, bucket: Bucket, database: Database
+    ) -> None:
+        for content, answer in ((b"", 400), (form((FILE, b"x" * 9_000_000), end=b""), 400)):
+            made = await caller.post(
+                f"{FILES}?filename=a", content=content, headers={"content-type": BOUNDARY}
+            )
+            assert made.status_code == answer
+        assert (bucket.keys(), bucket.broken_off(), await noted(database)) == ([], [], 0)
+
+    async def test_bytes_that_are_gone_are_404(self, caller: Caller, service: Service) -> None:
+        file_id = await caller.upload(b"x")
+        await service.app.state.parts.storage.delete(f"files/{caller.tenant_id}/{file_id}")
+        assert code_of(await caller.get(f"{FILES}/{file_id}/content"), 404) == "not_found"
+
+
+class TestWithoutTheStore:
+    @pytest.fixture
+    def settings(self, tmp_path: Path) -> Settings:
+        return Bucket("http://127.0.0.1:9", "bucket").settings(data_dir=tmp_path)
+
+    async def test_it_is_503_and_a_deleted_file_is_left_to_the_workers(
+        self, caller: Caller, database: Database
+    ) -> None:
+        made = await caller.post(f"{FILES}?filename=a", content=b"x")
+        assert code_of(made, 503) == "storage_unavailable"
+        assert "retry-after" in made.headers
+        assert await caller.data(FILES) == []
+        assert await noted(database) == 1
 
 
 class TestSmallUploads:

@@ -64,9 +64,10 @@ ODD = st.one_of(
     ),
 )
 _NAMES = """agent_id processor config requests webhook name metadata collection priority deadline_seconds max_attempts
-item_timeout_seconds max_concurrency start_paused model instructions parameters mcp_servers version x"""
+item_timeout_seconds max_concurrency start_paused model instructions parameters mcp_servers version
+url filename purpose file_ids x"""
 _PARAMETERS = """limit offset cursor status processor agent_id created_after created_before name collection created_by
-metadata.a error_code custom_id external_user_id filename"""
+metadata.a error_code custom_id external_user_id filename media_type purpose files"""
 _METHODS = "GET POST PUT PATCH DELETE HEAD OPTIONS"
 NAMES = st.sampled_from(_NAMES.split())
 PARAMETERS = st.sampled_from(_PARAMETERS.split())
@@ -81,6 +82,9 @@ GETS = (
     "agents/{agent}",
     "agents/{agent}/versions",
     "files",
+    "directories",
+    "directories/{directory}",
+    "directories/{directory}/files",
     "chats",
     "chats/1/messages",
     "processors",
@@ -91,6 +95,11 @@ GETS = (
 @pytest.fixture
 async def agent_id(caller: Caller) -> str:
     return await caller.agent()
+
+
+@pytest.fixture
+async def directory_id(caller: Caller) -> str:
+    return await caller.directory()
 
 
 @pytest.fixture
@@ -128,7 +137,7 @@ def mutated(draw: Any, body: dict[str, Any]) -> dict[str, Any]:
 @BOUNDED
 @given(data=st.data())
 async def test_any_change_of_a_good_body_is_taken_or_refused(
-    caller: Caller, agent_id: str, data: st.DataObject
+    caller: Caller, agent_id: str, directory_id: str, data: st.DataObject
 ) -> None:
     server = {"name": "a", "url": "https://a.example.com/", "headers": {"A": "b"}}
     webhook = {"url": "https://a.example.com/", "events": ["completed"], "secret": "s"}
@@ -144,6 +153,9 @@ async def test_any_change_of_a_good_body_is_taken_or_refused(
                 ),
                 ("agents", {"name": "a", "model": "m", "parameters": {"a": 1}, "mcp_servers": [server]}),
                 (f"agents/{agent_id}/publish", {"version": 1}),
+                ("files", {"url": "https://127.0.0.1/x", "filename": "x", "purpose": "y"}),
+                ("directories", {"name": "a"}),
+                (f"directories/{directory_id}/files", {"file_ids": [agent_id, agent_id]}),
             ]
         )
     )
@@ -156,8 +168,10 @@ async def test_any_change_of_a_good_body_is_taken_or_refused(
     text=st.binary(max_size=60),
     content_type=st.sampled_from(["application/json", "multipart/form-data; boundary=b"]),
 )
-async def test_any_bytes_are_taken_or_refused(caller: Caller, text: bytes, content_type: str) -> None:
-    for path in ("batches", "agents", "files"):
+async def test_any_bytes_are_taken_or_refused(
+    caller: Caller, directory_id: str, text: bytes, content_type: str
+) -> None:
+    for path in ("batches", "agents", "files", "directories", f"directories/{directory_id}/zip"):
         answer = await caller.send(
             "POST", f"/api/v1/{path}", content=text, headers={"content-type": content_type}
         )
@@ -171,10 +185,10 @@ async def test_any_bytes_are_taken_or_refused(caller: Caller, text: bytes, conte
     raw=st.binary(max_size=6),
 )
 async def test_any_query_is_answered(
-    caller: Caller, path: str, query: list[tuple[str, str]], raw: bytes
+    caller: Caller, directory_id: str, path: str, query: list[tuple[str, str]], raw: bytes
 ) -> None:
     text = "&".join(f"{name}={quote(value.encode('utf-8', 'replace'))}" for name, value in query)
-    target = f"/api/v1/{path.format(id=batch_id, agent=agent_id)}?{text}&{quote(raw, safe='=&')}"
+    target = f"/api/v1/{path.format(id=batch_id, agent=agent_id, directory=directory_id)}?{text}&{quote(raw, safe='=&')}"
     answer = await caller.get(target)
     assert answer.status_code in DOCUMENTED, answer.text
     orjson.loads(answer.content)

@@ -13,7 +13,11 @@ from gristmill.domain.outcomes import Turn
 from gristmill.store.batches import NewWebhook
 from service import Caller, Service
 
-BODIES: dict[str, Any] = {"change_agent": {"name": "x"}, "replace_agent": {"name": "x"}}
+BODIES: dict[str, Any] = {
+    "change_agent": {"name": "x"},
+    "replace_agent": {"name": "x"},
+    "add_directory_files": {"file_ids": [str(uuid4())]},
+}
 
 
 async def belongings(owner: Caller, database: Database) -> dict[str, str]:
@@ -25,12 +29,14 @@ async def belongings(owner: Caller, database: Database) -> dict[str, str]:
     ended = factories.success(lease, 0, turn=Turn("hello", "hi", None))
     await factories.record(database, worker, factories.Flush({lease.id: 0}, [ended]), alone=True)
     [result] = await owner.data(f"/api/v1/batches/{batch_id}/results")
+    file_id = await owner.upload(b"secret")
     [delivery] = await owner.data(f"/api/v1/batches/{batch_id}/deliveries")
     return {
         "batch_id": str(batch_id),
         "custom_id": "item-0",
         "agent_id": await owner.agent(),
-        "file_id": await owner.upload(b"secret"),
+        "file_id": file_id,
+        "directory_id": await owner.directory(file_id),
         "history_id": str(result["history_id"]),
         "delivery_id": delivery["id"],
     }
@@ -70,7 +76,7 @@ async def test_another_tenants_id_is_answered_like_an_unknown_one_on_every_route
             assert without_request_id(foreign) == without_request_id(never), route.name
             assert foreign.status_code == 404, route.name
             tried += 1
-    assert tried == 19  # a new route with an id belongs here by itself; a route lost shows
+    assert tried == 26  # a new route with an id belongs here by itself; a route lost shows
     shown = await other.data(f"/api/v1/batches/{theirs['batch_id']}")
     assert (shown["status"], (await other.data(f"/api/v1/agents/{theirs['agent_id']}"))["version"]) == (
         "completed",
@@ -78,7 +84,7 @@ async def test_another_tenants_id_is_answered_like_an_unknown_one_on_every_route
     )
 
 
-@pytest.mark.parametrize("path", ["batches", "agents", "files", "chats"])
+@pytest.mark.parametrize("path", ["batches", "agents", "files", "directories", "chats"])
 async def test_lists_show_only_the_callers_own(
     caller: Caller, other: Caller, database: Database, path: str
 ) -> None:
@@ -95,6 +101,27 @@ async def test_no_answer_names_a_tenant(caller: Caller, database: Database) -> N
         f"batches/{mine['batch_id']}/results",
         f"agents/{mine['agent_id']}",
         f"files/{mine['file_id']}",
+        f"directories/{mine['directory_id']}",
+        f"directories/{mine['directory_id']}/files",
         f"chats/{mine['history_id']}/messages",
     ]:
         assert str(caller.tenant_id) not in (await caller.get(f"/api/v1/{path}")).text
+
+
+async def test_another_tenants_file_cannot_be_put_into_a_directory_or_taken_out(
+    caller: Caller, other: Caller
+) -> None:
+    theirs = await other.upload(b"secret")
+    mine = await caller.directory(await caller.upload(b"x"))
+    answers = [
+        await caller.post(f"/api/v1/directories/{mine}/files", {"file_ids": [one]})
+        for one in (theirs, str(uuid4()))
+    ]
+    assert without_request_id(answers[0]) == without_request_id(answers[1])
+    assert answers[0].status_code == 400
+    out = [
+        await caller.send("DELETE", f"/api/v1/directories/{mine}/files/{one}")
+        for one in (theirs, str(uuid4()))
+    ]
+    assert without_request_id(out[0]) == without_request_id(out[1])
+    assert len(await caller.data(f"/api/v1/directories/{mine}/files")) == 1

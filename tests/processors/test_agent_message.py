@@ -132,6 +132,7 @@ async def test_usage_is_the_providers_with_one_main_response(world: World) -> No
     [
         (b"plain", "text/plain", "a.txt"),
         (b"# plain", "text/markdown; charset=utf-8", "a.md"),
+        (b"From: a\nTo: b\n\nhello", "message/rfc822", "a"),
         (b"{}", "application/json", "a.json"),
         (b"<a/>", "application/xml", "a.xml"),
         (b"<a/>", "image/svg+xml", "a.svg"),

@@ -5,14 +5,15 @@ What it declares is checked first, what it then holds a second time while it is 
 
 import re
 import stat
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
 from gristmill.domain.errors import Invalid, Problem
-from gristmill.domain.media import ARCHIVES, HEAD_BYTES, media_type
+from gristmill.domain.media import ARCHIVES
 from gristmill.storage.base import PIECE_BYTES
 
 MAX_MEMBERS = 10_000
@@ -27,6 +28,19 @@ _END_BYTES = 22 + 65_535  # the record at the end, and the longest comment behin
 _METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})  # the others may take much memory to unpack
 _JUNK = re.compile(r"(^|/)(__MACOSX/|\.DS_Store$|Thumbs\.db$|desktop\.ini$)")
 _DRIVE = re.compile(r"[A-Za-z]:")
+_NOT_UNPACKED = "an archive within the archive is not unpacked: leave it out"
+# What the library raises for bytes that are no archive, or not the one they say.
+_BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    OverflowError,
+)
 _NESTED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".jar")
 
 
@@ -51,28 +65,28 @@ class Archive:
         _check_listing(file)
         try:
             self._zip = zipfile.ZipFile(file)
-        except (zipfile.BadZipFile, ValueError, OSError, RecursionError, OverflowError):
+        except _BROKEN:
             raise _refusal("invalid_zip", "this is no zip file, or a damaged one") from None
         self.members = _checked(self._zip.infolist(), max_bytes)
 
     def pieces(self, member: Member) -> Iterator[bytes]:
         """Raises Invalid if there is something else inside than the archive's directory says."""
         left = member.info.file_size
-        first = True
         try:
             with self._zip.open(member.info) as inside:
                 while piece := inside.read(PIECE_BYTES):
                     left -= len(piece)
-                    if first:
-                        _check_not_nested(member, piece)
-                    first = False
                     yield piece
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError):
-            left = -1
-        except zipfile.zlib.error:  # type: ignore[attr-defined]  # the module that zipfile itself found
+        except _BROKEN:
             left = -1
         if left != 0:
             raise _refusal("invalid_zip", "this member cannot be unpacked", member.index)
+
+
+def check_kind(member: Member, media_type: str) -> None:
+    """By the bytes, after those that names tell. Office documents are zip files, too, and let through."""
+    if media_type in ARCHIVES:
+        raise _refusal("nested_archive", _NOT_UNPACKED, member.index)
 
 
 def _check_listing(file: IO[bytes]) -> None:
@@ -120,7 +134,7 @@ def _faults(info: zipfile.ZipInfo, path: str, seen: set[str], max_bytes: int) ->
     if stat.S_IFMT(info.external_attr >> 16) not in {0, stat.S_IFREG}:
         yield "not_a_file", "members must be plain files"
     if path.lower().endswith(_NESTED):
-        yield "nested_archive", "an archive within the archive is not unpacked: leave it out"
+        yield "nested_archive", _NOT_UNPACKED
     if info.file_size > max_bytes:
         yield "member_too_large", f"a file has at most {max_bytes} bytes"
     if info.file_size > _RATIO_FROM_BYTES and info.file_size > MAX_RATIO * max(1, info.compress_size):
@@ -155,20 +169,9 @@ def _faults_of_all(infos: list[zipfile.ZipInfo], members: list[Member], max_byte
         yield Problem("", "archive_too_complex", f"unpacked to more than {MAX_RATIO} times its size")
 
 
-def _check_not_nested(member: Member, first: bytes) -> None:
-    """Office documents are zip files, too: those whose beginning names them are let through."""
-    if media_type(first[:HEAD_BYTES], b"", "", is_text=False) in ARCHIVES - {"application/zip"}:
-        raise _refusal("nested_archive", "an archive within the archive is not unpacked", member.index)
-
-
 def _too_many() -> Invalid:
     return _refusal("too_many_members", f"an archive has at most {MAX_MEMBERS} members")
 
 
 def _refusal(code: str, detail: str, index: int | None = None) -> Invalid:
     return Invalid([Problem("" if index is None else f"/{index}", code, detail)])
-
-
-def opened(path: Path, max_bytes: int) -> Archive:
-    """The archive in a file that stays where it is for as long as it is read."""
-    return Archive(open(path, "rb"), max_bytes)

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gristmill.api import body, incoming, pages, problems
-from gristmill.api.archive import Archive, Member
+from gristmill.api.archive import Archive, Member, check_kind
 from gristmill.api.auth import caller
 from gristmill.api.envelope import answer, listing
 from gristmill.api.file_options import DirectoryCreate, DirectoryFiles
@@ -306,7 +306,9 @@ async def _unpack(of: Parts, tenant_id: UUID, directory_id: UUID, file: IO[bytes
 async def _member(upload: Upload, file_id: UUID, archive: Archive, member: Member) -> NewFile:
     pieces = _off_loop(archive.pieces(member))
     inspection = await upload.bring(file_id, pieces, allow_empty=True)
-    return incoming.new_file(file_id, member.filename, inspection)
+    new = incoming.new_file(file_id, member.filename, inspection)
+    check_kind(member, new.media_type)
+    return new
 
 
 async def _off_loop(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:

@@ -132,7 +132,8 @@ def _filter(query: Query) -> Filter:
     openapi_extra=documented(answer=enveloped(ref("FileAnswer"))),
 )
 async def get_file(request: Request, file_id: str) -> Response:
-    """`lines` counts those that are not blank, `records` those of a CSV file, its header among them; null: no text."""
+    """`lines` counts those that are not blank; null: no text. `records` counts those that a CSV file would have, its
+    header among them; null: no text, or JSON."""
     key = await caller(request, "files:read")
     Query(request, ()).check()
     async with parts(request).database.engine.connect() as connection:

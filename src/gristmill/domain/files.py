@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from uuid import UUID
 
+_TEXTS = frozenset({"application/json", "message/rfc822"})
 IMAGES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 
 
@@ -18,4 +19,4 @@ class Attachment:
 
 def readable_by_model(media_type: str) -> bool:
     """Whether a model can be given a file of this type in this version: as text, or as an image."""
-    return media_type.startswith("text/") or media_type == "application/json" or media_type in IMAGES
+    return media_type.startswith("text/") or media_type in _TEXTS or media_type in IMAGES

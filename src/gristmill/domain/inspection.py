@@ -6,12 +6,13 @@ import hashlib
 from gristmill.domain.counting import Lines, Records
 from gristmill.domain.media import HEAD_BYTES, TAIL_BYTES, media_type
 
+_JSON = (b"{", b"[")  # no header of a CSV file begins like this, and counting records costs most
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class Inspection:
-    """Fed with all pieces in their order, the first of at least 3 bytes if there are as many. About 1 ms per MiB of
-    prose, 40 ms of the shortest lines: not for the event loop's thread."""
+    """Fed with all pieces in their order, the first of at least 3 bytes if there are as many. 3 ms per MiB of JSON lines,
+    25 ms of CSV: not for the event loop's thread."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -21,7 +22,7 @@ class Inspection:
         self._utf8: codecs.IncrementalDecoder | None = codecs.getincrementaldecoder("utf-8")()
         self._utf16: codecs.IncrementalDecoder | None = None
         self._lines: Lines | None = Lines()
-        self._records = Records()
+        self._records: Records | None = Records()
 
     def feed(self, data: bytes) -> None:
         first = self.size == 0
@@ -33,6 +34,8 @@ class Inspection:
         self._look(data)
         if first and data.startswith(_UTF_16):
             self._utf16 = codecs.getincrementaldecoder("utf-16")("replace")
+        if first and data.lstrip().startswith(_JSON):
+            self._records = None
         self._count(data.removeprefix(codecs.BOM_UTF8) if first else data)
 
     def _look(self, data: bytes, final: bool = False) -> None:
@@ -51,9 +54,10 @@ class Inspection:
         if self._utf16 is not None:
             data = self._utf16.decode(data).encode("utf-8", "replace")
         if b"\0" in data:
-            self._lines = None
+            self._lines = self._records = None
         if self._lines is not None:
             self._lines.feed(data)
+        if self._records is not None:
             self._records.feed(data)
 
     @property
@@ -67,8 +71,8 @@ class Inspection:
 
     @property
     def records(self) -> int | None:
-        """Records as a CSV file has them, the header among them; None for what is no text."""
-        return None if self._lines is None or self._is_binary else self._records.count
+        """Records as a CSV file has them, the header among them; None for what is no text, or JSON."""
+        return None if self._records is None or self._is_binary else self._records.count
 
     @property
     def _is_binary(self) -> bool:

@@ -10,7 +10,9 @@ from gristmill.processors.refusals import Refused
 MAX_TEXT_CHARACTERS = 400_000  # of one file: about 100,000 tokens
 MAX_IMAGE_BYTES = 20 * 1024 * 1024  # of one file: the largest that the big providers take
 
-_TEXT_TYPES = frozenset({"application/json", "application/xml", "application/x-ndjson", "application/yaml"})
+_TEXT_TYPES = frozenset(
+    {"application/json", "application/xml", "application/x-ndjson", "application/yaml", "message/rfc822"}
+)
 _TEXT_SUFFIXES = (
     ".txt",
     ".md",

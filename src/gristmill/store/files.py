@@ -45,7 +45,7 @@ class File:
     purpose: str | None
     source_url: str | None
     lines: int | None  # that are not blank; None: not a text
-    records: int | None  # as a CSV file has them, its header among them
+    records: int | None  # as a CSV file has them, its header among them; None for JSON, too
     expires_at: datetime | None
 
 
