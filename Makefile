@@ -1,5 +1,5 @@
 # Needs git, make, Python 3.11 or newer, and a package index. uv is used where it is, else fetched into .uv.
-.PHONY: help setup check test run demo bench lock
+.PHONY: help setup check test run demo bench corpus lock
 .DEFAULT_GOAL := help
 
 export UV_LINK_MODE ?= copy
@@ -45,6 +45,9 @@ demo: setup ## the whole way, with a small model on this machine; ARGS=--exit en
 
 bench: setup ## how fast it is on this machine (docs/performance.md); takes minutes
 	$(IN)/python -m benchmarks $(ARGS)
+
+corpus: setup ## real documents into .corpus; ARGS=measure reads them, beside markitdown (docs/documents.md)
+	$(IN)/python -m benchmarks.corpus $(ARGS)
 
 lock: | $(UV) ## the newest versions that fit together, into the requirements files
 	$(UV) lock --quiet --upgrade

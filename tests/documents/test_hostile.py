@@ -17,15 +17,7 @@ _SECONDS = 30.0
 _SLACK_SECONDS = 10.0  # for a busy machine
 _MEMORY_BYTES = 50 * 1024 * 1024
 # Of these the reader makes something: little text, or as much as is allowed.
-_HARMLESS = {
-    "open brackets.pdf",
-    "nested arrays.pdf",
-    "wide.html",
-    "open links.md",
-    "stars.md",
-    "pipes.md",
-    "deep.json",
-}
+_HARMLESS = {"wide.html", "deep tables.docx", "open links.md", "stars.md"}
 
 
 @pytest.fixture(scope="module")
@@ -117,11 +109,8 @@ async def _code(pool: ParserPool, path: Path) -> str | None:
     try:
         document = await pool.parse(path, path.name)
     except Refused as refused:
-        assert refused.message
-        assert refused.suggestion
-        return refused.code
-    assert isinstance(document, Document)
-    return None
+        return refused.code if refused.message and refused.suggestion else "not explained"
+    return None if isinstance(document, Document) else "no document"
 
 
 def _resident() -> int:

@@ -20,7 +20,7 @@ NEW_AFTER = 1024
 
 _HEADING = re.compile(r"^ {0,3}#{1,6}[ \t]+(\S.*?)(?:[ \t]+#+)?[ \t]*$")
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})")
-_WINDOW = 50_000  # characters given to the splitter at a time: it takes more than linear time on some texts
+_WINDOW = 20_000  # characters given to the splitter at a time: it takes more than linear time on some texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,22 +78,41 @@ def _pieces(
     if strategy == "none":
         yield _trimmed(0, text)
         return
-    splitter = _library().MarkdownSplitter(capacity)
     borders = [0, *(_sections(text, headings) if strategy == "by_title" else ()), len(text)]
     for first, last in itertools.pairwise(borders):
         for start, end in _windows(text, first, last):
-            part = text[start:end]
-            if len(part) <= capacity[1] and strategy == "by_title":
-                yield _trimmed(start, part)
+            if end - start <= capacity[1] and strategy == "by_title":
+                yield _trimmed(start, text[start:end])
             else:
-                yield from ((start + offset, piece) for offset, piece in splitter.chunk_indices(part))
+                yield from _split(text, start, end, capacity)
+
+
+def _split(text: str, start: int, end: int, capacity: tuple[int, int]) -> Iterator[tuple[int, str]]:
+    """A heading that the splitter would leave alone, because a long paragraph follows, gets the first sentences of it."""
+    splitter = _library().MarkdownSplitter(capacity)
+    while start < end:
+        pieces = [(start + offset, piece) for offset, piece in splitter.chunk_indices(text[start:end])]
+        start = end
+        for (at, piece), (body, _) in itertools.zip_longest(pieces, pieces[1:], fillvalue=(end, "")):
+            room = capacity[1] - (body - at)
+            if body < end and room >= capacity[1] // 4 and _only_headings(piece):
+                shorter = _library().MarkdownSplitter((min(capacity[0], room), room))
+                offset, sentences = shorter.chunk_indices(text[body : min(body + 4 * capacity[1], end)])[0]
+                start = body + offset + len(sentences)
+                yield at, text[at:start]
+                break
+            yield at, piece
+
+
+def _only_headings(text: str) -> bool:
+    return all(_HEADING.match(line) or not line.strip() for line in text.split("\n"))
 
 
 def _sections(text: str, headings: list[tuple[int, str]]) -> Iterator[int]:
     """Where sections begin. Headings with nothing between them begin one section."""
     before = 0
     for start, _ in headings:
-        if any(not _HEADING.match(line) and line.strip() for line in text[before:start].split("\n")):
+        if not _only_headings(text[before:start]):
             yield start
             before = start
 

@@ -56,6 +56,10 @@ class Keeper:
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.alive = True
 
+    @property
+    def process_id(self) -> int:
+        return self._process.pid
+
     @classmethod
     async def start(cls, limits: Limits) -> Self:
         """Raises Refused: `extra_missing`, `parser_unavailable`."""

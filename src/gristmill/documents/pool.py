@@ -47,6 +47,7 @@ class ParserPool:
         self._slots = asyncio.Semaphore(children or default_children())
         self._starting = asyncio.Lock()
         self._keeper: Keeper | None = None
+        self._left = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -54,9 +55,16 @@ class ParserPool:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        if self._keeper is not None:
-            self._keeper.close()
-            self._keeper = None
+        self._left = True
+        async with self._starting:
+            if self._keeper is not None:
+                self._keeper.close()
+                self._keeper = None
+
+    @property
+    def process_id(self) -> int | None:
+        """Of the nursery, the parent of the children, once it was needed."""
+        return self._keeper.process_id if self._keeper is not None and self._keeper.alive else None
 
     async def parse(self, path: Path, filename: str) -> Document:
         """Of `filename` only the suffix counts, and only among kinds of text. Raises Refused, OSError."""
@@ -88,8 +96,14 @@ class ParserPool:
         if os.pread(descriptor, 1024, 0).find(b"%PDF-") >= 0:
             engines.append("pypdf")
         for engine in engines:
-            left = ends - loop.time()
-            document, report = await self._attempt(descriptor, suffix, engine, max(left, 0.1))
+            left = max(ends - loop.time(), 0.1)
+            try:
+                document, report = await self._attempt(descriptor, suffix, engine, left)
+            except Refused as refused:
+                # What crashed one and is empty or broken to the other is no harmless document.
+                raise (
+                    _ended_badly(reports[-1], self.limits) if reports and not refused.retryable else refused
+                ) from None
             reports.append(report)
             if document is not None:
                 return document, _usage(reports)
@@ -140,6 +154,8 @@ class ParserPool:
 
     async def _nursery(self) -> Keeper:
         async with self._starting:
+            if self._left:
+                raise Refused("parser_unavailable")
             if self._keeper is None or not self._keeper.alive:
                 if self._keeper is not None:
                     self._keeper.close()
