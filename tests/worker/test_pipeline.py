@@ -11,6 +11,7 @@ import pytest
 from factories import get, make_batch, sql, violations
 from fakes.receiver import Received, Receiver, hang, hold, reset, status
 from gristmill.db import Database
+from gristmill.documents.pool import default_children
 from gristmill.domain.retry import RetryPolicy
 from gristmill.domain.states import TERMINAL, ItemStatus
 from gristmill.processors.base import Context
@@ -18,7 +19,8 @@ from gristmill.processors.pipeline import Pipeline, PipelineConfig, PipelineInpu
 from gristmill.store import results
 from gristmill.store.batches import NewItem
 from gristmill.store.results import Attempt, Result
-from mill import eventually, working
+from gristmill.worker import ITEMS_PER_CHILD
+from mill import Scripted, eventually, working
 
 TEXT = "\n\n".join(f"Paragraph number {n} is about something." for n in range(7))  # a chunk each
 
@@ -290,3 +292,54 @@ async def test_saving_without_having_said_so_is_a_bug_of_the_processor(
     result, _ = await item(database, batch_id)
     assert orjson.loads(result.error or "")["type"] == "processor_error"
     assert sink.received == []
+
+
+async def test_an_item_goes_on_when_its_connection_broke_while_it_saved(
+    database: Database, sink: Receiver
+) -> None:
+    """Nothing is wrong with the item: it uses up no attempt, and goes on where it last stood."""
+
+    async def cut(received: Received, writer: asyncio.StreamWriter) -> None:
+        own = await database.connect()
+        async with own.transaction():
+            await own.execute("LOCK TABLE item_checkpoint IN ACCESS EXCLUSIVE MODE")
+            await status(200)(received, writer)
+            await writer.drain()
+            while not await own.fetchval(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            ):
+                await asyncio.sleep(0.01)
+        await own.close()
+
+    sink.behave(status(200), cut, status(200))
+    batch_id = await make(database, sink, TEXT, max_attempts=1)
+    async with working(database, Hasty()):
+        await ended(database, batch_id)
+    result, attempts = await item(database, batch_id)
+    assert (result.status, result.attempt, attempts) == (ItemStatus.SUCCESS, 1, [])
+    assert indices(sink.received) == [[0, 1], [2, 3], [2, 3], [4, 5], [6]]
+    assert await violations(database) == []
+
+
+class Reading(Scripted):
+    """Bounded as what reads documents is."""
+
+    uses_parser = True
+
+
+async def test_items_that_read_documents_are_few_at_a_time(database: Database) -> None:
+    reading = Reading()
+    most = ITEMS_PER_CHILD * default_children()
+    items = [NewItem(f"item-{n}", '{"do": "gate"}') for n in range(most + 5)]
+    batch_id = await make_batch(database, items)
+    async with working(database, reading, concurrency=most + 100):
+
+        async def full() -> bool:
+            return reading.at_gate >= most
+
+        await eventually(full)
+        running = (await get(database, batch_id)).processing
+        reading.gate.set()
+        await ended(database, batch_id)
+    assert running == most
