@@ -25,3 +25,13 @@ def configured(upstream: Upstream | None) -> Upstream:
             )
         )
     return upstream
+
+
+def model_of(upstream: Upstream, asked: str | None) -> str:
+    """The model to ask: the configuration's, else the service's."""
+    model = asked or upstream.model
+    if model is None:
+        message = "The configuration names no model, and the service has none."
+        suggestion = "Name a model in the configuration, or set GRISTMILL_LLM_MODEL."
+        raise Refused(Failure(ItemError(500, "model_not_configured", message, suggestion=suggestion)))
+    return model
