@@ -1,8 +1,8 @@
 """Asking a model for JSON that validates against a schema, whatever its endpoint can do.
 
-The ladder: `response_format` json_schema, a tool call with the schema as its parameters, json_object, plain text. The schema is in
-the prompt each time, because few endpoints show it to the model. What an endpoint refuses by name is left out from then on, for
-this model and schema, as long as the process lives: one schema that it cannot take must not spoil it for others.
+The ladder: `response_format` json_schema, a tool call with the schema as its parameters, json_object, plain text. The schema
+is in the prompt each time, because few endpoints show it to the model. What an endpoint refuses by name is left out from then
+on, for this model and schema, as long as the process lives: one schema that it cannot take must not spoil it for others.
 
 An answer that does not validate is asked for once more, with what is wrong.
 """
