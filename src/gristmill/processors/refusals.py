@@ -25,3 +25,12 @@ def configured(upstream: Upstream | None) -> Upstream:
             )
         )
     return upstream
+
+
+def named_model(upstream: Upstream) -> str:
+    """The model of calls that name none themselves."""
+    if upstream.model is None:
+        message = "No model is configured."
+        suggestion = "Set GRISTMILL_LLM_MODEL, or give the batch an upstream.model."
+        raise Refused(Failure(ItemError(500, "model_not_configured", message, suggestion=suggestion)))
+    return upstream.model
