@@ -50,10 +50,10 @@ class Mended:
         return {"pieces": self.pieces, "kept_as_read": self.kept}
 
 
-async def mend(document: Document, context: Context[Any]) -> Mended:
+async def mend(document: Document, asked_model: str | None, context: Context[Any]) -> Mended:
     """Goes on where an earlier attempt stood. Raises Refused, also with what the calls so far have cost."""
     upstream = refusals.configured(context.services.upstream)
-    model = refusals.named_model(upstream)
+    model = refusals.model_of(upstream, asked_model)
     pieces = [piece for page in document.pages for piece in _pieces(page.markdown)]
     asked = [number for number, piece in enumerate(pieces) if _worth(piece)]
     if len(asked) > MAX_CALLS:

@@ -30,6 +30,9 @@ class ParseConfig(PageRange):
     content: Annotated[
         Literal["markdown", "text", "none"], Field(description="What response_content holds")
     ] = "markdown"
+    model: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
+        None, description="In the mode agentic; null: the service's"
+    )
 
 
 class Parse(Processor[DocumentInput, ParseConfig]):
@@ -53,7 +56,7 @@ class Parse(Processor[DocumentInput, ParseConfig]):
         try:
             document, filename = await documents.read(given, context, last_page=config.last_wanted)
             document = config.of(document)
-            mended = await mend(document, context) if config.mode == "agentic" else None
+            mended = await mend(document, config.model, context) if config.mode == "agentic" else None
         except Refused as refused:
             return refused.outcome
         if mended is not None:

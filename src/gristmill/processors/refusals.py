@@ -27,10 +27,11 @@ def configured(upstream: Upstream | None) -> Upstream:
     return upstream
 
 
-def named_model(upstream: Upstream) -> str:
-    """The model of calls that name none themselves."""
-    if upstream.model is None:
-        message = "No model is configured."
-        suggestion = "Set GRISTMILL_LLM_MODEL, or give the batch an upstream.model."
+def model_of(upstream: Upstream, asked: str | None) -> str:
+    """The model to ask: the configuration's, else the service's."""
+    model = asked or upstream.model
+    if model is None:
+        message = "The configuration names no model, and the service has none."
+        suggestion = "Name a model in the configuration, or set GRISTMILL_LLM_MODEL."
         raise Refused(Failure(ItemError(500, "model_not_configured", message, suggestion=suggestion)))
-    return upstream.model
+    return model

@@ -94,6 +94,11 @@ class Upstream:
         self._outage.over()
         return answer
 
+    @property
+    def endpoint(self) -> str:
+        """Which one it is; holds no credentials."""
+        return str(self._base)
+
     def cost(self, prompt_tokens: int, completion_tokens: int) -> int | None:
         """Millionths of a US dollar by the configured prices; None without any."""
         prompt, completion = self._prices

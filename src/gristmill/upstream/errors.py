@@ -187,11 +187,22 @@ def provider_words(body: bytes) -> tuple[str, str]:
         return error, ""
     if not isinstance(error, dict):
         return "", ""
-    return _first_text(error, "message", "detail"), _first_text(error, "code", "type")
+    return _first_text(error, "message", "detail") or _places(error), _first_text(error, "code", "type")
 
 
 def _first_text(found: dict[str, Any], *keys: str) -> str:
     return next((value for key in keys if isinstance(value := found.get(key), str)), "")
+
+
+def _places(found: dict[str, Any]) -> str:
+    """From what FastAPI says, `{"detail": [{"loc": ["body", "tools"], "msg": "…"}]}`."""
+    details = found.get("detail")
+    said = [one for one in details[:5] if isinstance(one, dict)] if isinstance(details, list) else []
+    return "; ".join(f"{'.'.join(map(str, _list(one.get('loc'))))}: {one.get('msg')}" for one in said)
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 _KEY_LIKE = re.compile(r"(?i)\b(?:bearer\s+\S+|(?:sk|gm|key|pk|gsk|xai)[-_][\w*.-]{6,})")
