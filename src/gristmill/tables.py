@@ -216,6 +216,8 @@ batch = Table(
         "config", Text, nullable=False
     ),  # JSON, a snapshot: the processor's configuration, agent versions included
     Column("config_secrets", LargeBinary),  # encrypted: what `config` shows as asterisks
+    Column("upstream", Text),  # JSON {model, own_key}, where the batch brought some
+    Column("upstream_key", LargeBinary),  # encrypted; gone when the batch has ended
     Column("name", Text),
     Column("metadata", JSONB, nullable=False),
     Column("collection", Text),

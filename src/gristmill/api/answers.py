@@ -56,6 +56,13 @@ class WebhookAnswer(BaseModel):
     events: list[str]
 
 
+class UpstreamAnswer(BaseModel):
+    """What the batch brought for its calls to the model."""
+
+    model: str | None
+    own_key: bool
+
+
 class BatchAnswer(BaseModel):
     id: UUID
     status: BatchStatus
@@ -77,6 +84,7 @@ class BatchAnswer(BaseModel):
     usage: UsageTotals
     processor: str
     configuration_id: str | None
+    upstream: UpstreamAnswer | None
     name: str | None
     metadata: dict[str, str]
     collection: str | None

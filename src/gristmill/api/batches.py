@@ -74,6 +74,7 @@ def view(batch: Batch) -> dict[str, Any]:
         "usage": _usage(batch),
         "processor": batch.processor,
         "configuration_id": batch.configuration_id,
+        "upstream": fragment(batch.upstream),
         "name": batch.name,
         "metadata": batch.metadata,
         "collection": batch.collection,

@@ -11,7 +11,7 @@ from gristmill import processors
 from gristmill.api import configurations, sources
 from gristmill.api.aside import Run, at_once
 from gristmill.api.parts import Parts
-from gristmill.api.schemas import BatchOptions, WebhookOptions
+from gristmill.api.schemas import BatchOptions, UpstreamOptions, WebhookOptions
 from gristmill.api.sources import FromDirectory, FromFile
 from gristmill.db import Transaction
 from gristmill.domain.errors import Invalid
@@ -22,9 +22,9 @@ from gristmill.intake.items import PROBLEMS_EACH
 from gristmill.intake.problems import MAX_PROBLEMS
 from gristmill.net.addresses import AddressRefused, check_url
 from gristmill.processors.agent_message import AgentMessage
-from gristmill.processors.secrets import binding, taken_out
+from gristmill.processors.secrets import binding, taken_out, upstream_binding
 from gristmill.store import batches
-from gristmill.store.batches import NewBatch, NewItem, NewWebhook
+from gristmill.store.batches import NewBatch, NewItem, NewUpstream, NewWebhook
 from gristmill.store.keys import Key
 
 Content = list[NewItem] | FromFile | FromDirectory
@@ -62,6 +62,8 @@ async def check(parts: Parts, key: Key, body: dict[str, Any], run: Run = at_once
     if "requests" in body:
         await run(_read, body["requests"], processor, draft, failing)
     config = await _config(parts, key, kind, processor, draft) if kind and processor else None
+    if options and options.upstream and processor and not processor.uses_upstream:
+        draft.wrong("/upstream", "calls_no_model", "the processor calls no model")
     webhook = _webhook(parts, options.webhook, draft) if options else None
     texts = await run(items.texts, draft)
     if failing:
@@ -217,7 +219,16 @@ def _new(
         start_paused=options.start_paused,
         webhook=_new_webhook(parts, batch_id, webhook),
         config_secrets=None if secrets is None else parts.vault.encrypt(secrets, binding(batch_id)),
+        upstream=new_upstream(parts, batch_id, options.upstream),
     )
+
+
+def new_upstream(parts: Parts, batch_id: UUID, options: UpstreamOptions | None) -> NewUpstream | None:
+    if options is None:
+        return None
+    secret = None if options.api_key is None else options.api_key.get_secret_value().encode()
+    sealed = None if secret is None else parts.vault.encrypt(secret, upstream_binding(batch_id))
+    return NewUpstream(options.model, sealed)
 
 
 def _new_webhook(parts: Parts, batch_id: UUID, options: WebhookOptions | None) -> NewWebhook | None:

@@ -10,11 +10,12 @@ from starlette.responses import Response
 from gristmill.api import body
 from gristmill.api.auth import caller
 from gristmill.api.batches import id_of, view
+from gristmill.api.create import new_upstream
 from gristmill.api.envelope import answer
 from gristmill.api.openapi import CHANGE, documented, enveloped, json_body, ref, responses
 from gristmill.api.parts import parts
 from gristmill.api.query import Query
-from gristmill.api.schemas import CustomId, Strict
+from gristmill.api.schemas import CustomId, Strict, UpstreamOptions
 from gristmill.intake import problems
 from gristmill.store import retries
 from gristmill.store.retries import Choice
@@ -37,6 +38,11 @@ class RetryOptions(Strict):
     ) = Field(None, description="Nothing else can be retried; `failed` or `[failed]`")
     error_codes: Annotated[list[_Code], Field(min_length=1, max_length=4)] | None = None
     custom_ids: Annotated[list[CustomId], Field(min_length=1, max_length=10_000)] | None = None
+    upstream: UpstreamOptions | None = Field(
+        None,
+        description="In place of what the batch was made with. A batch with a key of its own needs it again: the key was "
+        "dropped when it ended. `api_key: null` goes on with the operator's",
+    )
 
 
 EXAMPLES = {
@@ -67,8 +73,10 @@ async def retry_batch(request: Request, batch_id: str) -> Response:
     Query(request, ()).check()
     options = problems.checked(RetryOptions, await body.read_optional(request, MAX_BYTES))
     choice = Choice(options.error_codes, options.custom_ids)
-    of = parts(request)
+    of, its_id, brought = parts(request), id_of(batch_id), options.upstream
+    upstream = new_upstream(of, its_id, brought)
+    key_given = brought is not None and "api_key" in brought.model_fields_set
     async with of.database.transaction() as tx:
-        batch = await retries.retry(tx, key.tenant_id, id_of(batch_id), choice)
+        batch = await retries.retry(tx, key.tenant_id, its_id, choice, upstream, key_given=key_given)
     of.wake()
     return answer(view(batch), 202)

@@ -1,8 +1,9 @@
 """What a caller may send to make a batch. These models check requests and write the OpenAPI document."""
 
+import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from gristmill.intake.draft import MAX_CUSTOM_ID, MAX_ITEMS
@@ -10,6 +11,7 @@ from gristmill.intake.source import Delimiter, Format
 from gristmill.processors.agent_message import AgentMessageInput
 from gristmill.processors.fields import CanonicalUUID
 
+_TOKEN = re.compile(r"[\x21-\x7e]+")
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Event = Literal["completed", "failed", "cancelled", "batch.completed", "batch.failed", "batch.cancelled"]
 
@@ -26,6 +28,29 @@ class WebhookOptions(Strict):
     secret: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = Field(
         None, description="Signs each delivery. Never shown again."
     )
+
+
+class UpstreamOptions(Strict):
+    """A key and a model of the batch's own, for its calls to the model. The endpoint stays the operator's."""
+
+    api_key: Annotated[SecretStr, Field(max_length=1024)] | None = Field(
+        None,
+        description="In place of GRISTMILL_LLM_API_KEY; encrypted, never shown, dropped when the batch ends",
+    )
+    model: Name | None = Field(
+        None,
+        description="In place of GRISTMILL_LLM_MODEL: where an agent, a request or the config names none",
+    )
+
+    @model_validator(mode="after")
+    def _can_be_used(self) -> Self:
+        if not self.model_fields_set:
+            raise PydanticCustomError("key_or_model", "give an api_key, a model, or both")
+        if self.api_key and not _TOKEN.fullmatch(self.api_key.get_secret_value()):
+            raise PydanticCustomError(
+                "api_key", "the key is empty or has characters that no header can carry"
+            )
+        return self
 
 
 class SourceOptions(Strict):
@@ -66,6 +91,7 @@ class BatchOptions(Strict):
         None, description="In place of processor and config: a stored configuration, or a preset"
     )
     source: SourceOptions | None = Field(None, description="In place of requests: up to 1,000,000 of them")
+    upstream: UpstreamOptions | None = None
     webhook: WebhookOptions | None = None
     name: Name | None = None
     metadata: Annotated[

@@ -76,7 +76,7 @@ def read(source: Source) -> Document:
     reading = READERS[media_type](source)
     if not any(page.text.strip() or page.scanned for page in reading.pages):
         raise Refused("empty_document")
-    document = Document(media_type, reading.pages, reading.metadata)
+    document = Document(media_type, reading.pages, reading.metadata, total_pages=reading.total_pages)
     return dataclasses.replace(document, language=language.of(reading.pages))
 
 

@@ -44,6 +44,12 @@ class Document:
     pages: tuple[Page, ...]
     metadata: dict[str, str] = field(default_factory=dict)
     language: str | None = None  # ISO 639-1; None: too little text to tell
+    total_pages: int | None = None  # where only the first were read, how many there are
+
+    @property
+    def page_count(self) -> int:
+        """Of the whole document, whether they were all read or not."""
+        return len(self.pages) if self.total_pages is None else self.total_pages
 
     @cached_property
     def text(self) -> str:

@@ -79,8 +79,8 @@ class Keeper:
                 keeper.close()
         return keeper
 
-    async def run(self, document: int, suffix: str, engine: str, seconds: float) -> Job:
-        """`document`: a descriptor, which stays the caller's. Raises NurseryLost."""
+    async def run(self, document: int, order: dict[str, Any], seconds: float) -> Job:
+        """`document`: a descriptor, which stays the caller's. `order`: what else is in its `Source`. Raises NurseryLost."""
         reading, writing = os.pipe()
         try:
             reader = asyncio.StreamReader(limit=self._limits.line_bytes)
@@ -89,9 +89,8 @@ class Keeper:
             )
             self._last += 1
             ended: asyncio.Future[Report] = asyncio.get_running_loop().create_future()
-            order = {"id": self._last, "suffix": suffix, "engine": engine, "seconds": seconds}
             self._jobs[self._last] = ended
-            self._send(order, [document, writing])
+            self._send({"id": self._last, "seconds": seconds, **order}, [document, writing])
         finally:
             os.close(writing)
         return Job(self._last, reader, ended, transport)

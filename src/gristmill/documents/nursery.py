@@ -2,7 +2,7 @@
 
 Run as a program with (socket's descriptor, limits as JSON, the parent's id). It reads orders from the socket, each with
 two descriptors, the document and where the answer goes:
-  {"id", "suffix", "engine", "seconds"} → a child; {"kill": id} ends it.
+  {"id", "suffix", "engine", "last_page", "seconds"} → a child; {"kill": id} ends it.
 It reports {"ready"} or {"missing": module} once, and {"id", "status", "timed_out", "peak_bytes", "seconds"} for each child.
 It looks at no document itself. When the socket closes, because we are done or killed, it kills its children and ends.
 """
@@ -170,7 +170,8 @@ def _live(order: dict[str, Any], document: int, answer: int, limits: Limits, nur
         from gristmill.documents import child
 
         with open(3, "rb", closefd=False) as file:
-            child.answer(Source(file, order["suffix"], limits, order["engine"]), 4)
+            source = Source(file, order["suffix"], limits, order["engine"], order["last_page"])
+            child.answer(source, 4)
         status = 0
     finally:
         os._exit(status)

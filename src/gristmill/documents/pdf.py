@@ -7,6 +7,7 @@ are not read.
 import io
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from liteparse import LiteParse, ParseError
@@ -32,14 +33,16 @@ def read(source: Source) -> Reading:
     data = source.data()
     if source.engine == "liteparse":
         try:
-            return Reading(tuple(_by_liteparse(data, source)), _metadata(data))
+            pages, total = _by_liteparse(data, source)
+            return Reading(pages, _metadata(data), total)
         except ParseError as error:
             if "password" in str(error):
                 raise Refused("encrypted") from error
     return _by_pypdf(data, source)
 
 
-def _by_liteparse(data: bytes, source: Source) -> Iterator[Page]:
+def _by_liteparse(data: bytes, source: Source) -> tuple[tuple[Page, ...], int | None]:
+    """The pages, and how many there are; None: no more than these."""
     # OCR is on by default and looks for its data on the network.
     parser = LiteParse(
         ocr_enabled=False,
@@ -49,10 +52,15 @@ def _by_liteparse(data: bytes, source: Source) -> Iterator[Page]:
         include_complexity=True,
         continue_on_page_error=True,
     )
-    for batch in parser.parse_batches(data, _BATCH_PAGES):
+    last = source.limits.pages if source.last_page is None else source.last_page
+    pages: list[Page] = []
+    for batch in parser.parse_batches(data, min(_BATCH_PAGES, last)):
         if batch.total_pages > source.limits.pages:
             raise too_complex(f"It has more than {source.limits.pages:,} pages.")
-        yield from _numbered(batch)
+        pages += _numbered(batch)
+        if len(pages) >= last:
+            return tuple(pages[:last]), batch.total_pages
+    return tuple(pages), None
 
 
 def _numbered(batch: Any) -> Iterator[Page]:
@@ -106,11 +114,13 @@ def _by_pypdf(data: bytes, source: Source) -> Reading:
             raise Refused("encrypted")
         if len(reader.pages) > source.limits.pages:
             raise too_complex(f"It has more than {source.limits.pages:,} pages.")
-        pages = tuple(_plain_page(number, page) for number, page in enumerate(reader.pages, 1))
+        total = len(reader.pages)
+        wanted = islice(reader.pages, source.last_page)
+        pages = tuple(_plain_page(number, page) for number, page in enumerate(wanted, 1))
     except (FileNotDecryptedError, WrongPasswordError, DependencyError) as error:
         raise Refused("encrypted") from error
     warning = "read without tables and headings: the usual reader could not"
-    return Reading(pages, _described(reader) | {"warning": warning})
+    return Reading(pages, _described(reader) | {"warning": warning}, total)
 
 
 def _plain_page(number: int, page: Any) -> Page:

@@ -6,7 +6,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from gristmill.documents.document import Document
 from gristmill.documents.keeper import Job, Keeper, NurseryLost, Report
@@ -66,18 +66,24 @@ class ParserPool:
         """Of the nursery, the parent of the children, once it was needed."""
         return self._keeper.process_id if self._keeper is not None and self._keeper.alive else None
 
-    async def parse(self, path: Path, filename: str) -> Document:
-        """Of `filename` only the suffix counts, and only among kinds of text. Raises Refused, OSError."""
-        document, _ = await self.measure(path, filename)
+    async def parse(self, path: Path, filename: str, *, last_page: int | None = None) -> Document:
+        """Of `filename` only the suffix counts, and only among kinds of text. Raises Refused, OSError.
+
+        Pages of a PDF behind `last_page` are not read; other kinds come whole.
+        """
+        document, _ = await self.measure(path, filename, last_page=last_page)
         return document
 
-    async def measure(self, path: Path, filename: str) -> tuple[Document, Usage]:
+    async def measure(
+        self, path: Path, filename: str, *, last_page: int | None = None
+    ) -> tuple[Document, Usage]:
         """As `parse`, with what it took."""
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would hold us up
         try:
             self._check_file(os.fstat(descriptor))
             async with self._slots:
-                return await self._read(descriptor, Path(filename).suffix.lower()[:_MOST_SUFFIX])
+                suffix = Path(filename).suffix.lower()[:_MOST_SUFFIX]
+                return await self._read(descriptor, suffix, last_page)
         finally:
             os.close(descriptor)
 
@@ -87,7 +93,7 @@ class ParserPool:
         if status.st_size > self.limits.input_bytes:
             raise Refused("document_too_large")
 
-    async def _read(self, descriptor: int, suffix: str) -> tuple[Document, Usage]:
+    async def _read(self, descriptor: int, suffix: str, last_page: int | None) -> tuple[Document, Usage]:
         """A PDF that crashed one engine is given to the other, within the time that is left."""
         loop = asyncio.get_running_loop()
         ends = loop.time() + self.limits.seconds
@@ -96,9 +102,10 @@ class ParserPool:
         if os.pread(descriptor, 1024, 0).find(b"%PDF-") >= 0:
             engines.append("pypdf")
         for engine in engines:
-            left = max(ends - loop.time(), 0.1)
+            order = {"suffix": suffix, "engine": engine, "last_page": last_page}
             try:
-                document, report = await self._attempt(descriptor, suffix, engine, left)
+                left = max(ends - loop.time(), 0.1)
+                document, report = await self._attempt(descriptor, order, left)
             except Refused as refused:
                 # What crashed one and is empty or broken to the other is no harmless document.
                 raise (
@@ -112,12 +119,12 @@ class ParserPool:
         raise _ended_badly(reports[-1], self.limits)
 
     async def _attempt(
-        self, descriptor: int, suffix: str, engine: Engine, seconds: float
+        self, descriptor: int, order: dict[str, Any], seconds: float
     ) -> tuple[Document | None, Report]:
         for _ in range(_TRIES):
             keeper = await self._nursery()
             try:
-                job = await keeper.run(descriptor, suffix, engine, seconds)
+                job = await keeper.run(descriptor, order, seconds)
                 return await self._follow(keeper, job, seconds)
             except NurseryLost:
                 continue

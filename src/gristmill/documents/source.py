@@ -15,6 +15,7 @@ class Source:
     suffix: str  # of the name it was sent under, in lower case, with the dot: only breaks ties among kinds of text
     limits: Limits
     engine: Engine = "liteparse"
+    last_page: int | None = None  # pages behind it need not be read: saves time with long PDFs
 
     def data(self) -> bytes:
         self.file.seek(0)
@@ -25,6 +26,7 @@ class Source:
 class Reading:
     pages: tuple[Page, ...]
     metadata: dict[str, str] = field(default_factory=dict)
+    total_pages: int | None = None  # None: as many as `pages`
 
 
 def single(text: str, markdown: str | None = None, metadata: dict[str, str] | None = None) -> Reading:

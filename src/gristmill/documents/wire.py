@@ -24,7 +24,7 @@ def lines(document: Document) -> Iterator[bytes]:
             yield from (_line({"text": piece}) for piece in _pieces(page.text))
         for table in page.tables:
             yield from _table(table)
-    yield _line({"end": True, "language": document.language})
+    yield _line({"end": True, "language": document.language, "total_pages": document.total_pages})
 
 
 def refusal(refused: Refused) -> bytes:
@@ -78,7 +78,13 @@ class Assembler:
             self._head = {"media_type": str(record["media_type"]), "metadata": dict(record["metadata"])}
         elif "end" in record:
             pages = tuple(page.done() for page in self._pages)
-            self.document = Document(**self._head, pages=pages, language=record["language"])
+            total = record["total_pages"]
+            self.document = Document(
+                **self._head,
+                pages=pages,
+                language=record["language"],
+                total_pages=None if total is None else int(total),
+            )
         elif "page" in record:
             self._pages.append(_Growing(len(self._pages) + 1, bool(record["scanned"]), bool(record["same"])))
         else:

@@ -18,6 +18,11 @@ def binding(batch_id: object) -> str:
     return f"config:{batch_id}"
 
 
+def upstream_binding(batch_id: object) -> str:
+    """What the key that a batch brings for the model's endpoint is bound to."""
+    return f"upstream:{batch_id}"
+
+
 def taken_out(config: BaseModel) -> tuple[str, bytes | None]:
     """The configuration as JSON without its secrets, and the secrets in clear; None: it has none."""
     dumped = config.model_dump(by_alias=True, exclude_unset=True, round_trip=True)

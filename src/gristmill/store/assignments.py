@@ -15,13 +15,16 @@ class Assignment:
     config_secrets: bytes | None  # encrypted: what `config` shows as asterisks
     max_attempts: int
     item_timeout_seconds: float
+    upstream: str | None = None  # JSON {model, own_key}: what the batch brought for its calls to the model
+    upstream_key: bytes | None = None  # encrypted
 
 
 async def load(connection: Transaction, batch_id: UUID) -> Assignment | None:
     """None: the batch has been deleted."""
     row = await connection.fetchrow(
         """
-        SELECT id, tenant_id, processor, config, config_secrets, max_attempts, item_timeout_seconds
+        SELECT id, tenant_id, processor, config, config_secrets, max_attempts, item_timeout_seconds,
+            upstream, upstream_key
         FROM batch WHERE id = $1
         """,
         batch_id,

@@ -41,6 +41,18 @@ class NewWebhook:
 
 
 @dataclass(frozen=True, slots=True)
+class NewUpstream:
+    """What a batch brings for its calls to the model; None: the operator's. `key` is encrypted and bound to the batch."""
+
+    model: str | None = None
+    key: bytes | None = None
+
+    def as_json(self) -> str:
+        """What may be shown, and stays."""
+        return orjson.dumps({"model": self.model, "own_key": self.key is not None}).decode()
+
+
+@dataclass(frozen=True, slots=True)
 class NewBatch:
     """`config` is JSON text, a snapshot: later changes of an agent or a configuration do not reach this batch.
 
@@ -65,6 +77,7 @@ class NewBatch:
     start_paused: bool = False
     webhook: NewWebhook | None = None
     config_secrets: bytes | None = None
+    upstream: NewUpstream | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +91,7 @@ class Batch:
     processor: str
     agent_id: UUID | None
     configuration_id: str | None
+    upstream: str | None  # JSON {model, own_key}
     name: str | None
     metadata: Mapping[str, str]
     collection: str | None
@@ -158,7 +172,7 @@ class Batch:
 
 # Rate: see store/counts.py. `finite_at` skips items that wait for a chat (available_at = infinity).
 COLUMNS = f"""
-    b.id, b.tenant_id, b.status, b.ending, b.processor, b.agent_id, b.configuration_id, b.name,
+    b.id, b.tenant_id, b.status, b.ending, b.processor, b.agent_id, b.configuration_id, b.upstream, b.name,
     b.metadata::text AS metadata, b.collection, b.created_by,
     b.priority, b.max_attempts, b.item_timeout_seconds, b.max_concurrency, b.deadline_seconds,
     b.deadline_at, b.run, b.error, b.webhook_url, b.webhook_events, b.created_at, b.completed_at, b.cancelled_at,
@@ -267,6 +281,14 @@ async def insert(tx: Transaction, new: NewBatch, total: int, failed: int = 0) ->
     )
     if new.config_secrets is not None:  # a statement of its own, for the few batches that have some
         await tx.execute("UPDATE batch SET config_secrets = $2 WHERE id = $1", new.id, new.config_secrets)
+    if new.upstream is not None:
+        await bring(tx, new.id, new.upstream)
+
+
+async def bring(tx: Transaction, batch_id: UUID, upstream: NewUpstream) -> None:
+    """Let the batch call the model with these. The key goes when the batch ends (store/endings.py)."""
+    statement = "UPDATE batch SET upstream = $2, upstream_key = $3 WHERE id = $1"
+    await tx.execute(statement, batch_id, upstream.as_json(), upstream.key)
 
 
 async def add_items(tx: Transaction, batch_id: UUID, first: int, items: Sequence[NewItem]) -> None:

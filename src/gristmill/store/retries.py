@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import orjson
+
 from gristmill.db import Transaction
 from gristmill.domain.errors import Invalid, Problem
 from gristmill.domain.states import TERMINAL, ResultStatus
 from gristmill.store import batches, schedules
-from gristmill.store.batches import Batch
+from gristmill.store.batches import Batch, NewUpstream
 
 if TYPE_CHECKING:
     from gristmill.store.recording import Ended
@@ -32,30 +34,51 @@ class Choice:
 
 ALL = Choice()
 
-_ENDED = "SELECT run FROM batch WHERE id = $1 AND tenant_id = $2 AND status = ANY ($3) FOR UPDATE"
+_ENDED = "SELECT run, upstream FROM batch WHERE id = $1 AND tenant_id = $2 AND status = ANY ($3) FOR UPDATE"
 
 
-async def retry(tx: Transaction, tenant_id: UUID, batch_id: UUID, choice: Choice = ALL) -> Batch:
+async def retry(
+    tx: Transaction,
+    tenant_id: UUID,
+    batch_id: UUID,
+    choice: Choice = ALL,
+    upstream: NewUpstream | None = None,
+    *,
+    key_given: bool = False,
+) -> Batch:
     """Begin a new run of an ended batch. Raises NotFound; Conflict unless it has ended; Invalid if nothing is chosen.
 
     Items that were refused when the batch was made are never chosen: they would be refused again.
+    `upstream` takes the place of what the batch brought. Its own key went when it ended: whoever retries says with which
+    one it is to go on (`key_given`), be it the operator's.
     """
-    run = await tx.fetchval(_ENDED, batch_id, tenant_id, [status.value for status in TERMINAL])
-    if run is None:
+    ended = await tx.fetchrow(_ENDED, batch_id, tenant_id, [status.value for status in TERMINAL])
+    if ended is None:
         raise await batches.refusal(tx, tenant_id, batch_id, "retry")
+    _check_upstream(ended["upstream"], upstream, key_given)
     ordinals = (
         None
         if choice.custom_ids is None
         else await _ordinals(tx, batch_id, list(set(choice.custom_ids)), choice)
     )
     await _clear(tx, batch_id)
-    moved = await _move(tx, batch_id, run, ordinals, choice.error_codes)
+    moved = await _move(tx, batch_id, ended["run"], ordinals, choice.error_codes)
     if not moved[0]:
         raise Invalid([Problem("", "nothing_to_retry", "no failed request of this batch is chosen")])
     await tx.execute(_UNCOUNT, batch_id, *moved)
     await tx.execute(_BEGIN, batch_id)
+    if upstream is not None:
+        await batches.bring(tx, batch_id, upstream)
     await schedules.add(tx, batch_id)
     return await batches.get(tx, tenant_id, batch_id)
+
+
+def _check_upstream(brought: str | None, upstream: NewUpstream | None, key_given: bool) -> None:
+    if brought is None and upstream is not None:
+        raise Invalid([Problem("/upstream", "no_upstream", "the batch was made without one")])
+    if brought is not None and orjson.loads(brought)["own_key"] and not key_given:
+        detail = "the batch's own key was dropped when it ended: give one again, or null for the operator's"
+        raise Invalid([Problem("/upstream/api_key", "missing", detail)])
 
 
 _KNOWN = "SELECT custom_id, ordinal FROM item WHERE batch_id = $1 AND custom_id = ANY ($2)"

@@ -7,6 +7,7 @@ settings, not from a caller, so a private address is fine. The worker decides ho
 import asyncio
 import time
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -46,6 +47,7 @@ class Upstream:
         """Raises ValueError, which never quotes the URL, if it is missing or unusable."""
         self._base = _base_url(settings.llm_base_url)
         self._secret = settings.llm_api_key.get_secret_value() if settings.llm_api_key else None
+        self._of_a_batch = False  # the secret is a caller's
         self._timeout_seconds = settings.llm_timeout_seconds
         self._prices = (settings.llm_price_prompt, settings.llm_price_completion)
         self._outage = Outage()
@@ -59,8 +61,6 @@ class Upstream:
             "Accept": "application/json",
             "User-Agent": USER_AGENT,
         }
-        if self._secret:
-            headers["Authorization"] = f"Bearer {self._secret}"
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS),
             timeout=aiohttp.ClientTimeout(
@@ -86,6 +86,8 @@ class Upstream:
         except UpstreamError as error:
             status = error.error.upstream_status or error.error.type
             metrics.upstream_called(str(status), time.monotonic() - started)
+            if self._of_a_batch:
+                errors.tell_of_own_key(error)
             if error.waiting:
                 planned = self._outage.delay(time.monotonic())
                 error.delay_seconds = planned if error.delay_seconds is None else error.delay_seconds
@@ -93,6 +95,18 @@ class Upstream:
         metrics.upstream_called(str(answer.status), time.monotonic() - started)
         self._outage.over()
         return answer
+
+    def with_own(self, api_key: str | None, model: str | None) -> Self:
+        """The same endpoint with a batch's own key and model; None: the operator's. It shares the session: a caller's key
+        goes along with each call and is kept nowhere else.
+        """
+        other = copy(self)
+        if api_key is not None:
+            other._secret, other._of_a_batch = api_key, True
+        if model is not None and model != self.model:
+            other.model = model
+            other._prices = (None, None)  # those of the settings are for another model
+        return other
 
     @property
     def endpoint(self) -> str:
@@ -109,7 +123,9 @@ class Upstream:
     async def _exchange(self, path: str, body: bytes, request_id: str | None) -> UpstreamAnswer:
         if path not in self._urls:
             self._urls[path] = self._base.with_path(self._base.path.rstrip("/") + path, keep_query=True)
-        headers = {"X-Client-Request-Id": request_id} if request_id else None
+        headers = {"Authorization": f"Bearer {self._secret}"} if self._secret else {}
+        if request_id:
+            headers["X-Client-Request-Id"] = request_id
         try:
             async with self._session.post(
                 self._urls[path], data=body, headers=headers, allow_redirects=False

@@ -9,6 +9,7 @@ Three kinds (docs/processors.md):
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import orjson
@@ -131,6 +132,15 @@ def _error(
         500, rule.type, message, upstream_status=status, retryable=retryable, suggestion=rule.suggestion
     )
     return UpstreamError(error, waiting=waiting, delay_seconds=delay)
+
+
+def tell_of_own_key(error: UpstreamError) -> None:
+    """What to check is another key where the batch brought its own."""
+    if error.error.upstream_status in (401, 402, 403) or error.error.type == "upstream_quota_exhausted":
+        suggestion = (
+            "Check the upstream.api_key that the batch was made with, and its account at the provider."
+        )
+        error.error = replace(error.error, suggestion=suggestion)
 
 
 def unreachable(why: str) -> UpstreamError:

@@ -158,7 +158,10 @@ class Items:
         if assignment is None:
             return None
         processor = self._processors[assignment.processor]
-        job = self._jobs[batch_id] = prepared(assignment, processor, self._services.decrypt)
+        job = prepared(assignment, processor, self._services)
+        if assignment.upstream is not None:  # a retry may bring another key, and none is to outlive its use
+            return job
+        self._jobs[batch_id] = job
         if len(self._jobs) > JOBS_KEPT:
             self._jobs.popitem(last=False)
         return job
@@ -219,7 +222,7 @@ class Items:
     async def _run(self, task: asyncio.Task[None], work: Work, now: float) -> None:
         self._running[task] = (now + work.job.assignment.item_timeout_seconds, work)
         try:
-            outcome = await run(work, self._services)
+            outcome = await run(work)
         except asyncio.CancelledError:
             if task not in self._overdue:
                 self._recorder.give_back(work.held, work.item.ordinal)

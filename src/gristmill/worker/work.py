@@ -4,7 +4,7 @@ import asyncio
 import logging
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -25,7 +25,7 @@ from gristmill.domain.sources import SourceRefused
 from gristmill.domain.states import ResultStatus
 from gristmill.domain.usage import Usage
 from gristmill.processors.base import Context, Processor, Services
-from gristmill.processors.secrets import binding, put_back
+from gristmill.processors.secrets import binding, put_back, upstream_binding
 from gristmill.store.assignments import Assignment
 from gristmill.store.recording import Ended, Retried
 from gristmill.store.spans import ClaimedItem, Lease
@@ -50,6 +50,7 @@ class Job:
     processor: Processor[Any, Any]
     config: Any
     read: Callable[[str], Any]  # from JSON to the processor's input model
+    services: Services  # with the batch's own key and model, where it brought some
     refusal: Failure | None  # set: what was stored cannot be used here, so none of the items can be run
 
 
@@ -60,17 +61,30 @@ class Work:
     job: Job
 
 
-def prepared(
-    assignment: Assignment, processor: Processor[Any, Any], decrypt: Callable[[bytes, str], bytes]
-) -> Job:
+def prepared(assignment: Assignment, processor: Processor[Any, Any], services: Services) -> Job:
     read = processor.input_model.__pydantic_validator__.validate_json  # model_validate_json costs 1.4 µs more
     try:
-        config = processor.config_model.model_validate_json(_opened(assignment, decrypt))
+        services = _with_own_upstream(assignment, services)
+        config = processor.config_model.model_validate_json(_opened(assignment, services.decrypt))
     except VaultError:
-        return Job(assignment, processor, None, read, _UNREADABLE)
+        return Job(assignment, processor, None, read, services, _UNREADABLE)
     except Exception:  # nearly always a ValidationError; a validator of its own may raise anything
-        return Job(assignment, processor, None, read, _UNFIT)
-    return Job(assignment, processor, config, read, None)
+        return Job(assignment, processor, None, read, services, _UNFIT)
+    return Job(assignment, processor, config, read, services, None)
+
+
+def _with_own_upstream(assignment: Assignment, services: Services) -> Services:
+    """Raises VaultError, also where the batch's own key is gone: the operator's must never take its place unasked."""
+    if assignment.upstream is None or services.upstream is None:
+        return services
+    brought = orjson.loads(assignment.upstream)
+    api_key = None
+    if brought["own_key"]:
+        if assignment.upstream_key is None:
+            raise VaultError("the batch has ended")
+        bound_to = upstream_binding(assignment.batch_id)
+        api_key = services.decrypt(assignment.upstream_key, bound_to).decode()
+    return replace(services, upstream=services.upstream.with_own(api_key, brought["model"]))
 
 
 def _opened(assignment: Assignment, decrypt: Callable[[bytes, str], bytes]) -> str:
@@ -93,13 +107,13 @@ _UNREADABLE = Failure(
     ItemError(
         500,
         "secret_unreadable",
-        "The secrets of the batch's configuration cannot be decrypted.",
+        "The secrets of the batch cannot be decrypted.",
         suggestion="Start the worker with the GRISTMILL_SECRET_KEY under which the batch was made.",
     )
 )
 
 
-async def run(work: Work, services: Services) -> Outcome:
+async def run(work: Work) -> Outcome:
     """No transaction is open here: a processor may take as long as its timeout, which is watched from outside."""
     assignment, item, lease = work.job.assignment, work.item, work.held.lease
     context = Context(
@@ -109,7 +123,7 @@ async def run(work: Work, services: Services) -> Outcome:
         item.custom_id,
         lease.attempt,
         work.job.config,
-        services,
+        work.job.services,
         lease.id if work.job.processor.uses_checkpoints else None,
     )
     if work.job.refusal is not None:
