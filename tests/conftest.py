@@ -12,6 +12,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from hypothesis import settings
 
 from databases import Server
 from gristmill.db import Database
@@ -19,6 +20,7 @@ from gristmill.embedded.postgres import THROWAWAY, EmbeddedPostgres
 from gristmill.store import schema
 from gristmill.tables import metadata
 
+settings.register_profile("thorough")  # --hypothesis-profile thorough: see tests/engine/test_state_machine.py
 _IN_MEMORY = Path("/dev/shm")
 _ROOM_BYTES = 2 * 1024**3  # containers often have 64 MB there
 

@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pytest
 
-from gristmill.db import Database, connect_options
+from gristmill.db import LOST, Database, connect_options, unavailable
 
 BASE = "postgresql://user:secret@db.example:6432/main"
 
@@ -42,6 +42,32 @@ async def test_both_ways_connect(database_url: str, scheme: str, parameters: dic
     async with database.engine.connect() as connection:
         assert (await connection.exec_driver_sql("SELECT 1")).scalar() == 1
     await database.close()
+
+
+@pytest.mark.parametrize("durable", [True, False])
+async def test_a_transaction_that_falls_silent_keeps_its_locks_no_longer_than_a_statement_may_take(
+    database: Database, database_url: str, durable: bool
+) -> None:
+    """As of a process that was stopped in the middle, or whose host lost its power."""
+    silent = await Database(database_url, timeout_seconds=0.5).open()
+    lock = "SELECT pg_advisory_xact_lock(7)"
+    freed: list[bool] = []
+
+    async def fall_silent() -> None:
+        async with silent.transaction(durable=durable) as tx:
+            await tx.execute(lock)
+            async with database.transaction() as other:
+                await other.execute(lock)
+                freed.append(True)
+            await tx.execute("SELECT")
+
+    with pytest.raises(LOST) as lost:
+        await fall_silent()
+    assert freed
+    assert unavailable(lost.value)
+    async with silent.transaction() as tx:
+        assert await tx.fetchval("SELECT 1") == 1
+    await silent.close()
 
 
 def test_the_parts_of_a_url() -> None:

@@ -27,7 +27,8 @@ else:
     Transaction = asyncpg.Connection
     Pool = asyncpg.Pool
 
-# What a caller sees when Postgres is away: in flight, at the next use, at connect, and asyncpg's own confusion.
+# What a caller sees when Postgres is away: in flight, at the next use, at connect, and asyncpg's own confusion; or when
+# it has ended a transaction for others' sake.
 LOST = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
@@ -37,6 +38,8 @@ LOST = (
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
     asyncpg.DiskFullError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.DeadlockDetectedError,
     ConnectionError,
     TimeoutError,
     OSError,
@@ -69,6 +72,10 @@ class Database:
     ) -> None:
         self.url = url
         self.timeout_seconds = timeout_seconds
+        # Postgres ends a transaction whose process says nothing for so long: a process that was stopped, or whose host is
+        # gone without a word, must not keep its locks. Set in the transaction, as PgBouncer refuses it at connect.
+        self._begin = f"SET LOCAL idle_in_transaction_session_timeout = {round(timeout_seconds * 1000)}"
+        self._begin_lightly = f"{self._begin}; SET LOCAL synchronous_commit = off"
         self._pool_size = pool_size
         self._options = connect_options(url) | {"command_timeout": timeout_seconds}
         if not prepared:
@@ -113,11 +120,10 @@ class Database:
         """One transaction, READ COMMITTED: committed at the end of the block, rolled back if it raises.
 
         Not durable: its commit does not wait for the disk. For claims and heartbeats only: if the server crashes the
-        claim may vanish, and its items are handed out again.
+        claim may vanish, and its items are handed out again. One that falls silent for `timeout_seconds` is rolled back.
         """
         async with self.pool.acquire(timeout=self.timeout_seconds) as connection, connection.transaction():
-            if not durable:
-                await connection.execute("SET LOCAL synchronous_commit = off")
+            await connection.execute(self._begin if durable else self._begin_lightly)
             yield connection
 
     @asynccontextmanager

@@ -28,7 +28,7 @@ from factories import (
 from gristmill.db import Database
 from gristmill.domain.ids import uuid7
 from gristmill.domain.states import BatchStatus
-from gristmill.store import batches, workers
+from gristmill.store import batches, spans, workers
 from gristmill.store.recording import Flush
 
 OTHER = UUID("00000000-0000-7000-8000-000000000002")
@@ -74,6 +74,17 @@ async def test_a_claim_over_many_small_spans_takes_no_more_than_the_free_slots(d
     assert await violations(database) == []
 
 
+async def test_a_claim_locks_no_more_spans_than_it_takes(database: Database) -> None:
+    await make_batch(database, 9)
+    worker = await make_worker(database)
+    [lease] = await claim(database, worker, 9)
+    await record(database, worker, Flush({lease.id: 0}, [], [retry(lease, n) for n in range(9)]))
+
+    async with database.transaction() as tx:
+        assert len(await spans.claim(tx, worker, {"noop": 2})) == 2
+        assert len(await sql(database, "SELECT id FROM span FOR UPDATE SKIP LOCKED")) == 7
+
+
 async def test_twenty_workers_at_once_never_take_the_same_item(database: Database) -> None:
     seeded = random.Random(20)
     for _ in range(3):
@@ -93,6 +104,17 @@ async def test_twenty_workers_at_once_never_take_the_same_item(database: Databas
     assert len(seen) > 300
     assert set(seen.values()) == {1}
     assert await violations(database) == []
+
+
+async def test_a_claim_under_way_keeps_nobody_from_the_batches_of_other_tenants(database: Database) -> None:
+    mine = await make_batch(database, 10)
+    others = {await make_batch(database, 10, tenant_id=uuid7()) for _ in range(3)}
+    worker = await make_worker(database)
+
+    async with database.transaction() as tx:
+        [first] = await spans.claim(tx, worker, {"noop": 5})
+        taken = {lease.batch_id for _ in range(3) for lease in await claim(database, worker, 10)}
+        assert taken == {mine, *others} - {first.batch_id}
 
 
 async def test_nothing_starts_in_a_paused_cancelled_or_overdue_batch(database: Database) -> None:

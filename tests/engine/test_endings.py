@@ -32,6 +32,7 @@ from factories import (
     sweep,
     turn,
     violations,
+    waiting,
 )
 from gristmill.db import Database
 from gristmill.domain.errors import Conflict, NotFound
@@ -404,6 +405,56 @@ async def test_leases_left_by_an_ended_batch_are_cleared(database: Database) -> 
         assert await endings.clear_leftovers(tx) == 1
 
     assert await sql(database, "SELECT batch_id FROM lease") == [other]
+
+
+async def recorded_by_a_zombie(database: Database) -> tuple[UUID, int, list[Lease]]:
+    """An ended batch whose items another worker is running for the second time."""
+    batch_id = await make_batch(database, 3)
+    zombie, heir = await make_worker(database), await make_worker(database)
+    held = await claim(database, zombie, 3)
+    await lose(database, zombie)
+    again = await claim(database, heir, 3)
+    await record(database, zombie, all_of(held))
+    return batch_id, heir, again
+
+
+async def test_a_span_given_back_to_an_ended_batch_is_cleared(database: Database) -> None:
+    batch_id, heir, [lease] = await recorded_by_a_zombie(database)
+    kept = await make_batch(database, 2)
+    await record(database, heir, Flush({lease.id: 0}, [], [], [(lease.id, Waiting(batch_id, 0, 2, 1, 1))]))
+    assert await waiting(database, batch_id) == [(0, 2)]
+
+    async with database.transaction() as tx:
+        assert await endings.clear_leftovers(tx) == 1
+
+    assert await waiting(database, batch_id) == []
+    assert await waiting(database, kept) == [(0, 1)]
+
+
+async def test_nothing_is_recorded_for_a_deleted_batch_by_a_worker_that_still_runs_its_items(
+    database: Database,
+) -> None:
+    batch_id, heir, [lease] = await recorded_by_a_zombie(database)
+    await turn(database, batches.delete, batch_id)
+
+    back = [(lease.id, Waiting(batch_id, 2, 2, 1, 1))]
+    await record(database, heir, Flush({lease.id: 0}, [success(lease, 0)], [retry(lease, 1)], back))
+
+    for table in ("result", "item_attempt", "span", "lease", "batch_count"):
+        assert await sql(database, f"SELECT count(*) FROM {table}") == [0]
+
+
+async def test_a_batch_is_not_deleted_while_a_lost_worker_records_for_it(database: Database) -> None:
+    batch_id, heir, [lease] = await recorded_by_a_zombie(database)
+    await lose(database, heir)
+    async with database.transaction() as tx:
+        await recording.record(tx, heir, Flush({lease.id: 0}, [success(lease, 0)]), alone=False)
+        deleting = asyncio.create_task(turn(database, batches.delete, batch_id))
+        await blocked(database, deleting)
+        assert not deleting.done()
+    await deleting
+
+    assert await sql(database, "SELECT count(*) FROM result") == [0]
 
 
 async def test_a_deleted_batch_leaves_nothing_behind(database: Database) -> None:

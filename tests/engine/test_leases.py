@@ -131,6 +131,30 @@ async def test_a_stuck_lease_of_a_live_worker_is_taken_at_its_deadline(database:
     assert await sql(database, "SELECT dead FROM worker") == [False]
 
 
+async def test_a_lease_of_a_worker_nobody_knows_is_taken(database: Database) -> None:
+    batch_id = await make_batch(database, 2)
+    await claim(database, await make_worker(database), 2)
+    await sql(database, "DELETE FROM worker")
+
+    assert await reclaim(database) == 1
+    assert await waiting(database, batch_id) == [(0, 1)]
+
+
+async def test_a_lease_of_a_batch_that_is_gone_keeps_no_other_from_being_taken(database: Database) -> None:
+    gone = await make_batch(database, 2)
+    worker = await make_worker(database)
+    await claim(database, worker, 2)
+    await sql(database, "DELETE FROM batch WHERE id = $1", gone)
+    batch_id = await make_batch(database, 2)
+    await claim(database, worker, 2)
+
+    await lose(database, worker)
+
+    assert await sql(database, "SELECT id FROM lease") == []
+    assert await waiting(database, gone) == []
+    assert await waiting(database, batch_id) == [(0, 1)]
+
+
 async def test_a_lease_lasts_twice_the_timeout_of_an_item_and_a_minute(database: Database) -> None:
     await make_batch(database, 1, item_timeout_seconds=40.0)
     await claim(database, await make_worker(database), 1)

@@ -4,13 +4,16 @@ Pure: no clock, no database, no HTTP. This is where the rule "how many attempts"
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from uuid import UUID
 
 from gristmill.domain.retry import RetryPolicy
 from gristmill.domain.usage import Usage
 
 ErrorCode = Literal[400, 408, 499, 500]
+ERROR_CODES = frozenset(get_args(ErrorCode))
+
+LONGEST_DELAY_SECONDS = 30 * 24 * 3600.0  # as long as a batch may last
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +105,14 @@ def decide(outcome: Outcome, *, attempt: int, max_attempts: int, policy: RetryPo
         case Success() | Failure():
             return outcome
         case Retry(error, delay_seconds, True):
-            return Requeue(
-                policy.delay(1) if delay_seconds is None else delay_seconds, attempt - 1, error, True
-            )
+            return Requeue(_bounded(delay_seconds, policy.delay(1)), attempt - 1, error, True)
         case Retry(error, _, False, usage) if attempt >= max_attempts:
             return Failure(error, usage)
         case Retry(error, delay_seconds):
-            return Requeue(
-                policy.delay(attempt) if delay_seconds is None else delay_seconds, attempt, error, False
-            )
+            return Requeue(_bounded(delay_seconds, policy.delay(attempt)), attempt, error, False)
+
+
+def _bounded(asked: float | None, planned: float) -> float:
+    """What the processor asked for, if it is a delay: Postgres takes neither infinity nor NaN for one."""
+    delay = planned if asked is None else asked
+    return min(delay, LONGEST_DELAY_SECONDS) if delay > 0 else 0.0

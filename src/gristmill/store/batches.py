@@ -302,6 +302,12 @@ async def cancel(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> Batch:
 async def delete(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> None:
     """Remove an ended batch with everything that belongs to it. Chats stay."""
     terminal = [status.value for status in TERMINAL]
+    # First, as in the lock order: a worker that still has items of it, recorded by others, shall record none of them.
+    leases = """
+        DELETE FROM lease USING batch b
+        WHERE lease.batch_id = $1 AND b.id = $1 AND b.tenant_id = $2 AND b.status = ANY ($3)
+    """
+    await tx.execute(leases, batch_id, tenant_id, terminal)
     gone = "DELETE FROM batch WHERE id = $1 AND tenant_id = $2 AND status = ANY ($3) RETURNING id"
     if await tx.fetchval(gone, batch_id, tenant_id, terminal) is None:
         raise await refusal(tx, tenant_id, batch_id, "delete")

@@ -10,7 +10,7 @@ from uuid import UUID
 from asyncpg import Record
 
 from gristmill.db import Transaction
-from gristmill.domain.states import BatchStatus, Ending, ResultStatus
+from gristmill.domain.states import Ending, ResultStatus
 from gristmill.store import counts, deliveries, histories, schedules
 from gristmill.store.counts import Tally
 
@@ -38,7 +38,7 @@ async def finish(tx: Transaction, batch_ids: Sequence[UUID]) -> None:
         row = await tx.fetchrow(_FINISH, batch_id)
         if row is None:
             continue
-        await _clear_spans(tx, batch_id, row["total"])
+        await _clear_spans(tx, batch_id)
         await deliveries.queue(
             tx,
             batch_id=batch_id,
@@ -56,10 +56,10 @@ async def finish(tx: Transaction, batch_ids: Sequence[UUID]) -> None:
         )
 
 
-async def _clear_spans(tx: Transaction, batch_id: UUID, total: int) -> None:
+async def _clear_spans(tx: Transaction, batch_id: UUID) -> None:
     """What still waits are items that a lost worker did record after all."""
-    if await tx.execute("DELETE FROM span WHERE batch_id = $1", batch_id) != "DELETE 0":
-        await histories.leave(tx, await histories.held_by(tx, [(batch_id, 0, total - 1)]))
+    rows = await tx.fetch("DELETE FROM span WHERE batch_id = $1 RETURNING first, last", batch_id)
+    await histories.leave(tx, await histories.held_by(tx, [(batch_id, *row) for row in rows]))
 
 
 _OVERDUE = """
@@ -148,16 +148,16 @@ def _tally(row: Record) -> Tally:
     return Tally(failed=cancelled + expired, cancelled=cancelled, expired=expired)
 
 
+# Of batches that ended, or are gone, without them.
+_LEFTOVERS = """
+DELETE FROM {table} WHERE id IN (
+    SELECT l.id FROM {table} l LEFT JOIN batch b ON b.id = l.batch_id
+    WHERE b.id IS NULL OR b.status IN ('completed', 'failed', 'cancelled') FOR UPDATE OF l SKIP LOCKED
+)
+"""
+
+
 async def clear_leftovers(tx: Transaction) -> int:
-    """Remove leases of batches that ended without them: a zombie's, whose items others recorded. Answers with how many."""
-    terminal = [status.value for status in (BatchStatus.COMPLETED, BatchStatus.FAILED, BatchStatus.CANCELLED)]
-    done: str = await tx.execute(
-        """
-        DELETE FROM lease WHERE id IN (
-            SELECT l.id FROM lease l LEFT JOIN batch b ON b.id = l.batch_id
-            WHERE b.id IS NULL OR b.status = ANY ($1) FOR UPDATE OF l SKIP LOCKED
-        )
-        """,
-        terminal,
-    )
-    return int(done.split()[-1])
+    """Remove the leases of workers whose items others recorded, and spans of what those gave back. Answers with how many."""
+    done = [await tx.execute(_LEFTOVERS.format(table=table)) for table in ("lease", "span")]
+    return sum(int(one.split()[-1]) for one in done)

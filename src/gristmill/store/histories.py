@@ -98,13 +98,21 @@ async def leave(tx: Transaction, ended: Collection[Seat]) -> None:
 
 
 async def held_by(tx: Transaction, ranges: Sequence[tuple[UUID, int, int]]) -> list[Seat]:
-    """The chats that items of these ranges have: (batch, first ordinal, last ordinal)."""
+    """The chats that items of these ranges have: (batch, first ordinal, last ordinal).
+
+    By way of the items, range by range (OFFSET keeps it so): the table of locks has no index for it, and may be as long
+    as the list of those who wait.
+    """
     if not ranges:
         return []
     rows = await tx.fetch(
         """
-        SELECT history_id, batch_id, ordinal FROM history_lock
-        JOIN unnest($1::uuid[], $2::int[], $3::int[]) AS given (b, f, l) ON batch_id = b AND ordinal BETWEEN f AND l
+        SELECT k.history_id, k.batch_id, k.ordinal FROM unnest($1::uuid[], $2::int[], $3::int[]) AS given (b, f, l)
+        CROSS JOIN LATERAL (
+            SELECT history_id FROM item
+            WHERE batch_id = b AND ordinal BETWEEN f AND l AND history_id IS NOT NULL ORDER BY ordinal OFFSET 0
+        ) i
+        JOIN history_lock k ON k.history_id = i.history_id AND k.batch_id = b AND k.ordinal BETWEEN f AND l
         """,
         *(list(column) for column in zip(*ranges, strict=True)),
     )

@@ -29,10 +29,11 @@ WORKER_LOST = ItemError(
 _WORKER_LOST = orjson.dumps(WORKER_LOST.as_json()).decode()
 
 # Locked first; what is missing is read in a second statement, so that it sees what the holder committed meanwhile.
+# A worker that is not there any more is dead, too.
 _LOST = """
 SELECT l.id, l.batch_id, l.first, l.last, l.attempt, l.losses, l.started_at
-FROM lease l JOIN worker w ON w.id = l.worker_id
-WHERE w.dead OR l.deadline_at < now() ORDER BY l.id LIMIT 20 FOR UPDATE OF l SKIP LOCKED
+FROM lease l LEFT JOIN worker w ON w.id = l.worker_id
+WHERE coalesce(w.dead, true) OR l.deadline_at < now() ORDER BY l.id LIMIT 20 FOR UPDATE OF l SKIP LOCKED
 """
 _UNKNOWN = """
 SELECT id, batch_id, first, last, attempt, losses, started_at FROM lease
@@ -76,10 +77,12 @@ async def _take(tx: Transaction, lease: Record, tallies: dict[UUID, Tally]) -> l
     missing = await _missing(tx, lease)
     if not missing:
         return []
-    await _keep_attempts(tx, lease, missing)
-    most: int = await tx.fetchval(
+    most: int | None = await tx.fetchval(
         "SELECT greatest(max_attempts, $2) FROM batch WHERE id = $1", batch_id, LEAST_LOSSES
     )
+    if most is None:  # the batch has been deleted
+        return []
+    await _keep_attempts(tx, lease, missing)
     if attempt < most:
         ranges = spans.runs(missing) if losses < 2 else [(ordinal, ordinal) for ordinal in missing]
         await spans.put_back(tx, [spans.Waiting(batch_id, a, b, attempt, losses) for a, b in ranges])

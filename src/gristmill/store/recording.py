@@ -100,6 +100,8 @@ async def record(tx: Transaction, worker_id: int, flush: Flush, *, alone: bool =
     alive = await schedules.alive(tx, {r.ended.batch_id for r in again}) if again else set()
     ended = [*flush.ended, *(r.ended for r in again if r.ended.batch_id not in alive)]
     again = [r for r in again if r.ended.batch_id in alive]
+    if not held.issuperset(flush.remaining):
+        ended = await _of_batches_that_are_there(tx, ended, held)
 
     await turns.number(tx, ended)
     copy = alone and len(ended) >= COPY_FROM and held.issuperset(flush.remaining)
@@ -115,6 +117,15 @@ async def record(tx: Transaction, worker_id: int, flush: Flush, *, alone: bool =
         tx, {lease_id: n for lease_id, n in flush.remaining.items() if lease_id in held}
     )
     await endings.finish(tx, await counts.add(tx, _tallies(inserted)))
+
+
+async def _of_batches_that_are_there(tx: Transaction, ended: Sequence[Ended], held: set[int]) -> list[Ended]:
+    """Without what a deleted batch would be left with. Leases go first when a batch is deleted: one that is held says
+    enough. The others' batches cannot be deleted before the caller's transaction ends."""
+    doubtful = {e.batch_id for e in ended if e.lease_id not in held}
+    there = await tx.fetch("SELECT id FROM batch WHERE id = ANY ($1) FOR KEY SHARE", sorted(doubtful))
+    gone = doubtful - {row["id"] for row in there}
+    return [e for e in ended if e.batch_id not in gone]
 
 
 _COLUMNS = (

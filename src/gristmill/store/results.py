@@ -66,12 +66,15 @@ def standard_error(code: int | None) -> str | None:
     return None if code is None else _STANDARD_ERRORS.get(code)
 
 
-_SELECT = """
+# Ranges read once, and searched for each item: as many spans as items may wait, each for its next attempt.
+_COVERED = "i.ordinal <@ (SELECT coalesce(range_agg(int4range(first, last, '[]')), '{{}}') FROM {} WHERE batch_id = $1)"
+_LEASED, _WAITING = _COVERED.format("lease"), _COVERED.format("span")
+
+_SELECT = f"""
 SELECT i.ordinal, i.custom_id, i.history_id AS given_history_id, r.status, r.code, r.attempt, r.content, r.output,
     r.error, r.usage, r.history_id, r.conversation_id, r.started_at, r.processed_at,
     r.status IS NULL
-        AND EXISTS (SELECT FROM lease l WHERE l.batch_id = $1 AND i.ordinal BETWEEN l.first AND l.last)
-        AND NOT EXISTS (SELECT FROM span s WHERE s.batch_id = $1 AND i.ordinal BETWEEN s.first AND s.last) AS processing
+        AND {_LEASED} AND NOT {_WAITING} AS processing
 FROM item i LEFT JOIN result r ON r.batch_id = $1 AND r.ordinal = i.ordinal
 WHERE i.batch_id = $1
 """
@@ -139,15 +142,8 @@ async def window(connection: Transaction, batch: Batch, first: int, size: int) -
 _CONDITIONS = {
     ItemStatus.SUCCESS: "r.status = 1",
     ItemStatus.FAILED: "r.status = 2",
-    ItemStatus.PROCESSING: (
-        "r.status IS NULL AND EXISTS (SELECT FROM lease l WHERE l.batch_id = $1 AND i.ordinal BETWEEN l.first AND l.last)"
-        " AND NOT EXISTS (SELECT FROM span s WHERE s.batch_id = $1 AND i.ordinal BETWEEN s.first AND s.last)"
-    ),
-    ItemStatus.PENDING: (
-        "r.status IS NULL"
-        " AND (EXISTS (SELECT FROM span s WHERE s.batch_id = $1 AND i.ordinal BETWEEN s.first AND s.last)"
-        " OR NOT EXISTS (SELECT FROM lease l WHERE l.batch_id = $1 AND i.ordinal BETWEEN l.first AND l.last))"
-    ),
+    ItemStatus.PROCESSING: f"r.status IS NULL AND {_LEASED} AND NOT {_WAITING}",
+    ItemStatus.PENDING: f"r.status IS NULL AND ({_WAITING} OR NOT {_LEASED})",
 }
 
 

@@ -39,13 +39,14 @@ class Lease:
 
 # The fair choice: the first tenant in order of virtual time that has a startable batch, and its first such batch.
 # Its schedule row stays locked until the claim commits: that serialises claims of one batch, and makes pause and cancel exact.
+# Tenants are sorted before the batches are looked at: else a batch of every tenant is locked, and the others find nothing.
 # `next.vtime` is as of the lock, the one it is compared with as of the statement's beginning: if another claim of the batch
 # committed in between, `running` does not count its items, and a batch with a limit is left to the next claim.
 _CLAIM = f"""
 WITH free AS (SELECT * FROM unnest($2::text[], $3::int[]) AS free (processor, slots)),
 pick AS (
     SELECT next.*, t.batches_started, (SELECT max(started) FROM tenant_schedule) AS tenants_started
-    FROM tenant_schedule t CROSS JOIN LATERAL (
+    FROM (SELECT * FROM tenant_schedule ORDER BY vtime OFFSET 0) t CROSS JOIN LATERAL (
         SELECT s.batch_id, s.tenant_id, s.weight, s.vtime, s.max_concurrency,
             least(free.slots, coalesce(s.max_concurrency - running.items, free.slots))::int AS slots
         FROM batch_schedule s
@@ -64,9 +65,11 @@ pick AS (
     ORDER BY t.vtime LIMIT 1
 ),
 candidate AS (
-    SELECT w.* FROM span w JOIN pick USING (batch_id)
-    WHERE w.available_at <= now() AND EXISTS (SELECT FROM worker WHERE id = $1 AND NOT dead)
-    ORDER BY w.available_at, w.id LIMIT {_MOST_SPANS} FOR UPDATE OF w
+    SELECT w.* FROM pick CROSS JOIN LATERAL (
+        SELECT * FROM span
+        WHERE span.batch_id = pick.batch_id AND available_at <= now() AND EXISTS (SELECT FROM worker WHERE id = $1 AND NOT dead)
+        ORDER BY available_at, id LIMIT least(pick.slots, {_MOST_SPANS}) FOR UPDATE
+    ) w
 ),
 running AS (SELECT *, sum(last - first + 1) OVER (ORDER BY available_at, id) AS upto FROM candidate),
 taken AS (

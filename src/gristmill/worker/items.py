@@ -7,8 +7,9 @@ a timeout per item 5.9 (docs/performance.md). One watch ends what runs over its 
 import asyncio
 import logging
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
 from gristmill import metrics
 from gristmill.db import Database
@@ -67,7 +68,7 @@ class Items:
         self._slice: asyncio.Future[None] = self._loop.create_future()
         self._slice.set_result(None)
         self._linger: asyncio.TimerHandle | None = None
-        self._jobs: OrderedDict[Any, Job] = OrderedDict()
+        self._jobs: OrderedDict[UUID, Job] = OrderedDict()
         self._held: dict[int, HeldLease] = {}
         self._in_doubt = False  # a claim broke: it may have committed without our knowing
         self._ending = False
@@ -90,9 +91,9 @@ class Items:
         async with self._database.transaction(durable=False) as tx:
             claimed = await spans.claim(tx, self.worker_id, free)
         self._in_doubt = False
-        for lease in claimed:
-            self._held[lease.id] = HeldLease(lease, len(lease.items))
-        return sum([await self._take(self._held[lease.id]) for lease in claimed])
+        held = [HeldLease(lease, len(lease.items)) for lease in claimed]
+        self._held.update({one.lease.id: one for one in held})
+        return await self._take(held) if held else 0
 
     def _free(self) -> dict[str, int]:
         """How many items of each processor could start now, and a few more if they start and end in no time."""
@@ -108,8 +109,11 @@ class Items:
         return free
 
     async def _settle_doubt(self) -> None:
+        known = self._recorder.unacknowledged.union(
+            self._held
+        )  # those whose items have all ended may be on their way
         async with self._database.transaction() as tx:
-            given_back = await leases.disown(tx, self.worker_id, list(self._held))
+            given_back = await leases.disown(tx, self.worker_id, known)
         self._in_doubt = False
         if given_back:
             log.warning("gave back leases of an unacknowledged claim", extra={"leases": given_back})
@@ -118,24 +122,25 @@ class Items:
         if len(self._held) > 2 * self._concurrency or not self._running:
             self._held = {i: held for i, held in self._held.items() if held.remaining > 0}
 
-    async def _take(self, held: HeldLease) -> int:
+    async def _take(self, claimed: Sequence[HeldLease]) -> int:
+        """Make the items of these leases, which are of one batch, ready to run; answers with how many."""
         try:
-            job = await self._job(held)
+            job = await self._job(claimed[0].lease.batch_id)
         except Exception:
-            self._give_back(held)
+            self._give_back(claimed)
             raise
         if job is None:
-            del self._held[held.lease.id]  # the tidier removes what deleted batches leave over
+            for held in claimed:
+                self._held.pop(held.lease.id, None)
             return 0
-        name = job.assignment.processor
-        self._in_hand[name] += len(held.lease.items)
-        self._ready.extend([Work(held, item, job) for item in held.lease.items])
+        works = [Work(held, item, job) for held in claimed for item in held.lease.items]
+        self._in_hand[job.assignment.processor] += len(works)
+        self._ready.extend(works)
         self._wake(WOKEN)
-        return len(held.lease.items)
+        return len(works)
 
-    async def _job(self, held: HeldLease) -> Job | None:
+    async def _job(self, batch_id: UUID) -> Job | None:
         """None: the batch has been deleted."""
-        batch_id = held.lease.batch_id
         if (known := self._jobs.get(batch_id)) is not None:
             self._jobs.move_to_end(batch_id)
             return known
@@ -198,7 +203,8 @@ class Items:
 
     def _begin_slice(self) -> None:
         self._slice_ends = self._loop.time() + UNINTERRUPTED_SECONDS
-        self._slice.set_result(None)
+        if not self._slice.done():  # else the end of the worker interrupted whoever waits for it
+            self._slice.set_result(None)
 
     async def _run(self, task: asyncio.Task[None], work: Work, now: float) -> None:
         self._running[task] = (now + work.job.assignment.item_timeout_seconds, work)
@@ -263,9 +269,10 @@ class Items:
 
     # --- the end ---
 
-    def _give_back(self, held: HeldLease) -> None:
-        for item in held.lease.items:
-            self._recorder.give_back(held, item.ordinal)
+    def _give_back(self, claimed: Sequence[HeldLease]) -> None:
+        for held in claimed:
+            for item in held.lease.items:
+                self._recorder.give_back(held, item.ordinal)
 
     def _return_ready(self) -> None:
         while self._ready:

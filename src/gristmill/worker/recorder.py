@@ -43,7 +43,8 @@ class Recorder:
         self._retried: list[Retried] = []
         self._unstarted: list[tuple[int, Waiting]] = []
         self._touched: dict[int, HeldLease] = {}
-        self._unsent: Flush | None = None
+        self._sending: Flush | None = None  # handed to the database, not yet acknowledged
+        self._unsent: Flush | None = None  # the same, once that has failed: to be sent again
         self._some = asyncio.Event()
         self._enough = asyncio.Event()
 
@@ -51,6 +52,11 @@ class Recorder:
     def backlog(self) -> int:
         unsent = len(self._unsent.ended) if self._unsent else 0
         return len(self._ended) + len(self._retried) + len(self._unstarted) + unsent
+
+    @property
+    def unacknowledged(self) -> set[int]:
+        """Leases with verdicts that the database may not know yet."""
+        return {*self._touched, *(self._sending.remaining if self._sending else ())}
 
     def add(self, held: HeldLease, verdict: Ended | Retried) -> None:
         if isinstance(verdict, Ended):
@@ -83,6 +89,8 @@ class Recorder:
                 await self._flush()
 
     async def _wait(self, stop: asyncio.Event) -> None:
+        if self._unsent is not None:  # it has waited already, and perhaps no other verdict will ever come
+            return
         if not self._some.is_set():
             some, end = asyncio.ensure_future(self._some.wait()), asyncio.ensure_future(stop.wait())
             await asyncio.wait((some, end), return_when=asyncio.FIRST_COMPLETED)
@@ -95,7 +103,7 @@ class Recorder:
 
     async def _flush(self) -> None:
         first_time = self._unsent is None
-        flush = self._unsent or self._take()
+        flush = self._sending = self._unsent or self._take()
         try:
             await self._write(flush, alone=first_time)
         except Exception as error:
@@ -105,7 +113,7 @@ class Recorder:
             log.warning("flush not acknowledged", extra=extra, exc_info=not unavailable(error))
             await asyncio.sleep(RESEND_SECONDS)
             return
-        self._unsent = None
+        self._sending = self._unsent = None
         self._ended_batches()
         self._drained()
 

@@ -1,7 +1,9 @@
 """The duties that keep the house: reaping, sweeping, expiring, partitions. Each is a step; any process may take it."""
 
+import time
+
 from gristmill import metrics
-from gristmill.db import Database
+from gristmill.db import Database, unavailable
 from gristmill.store import endings, histories, leases, partitions, workers
 
 
@@ -9,11 +11,21 @@ class Upkeep:
     def __init__(self, database: Database, *, lease_seconds: float) -> None:
         self._database = database
         self._lease_seconds = lease_seconds
+        self._judges_from = 0.0  # by the monotonic clock
 
     async def reap(self) -> int:
         """Declare silent workers dead, and take the leases of the dead and the stuck back."""
-        async with self._database.transaction() as tx:
-            await workers.declare_dead(tx, silent_seconds=self._lease_seconds)
+        try:
+            return await self._reap()
+        except Exception as error:
+            if unavailable(error):  # for others, too: who could not beat meanwhile may be alive
+                self._judges_from = time.monotonic() + self._lease_seconds
+            raise
+
+    async def _reap(self) -> int:
+        if time.monotonic() >= self._judges_from:
+            async with self._database.transaction() as tx:
+                await workers.declare_dead(tx, silent_seconds=self._lease_seconds)
         async with self._database.transaction() as tx:
             lost = await leases.reclaim(tx)
         metrics.leases_lost(lost)

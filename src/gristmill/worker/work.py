@@ -1,5 +1,6 @@
 """One item in a worker's hands: run its processor, decide what follows, and put it into the words of the store."""
 
+import asyncio
 import logging
 import traceback
 from collections.abc import Callable
@@ -7,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from pydantic import ValidationError
 
 from gristmill.domain.outcomes import (
+    ERROR_CODES,
     Failure,
     ItemError,
     Outcome,
@@ -58,7 +59,7 @@ def prepared(assignment: Assignment, processor: Processor[Any, Any]) -> Job:
     read = processor.input_model.__pydantic_validator__.validate_json  # model_validate_json costs 1.4 µs more
     try:
         config = processor.config_model.model_validate_json(assignment.config)
-    except ValidationError:
+    except Exception:  # nearly always a ValidationError; a validator of its own may raise anything
         config = None
     return Job(assignment, processor, config, read)
 
@@ -90,22 +91,29 @@ async def run(work: Work, services: Services) -> Outcome:
         return _unfit()
     try:
         return await work.job.processor.run(work.job.read(item.input), context)
-    except Exception as error:
-        # A bug of the processor ends its item. What it raised may quote the input: neither the log nor the caller
-        # gets more than its type, and the log the place.
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        log.error(
-            "processor failed",
-            extra={
-                "processor": assignment.processor,
-                "batch_id": str(lease.batch_id),
-                "error": type(error).__name__,
-                "place": f"{place.filename}:{place.lineno}",
-            },
-        )
+    except (Exception, BaseExceptionGroup, asyncio.CancelledError) as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():  # over its time, or the worker ends: whatever came of that
+            raise asyncio.CancelledError from None
+        _tell(work, error)
         return Failure(
             ItemError(500, "processor_error", f"The processor failed with {type(error).__name__}.")
         )
+
+
+def _tell(work: Work, error: BaseException) -> None:
+    """A bug of the processor ends its item. What it raised may quote the input: neither the log nor the caller
+    gets more than its type, and the log the place."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    log.error(
+        "processor failed",
+        extra={
+            "processor": work.job.assignment.processor,
+            "batch_id": str(work.held.lease.batch_id),
+            "error": type(error).__name__,
+            "place": f"{place.filename}:{place.lineno}",
+        },
+    )
 
 
 def timed_out(work: Work) -> Outcome:
@@ -122,7 +130,21 @@ def timed_out(work: Work) -> Outcome:
 
 
 def settle(work: Work, outcome: Outcome) -> Ended | Retried:
-    """What the store is to be told: the item's end, or that it waits for another attempt."""
+    """What the store is to be told: the item's end, or that it waits for another attempt.
+
+    A processor may answer with anything. What would break the flush, and with it the results of others, ends its item.
+    """
+    try:
+        return _settled(work, outcome)
+    except Exception as error:
+        _tell(work, error)
+        message = "The processor answered with something that cannot be kept."
+        return _failed(work, ItemError(500, "processor_error", message), None)
+
+
+def _settled(work: Work, outcome: Outcome) -> Ended | Retried:
+    if not isinstance(outcome, Outcome):
+        raise TypeError
     job, lease = work.job, work.held.lease
     verdict: Verdict = decide(
         outcome, attempt=lease.attempt, max_attempts=job.assignment.max_attempts, policy=job.processor.retry
@@ -164,6 +186,8 @@ def _succeeded(work: Work, success: Success) -> Ended | Retried:
 
 
 def _failed(work: Work, error: ItemError, usage: Usage | None) -> Ended:
+    if error.code not in ERROR_CODES:
+        raise ValueError
     ended = _ended(work, ResultStatus.FAILED, error.code, usage)
     ended.error = storable(orjson.dumps(error.as_json()).decode())
     return ended

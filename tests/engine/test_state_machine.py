@@ -1,0 +1,371 @@
+"""Anything may follow anything: whatever callers, workers, their deaths and the clock do in whatever order, all adds up.
+
+`make test ARGS='-k state_machine --hypothesis-profile thorough'` takes 500 × 50 steps.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from uuid import UUID
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+import factories
+from factories import (
+    TENANT,
+    failure,
+    in_chats,
+    make_batch,
+    make_worker,
+    retry,
+    sql,
+    success,
+    turn,
+    violations,
+)
+from gristmill.db import Database
+from gristmill.domain.deliveries import Attempt, after
+from gristmill.domain.errors import Conflict, Invalid
+from gristmill.domain.states import TERMINAL, BatchStatus, ResultStatus
+from gristmill.store import batches, deliveries, endings, histories, leases, retries, workers
+from gristmill.store.batches import Batch, NewWebhook
+from gristmill.store.deliveries import DeliveryToSend
+from gristmill.store.recording import Flush
+from gristmill.store.spans import ClaimedItem, Lease, Waiting
+from gristmill.tables import metadata
+
+T = TypeVar("T")
+
+IN_PROGRESS, PAUSED, CANCELLING = BatchStatus.IN_PROGRESS, BatchStatus.PAUSED, BatchStatus.CANCELLING
+EDGES = {
+    IN_PROGRESS: {PAUSED, CANCELLING, BatchStatus.COMPLETED, BatchStatus.FAILED},
+    PAUSED: {IN_PROGRESS, CANCELLING, BatchStatus.COMPLETED, BatchStatus.FAILED},
+    CANCELLING: {BatchStatus.CANCELLED},
+}
+TURNS: dict[str, tuple[factories.Action, set[BatchStatus]]] = {
+    "pause": (batches.pause, {IN_PROGRESS}),
+    "resume": (batches.resume, {PAUSED}),
+    "cancel": (batches.cancel, {IN_PROGRESS, PAUSED}),
+    "delete": (batches.delete, set(TERMINAL)),
+}
+# Twice what makes trouble.
+FATES = ("keep", "retry", "succeed", "fail", "retry", "wait", "give back", "keep")
+
+
+@dataclass
+class Flight:
+    """A lease in a worker's hands. `lost`: the database has taken it back, and the worker does not know yet."""
+
+    worker: int
+    lease: Lease
+    open: dict[int, ClaimedItem]  # without a verdict yet, by ordinal
+    lost: bool = False
+
+
+class Mill(RuleBasedStateMachine):
+    database: Database
+    loop: asyncio.AbstractEventLoop
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batch_ids: list[UUID] = []
+        self.seen: dict[UUID, Batch] = {}
+        self.workers: list[int] = []
+        self.flights: list[Flight] = []
+        self.results: dict[tuple[UUID, int], tuple[int, int | None]] = {}
+        self.delivered: Counter[UUID] = Counter()
+
+    def run(self, what: Awaitable[T]) -> T:
+        return self.loop.run_until_complete(what)  # type: ignore[arg-type]
+
+    def in_transaction(self, step: Callable[[Any], Awaitable[T]]) -> T:
+        async def one() -> T:
+            async with self.database.transaction() as tx:
+                return await step(tx)
+
+        return self.run(one())
+
+    # --- what callers do ---
+
+    @initialize()
+    def begin(self) -> None:
+        self.batch_ids = [
+            self.run(make_batch(self.database, in_chats(None, 1, None, 1, 2, None))) for _ in "ab"
+        ]
+        self.workers = [self.run(make_worker(self.database)) for _ in "ab"]
+
+    @rule(
+        chats=st.lists(st.sampled_from([None, None, 1, 2]), min_size=1, max_size=6),
+        start_paused=st.booleans(),
+        max_concurrency=st.sampled_from([None, None, 1, 2]),
+        max_attempts=st.integers(1, 3),
+        webhook=st.sampled_from(
+            [None, NewWebhook("https://a.example/", ("completed", "failed", "cancelled"))]
+        ),
+    )
+    def create(self, chats: list[int | None], **more: Any) -> None:
+        self.batch_ids.append(self.run(make_batch(self.database, in_chats(*chats), **more)))
+
+    @precondition(lambda self: self.batch_ids)
+    @rule(data=st.data(), action=st.sampled_from([*sorted(TURNS), "pause", "resume", "resume"]))
+    def turn(self, data: st.DataObject, action: str) -> None:
+        batch = self.get(data.draw(st.sampled_from(self.batch_ids)))
+        do, allowed = TURNS[action]
+        if batch.status in allowed and (batch.ending is None or action == "delete"):
+            self.run(turn(self.database, do, batch.id))
+            if action == "delete":
+                self.forget(batch.id)
+        else:
+            with pytest.raises(Conflict):
+                self.run(turn(self.database, do, batch.id))
+
+    @precondition(lambda self: any(batch.status in TERMINAL for batch in self.seen.values()))
+    @rule(data=st.data())
+    def retry_failed(self, data: st.DataObject) -> None:
+        ended = [batch_id for batch_id, batch in self.seen.items() if batch.status in TERMINAL]
+        batch_id = data.draw(st.sampled_from(ended))
+        before = self.get(batch_id)
+        if before.failed == 0:
+            with pytest.raises(Invalid):
+                self.run(turn(self.database, retries.retry, batch_id))
+            return
+        self.run(turn(self.database, retries.retry, batch_id))
+        self.seen[batch_id] = self.get(batch_id)
+        assert (self.seen[batch_id].run, self.seen[batch_id].pending) == (before.run + 1, before.failed)
+        self.results = {
+            place: result
+            for place, result in self.results.items()
+            if place[0] != batch_id or result[0] == ResultStatus.SUCCESS
+        }
+        for flight in self.flights:
+            flight.lost = flight.lost or flight.lease.batch_id == batch_id
+
+    def forget(self, batch_id: UUID) -> None:
+        self.batch_ids.remove(batch_id)
+        del self.seen[batch_id]
+        self.results = {place: result for place, result in self.results.items() if place[0] != batch_id}
+
+    # --- what workers do ---
+
+    @rule()
+    def join(self) -> None:
+        self.workers.append(self.run(make_worker(self.database)))
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data(), slots=st.integers(1, 5), answered=st.sampled_from([True, True, True, False]))
+    def claim(self, data: st.DataObject, slots: int, answered: bool) -> None:
+        """Not answered: the claim commits, the worker does not hear of it, and gives back what it does not know."""
+        worker = data.draw(st.sampled_from(self.workers))
+        claimed = self.run(factories.claim(self.database, worker, slots))
+        assert sum(len(lease.items) for lease in claimed) <= slots
+        for lease in claimed:
+            batch = self.get(lease.batch_id)
+            assert (batch.status, batch.ending) == (IN_PROGRESS, None)
+            assert batch.max_concurrency is None or batch.processing <= batch.max_concurrency
+            assert not any((lease.batch_id, item.ordinal) in self.results for item in lease.items)
+        if answered:
+            self.flights += [Flight(worker, lease, {i.ordinal: i for i in lease.items}) for lease in claimed]
+        else:
+            known = [flight.lease.id for flight in self.flights]
+            given_back = self.in_transaction(lambda tx: leases.disown(tx, worker, known))
+            assert given_back == len(claimed)
+        self.check_nothing_runs_twice()
+
+    def check_nothing_runs_twice(self) -> None:
+        running = [
+            (flight.lease.batch_id, item)
+            for flight in self.flights
+            if not flight.lost
+            for item in flight.open.values()
+            if (flight.lease.batch_id, item.ordinal) not in self.results
+        ]
+        places = Counter((batch_id, item.ordinal) for batch_id, item in running)
+        chats = Counter(item.history_id for _, item in running if item.history_id is not None)
+        assert all(count == 1 for count in [*places.values(), *chats.values()])
+
+    @precondition(lambda self: self.flights)
+    @rule(data=st.data(), again=st.booleans())
+    def record(self, data: st.DataObject, again: bool) -> None:
+        self.record_some(data, again)
+
+    @precondition(lambda self: self.flights)
+    @rule(data=st.data(), again=st.booleans())
+    def record_more(self, data: st.DataObject, again: bool) -> None:
+        """The same: what matters most shall happen most."""
+        self.record_some(data, again)
+
+    def record_some(self, data: st.DataObject, again: bool) -> None:
+        """Verdicts of some items of one lease, also of one that was lost; `again`: sent twice."""
+        flight = data.draw(st.sampled_from(self.flights))
+        fates = {ordinal: data.draw(st.sampled_from(FATES)) for ordinal in sorted(flight.open)}
+        flush = self.flush(flight, fates)
+        for _ in range(1 + again):
+            self.run(factories.record(self.database, flight.worker, flush))
+        if not flight.open:
+            self.flights.remove(flight)
+
+    def flush(self, flight: Flight, fates: dict[int, str]) -> Flush:
+        lease, ended, retried, back = flight.lease, [], [], []
+        for ordinal, fate in fates.items():
+            if fate == "keep":
+                continue
+            history_id = flight.open.pop(ordinal).history_id
+            if fate in {"succeed", "fail"}:
+                verdict = (success if fate == "succeed" else failure)(lease, ordinal)
+                verdict.history_id = history_id
+                ended.append(verdict)
+            elif fate == "give back":
+                at = Waiting(lease.batch_id, ordinal, ordinal, lease.attempt - 1, lease.losses)
+                back.append((lease.id, at))
+            else:
+                later = retry(lease, ordinal, 3600.0 * (ordinal % 2), waiting=fate == "wait")
+                later.ended.history_id = history_id
+                retried.append(later)
+        return Flush({lease.id: len(flight.open)}, ended, retried, back)
+
+    @precondition(lambda self: len(self.workers) > 1)
+    @rule(data=st.data())
+    def lose(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(self.workers))
+        self.workers.remove(worker)
+        self.in_transaction(lambda tx: workers.leave(tx, worker))
+
+    # --- what upkeep does ---
+
+    @rule(
+        step=st.sampled_from(["reap", "sweep", "tidy", "time_passes", "deliver"]),
+        most=st.integers(1, 5),
+        status_code=st.sampled_from([200, 500, 410]),
+    )
+    def upkeep(self, step: str, most: int, status_code: int) -> None:
+        if step == "sweep":
+            self.sweep(most)
+        elif step == "deliver":
+            self.deliver(status_code)
+        else:
+            {"reap": self.reap, "tidy": self.tidy, "time_passes": self.time_passes}[step]()
+
+    def reap(self) -> None:
+        self.run(factories.reclaim(self.database))
+        for flight in self.flights:
+            flight.lost = flight.lost or flight.worker not in self.workers
+
+    @precondition(lambda self: self.batch_ids)
+    @rule(data=st.data(), dice=st.integers(0, 5))
+    def expire(self, data: st.DataObject, dice: int) -> None:
+        """Seldom: else most batches end before much has happened to them."""
+        if dice == 0:
+            self.expire_one(data)
+
+    def expire_one(self, data: st.DataObject) -> None:
+        self.run(factories.expire(self.database, data.draw(st.sampled_from(self.batch_ids))))
+
+    def sweep(self, most: int) -> None:
+        self.in_transaction(lambda tx: endings.sweep(tx, most=most))
+
+    def tidy(self) -> None:
+        self.in_transaction(endings.clear_leftovers)
+        assert self.in_transaction(histories.let_stranded_go) == 0
+
+    def time_passes(self) -> None:
+        """All that waits for a later attempt may start."""
+        self.run(sql(self.database, "UPDATE span SET available_at = now() WHERE available_at < 'infinity'"))
+
+    def deliver(self, status_code: int) -> None:
+        for sent in self.in_transaction(lambda tx: deliveries.claim(tx, 10, 60.0)):
+            attempt = Attempt(duration_ms=1, status_code=status_code)
+            assert self.settle(sent, attempt) == (sent.batch_id in self.batch_ids)
+            assert not self.settle(sent, attempt)
+            self.delivered[sent.batch_id] += status_code == 200
+        assert all(count == 1 for count in self.delivered.values() if count)
+
+    def settle(self, sent: DeliveryToSend, attempt: Attempt) -> bool:
+        verdict = after(attempt, sent.position)
+        return self.in_transaction(lambda tx: deliveries.record(tx, sent, attempt, verdict))
+
+    # --- what is always true ---
+
+    @invariant()
+    def all_adds_up(self) -> None:
+        assert self.run(violations(self.database)) == []
+        for batch_id in self.batch_ids:
+            batch, before = self.get(batch_id), self.seen.get(batch_id)
+            assert batch.total == batch.pending + batch.processing + batch.success + batch.failed
+            assert min(batch.pending, batch.processing) >= 0
+            assert (batch.status in TERMINAL) == (batch.success + batch.failed == batch.total)
+            if before is not None and before.status is not batch.status:
+                reachable = EDGES[before.status]
+                assert batch.status in reachable | {end for one in reachable for end in EDGES.get(one, set())}
+            self.seen[batch_id] = batch
+
+    @invariant()
+    def results_stay_as_they_are(self) -> None:
+        rows = self.run(sql(self.database, "SELECT batch_id, ordinal, status, code FROM result"))
+        now = {(batch_id, ordinal): (status, code) for batch_id, ordinal, status, code in rows}
+        assert now.items() >= self.results.items()
+        assert {batch_id for batch_id, _ in now} <= set(self.batch_ids)
+        self.results = now
+
+    def get(self, batch_id: UUID) -> Batch:
+        return self.run(factories.get(self.database, batch_id, TENANT))
+
+    # --- the end: whatever was left undone, every batch ends ---
+
+    def teardown(self) -> None:
+        try:
+            self.finish()
+        finally:
+            for table in metadata.sorted_tables:
+                self.run(sql(self.database, f"DELETE FROM {table.name}"))
+
+    def finish(self) -> None:
+        for worker in self.workers:
+            self.in_transaction(lambda tx, worker=worker: workers.leave(tx, worker))  # type: ignore[misc]
+        self.run(factories.reclaim(self.database))
+        for batch_id in self.batch_ids:
+            if self.get(batch_id).status is PAUSED:
+                self.run(turn(self.database, batches.resume, batch_id))
+        self.run(factories.sweep(self.database))
+        worker = self.run(make_worker(self.database))
+        for _ in range(
+            20
+        ):  # a claim that finds nothing but items that wait for their chat answers with nothing
+            self.time_passes()
+            self.run(factories.drain(self.database, worker))
+        self.all_adds_up()
+        assert {self.get(batch_id).status for batch_id in self.batch_ids} <= TERMINAL
+        assert self.run(sql(self.database, "SELECT history_id FROM history_lock")) == []
+
+
+@pytest.mark.timeout(7200)  # for the thorough one
+def test_whatever_happens_in_whatever_order_all_adds_up(database_url: str) -> None:
+    thorough = settings.get_current_profile_name() == "thorough"
+    loop = asyncio.new_event_loop()
+    try:
+        Mill.loop, Mill.database = loop, loop.run_until_complete(Database(database_url).open())
+        run_state_machine_as_test(
+            Mill,
+            settings=settings(
+                max_examples=500 if thorough else 6,
+                stateful_step_count=50 if thorough else 40,
+                derandomize=not thorough,
+                deadline=None,
+                database=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+        loop.run_until_complete(Mill.database.close())
+    finally:
+        loop.close()
