@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 from pydantic import SecretStr
 
 from fakes.llm import FakeLLM
+from gristmill.domain.checkpoints import Checkpoint
 from gristmill.domain.files import Attachment
 from gristmill.domain.outcomes import Outcome, Turn
 from gristmill.net.session import HttpSession
@@ -19,6 +20,23 @@ from gristmill.vault import Vault
 
 TENANT = UUID(int=7)
 KEY = "sk-the-operators-own-key"
+
+
+@dataclass
+class Kept:
+    """Checkpoints in memory; the worker's are in tests/worker."""
+
+    saves: list[Checkpoint] = field(default_factory=list)
+
+    async def load(self, batch_id: UUID, ordinal: int) -> Checkpoint | None:
+        return self.saves[-1] if self.saves else None
+
+    async def save(self, lease_id: int, batch_id: UUID, ordinal: int, checkpoint: Checkpoint) -> bool:
+        self.saves.append(checkpoint)
+        return True
+
+    async def advance(self, lease_id: int, batch_id: UUID, ordinal: int, done: int) -> bool:
+        raise NotImplementedError
 
 
 @dataclass
@@ -39,7 +57,7 @@ class World:
     async def run(
         self, processor: Processor[Any, Any], given: Any, config: Any, services: Services | None = None
     ) -> Outcome:
-        context = Context(TENANT, UUID(int=1), 3, "item-3", 1, config, services or self.services)
+        context = Context(TENANT, UUID(int=1), 3, "item-3", 1, config, services or self.services, 1)
         return await processor.run(processor.input_model.model_validate(given), context)
 
 
