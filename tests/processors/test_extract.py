@@ -180,7 +180,7 @@ async def test_a_service_without_a_model_says_so(world: World, change: str, kind
     ("config", "pointer", "code", "said"),
     [
         ({}, "/config/schema", "missing", "required"),
-        ({"schema": []}, "/config/schema", "dict_type", "valid"),
+        ({"schema": []}, "/config/schema", "dict_type", "object"),
         ({"schema": {"type": "objekt"}}, "/config/schema", "json_schema", "/type"),
         (
             {"schema": {"$ref": "http://127.0.0.1/x"}},
