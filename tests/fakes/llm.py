@@ -14,8 +14,9 @@ the test calls `release(NAME)`. Else the answer repeats the message. Alone, from
 import asyncio
 import re
 from collections import Counter, defaultdict, deque
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Self
+from typing import Any, Self
 
 from fakes.answers import answer
 from fakes.faults import Misbehaviour
@@ -35,6 +36,7 @@ class FakeLLM:
         self.api_key = api_key
         self.latency_seconds = latency_seconds
         self.always: str | None = None
+        self.script: Callable[[Request], tuple[int, dict[str, Any]]] = answer  # what it says when all is well
         self.together: asyncio.Barrier | None = None
         self.requests: list[Request] = []
         self.in_flight = 0
@@ -110,7 +112,7 @@ class FakeLLM:
                 return await send(writer, 401, error(f"Incorrect API key provided: {given}"))
             if fault := self._fault(request):
                 return await Misbehaviour(request, reader, writer).do(fault)
-            return await send(writer, *answer(request))
+            return await send(writer, *self.script(request))
         finally:
             self.in_flight -= 1
 
