@@ -20,7 +20,9 @@ _WANTED = re.compile(r"Name (\d+) tags")
 _WORD = re.compile(r"[^\W\d_]{5,}")
 _TORN = re.compile(r"(\w)-\n(\w)")
 _AGAIN = "That does not validate"
-INVENTED = "\n\nThe committee of owls has decided to paint the moon in green, and then all of the stars in yellow."
+INVENTED = (
+    "\n\nThe committee of owls has decided to paint the moon in green, and then all of the stars in yellow."
+)
 
 
 @dataclass
