@@ -46,7 +46,7 @@ class Librarian:
             self.told["invalid"] += 1
             return '{"tags": ["half a'
         words = most_frequent(user)[:wanted]
-        careless = [word.upper() if n % 2 else f"# {word} " for n, word in enumerate(words)]
+        careless = [word.title() if n % 2 else f"# {word} " for n, word in enumerate(words)]
         return json.dumps({"tags": careless + careless[:2]}, ensure_ascii=False)
 
     def _mended(self, user: str) -> str:
