@@ -15,6 +15,7 @@ from gristmill.net.session import HttpSession
 from gristmill.processors.base import Context, Processor, Services
 from gristmill.settings import Settings
 from gristmill.storage.local import LocalStorage
+from gristmill.upstream.client import Upstream
 from gristmill.vault import Vault
 from gristmill.worker import Worker
 from gristmill.worker.checkpoints import StoredCheckpoints
@@ -120,13 +121,13 @@ def quick(**more: Any) -> Settings:
 
 @asynccontextmanager
 async def working(
-    database: Database, processor: Processor[Any, Any], **settings: Any
+    database: Database, processor: Processor[Any, Any], *, upstream: Upstream | None = None, **settings: Any
 ) -> AsyncIterator[Worker]:
     """A worker that drains at the end of the block."""
     chosen = quick(**settings)
     async with HttpSession(allow_private=True) as http:
         services = Services(
-            None, http, _no_turns, _no_attachment, VAULT.decrypt, checkpoints=StoredCheckpoints(database)
+            upstream, http, _no_turns, _no_attachment, VAULT.decrypt, checkpoints=StoredCheckpoints(database)
         )
         storage = LocalStorage(chosen.data_dir)
         worker = Worker(database, chosen, services, VAULT, {processor.name: processor}, storage=storage)

@@ -46,7 +46,7 @@ class UpstreamOptions(Strict):
     def _can_be_used(self) -> Self:
         if not self.model_fields_set:
             raise PydanticCustomError("key_or_model", "give an api_key, a model, or both")
-        if self.api_key and not _TOKEN.fullmatch(self.api_key.get_secret_value()):
+        if self.api_key is not None and not _TOKEN.fullmatch(self.api_key.get_secret_value()):
             raise PydanticCustomError(
                 "api_key", "the key is empty or has characters that no header can carry"
             )

@@ -4,6 +4,7 @@ What this is for: words torn apart at line ends, headings and lists that were re
 What it is not: it sees the text alone, never the page, so it reads no scans and no pictures.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,8 +26,10 @@ from gristmill.upstream.errors import UpstreamError
 
 MAX_CALLS = 200  # of one document
 PIECE_CHARACTERS = 6000  # about 1,500 tokens in, and as many out: within reach of small models
+_PARAGRAPH = re.compile(r".+?(?:\n{2,}|\Z)|\n+", re.DOTALL)  # with the blank lines behind it
 _SHORT = 40  # characters: nothing to mend
-_KEPT = 0.9  # of the letters' trigrams; joining torn words and adding marks changes far less
+_FEW, _OF = 6, 200  # trigrams that may differ: so many, and one in so many; a letter changes three
+_NUMBER = re.compile(r"\d+")
 _SAVE_EVERY = 5  # calls
 _STAGE = "MENDING"
 _INSTRUCTIONS = (
@@ -72,7 +75,7 @@ async def mend(document: Document, asked_model: str | None, context: Context[Any
         if len(answers) % _SAVE_EVERY == 0:
             await _save(context, answers, len(asked))
     mended = dict(zip(asked, answers, strict=True))
-    texts = [mended.get(number) or piece for number, piece in enumerate(pieces)]
+    texts = [_in_place(mended.get(number), piece) for number, piece in enumerate(pieces)]
     return Mended(_put_back(document, texts), len(asked), answers.count(None), _used(upstream, calls))
 
 
@@ -82,21 +85,26 @@ async def _save(context: Context[Any], answers: Sequence[str | None], total: int
 
 
 def _pieces(markdown: str) -> Iterator[str]:
-    """Of whole paragraphs; put together with blank lines between they are the page again."""
+    """Of whole paragraphs, of lines where a paragraph is longer than a piece; strung together they are the page again."""
     held: list[str] = []
     size = 0
-    for paragraph in markdown.split("\n\n"):
-        if held and size + len(paragraph) > PIECE_CHARACTERS:
-            yield "\n\n".join(held)
+    for part in _parts(markdown):
+        if held and size + len(part) > PIECE_CHARACTERS:
+            yield "".join(held)
             held, size = [], 0
-        held.append(paragraph)
-        size += len(paragraph) + 2
-    yield "\n\n".join(held)
+        held.append(part)
+        size += len(part)
+    yield "".join(held)
+
+
+def _parts(markdown: str) -> Iterator[str]:
+    for paragraph in _PARAGRAPH.findall(markdown):
+        yield from [paragraph] if len(paragraph) <= PIECE_CHARACTERS else paragraph.splitlines(keepends=True)
 
 
 def _worth(piece: str) -> bool:
-    """A paragraph that is longer than a piece stays as it is: no small model would give it back whole."""
-    return len(piece.strip()) >= _SHORT and len(piece) <= PIECE_CHARACTERS + _SHORT
+    """A line that is longer than a piece stays as it is: no small model would give it back whole."""
+    return len(piece.strip()) >= _SHORT and len(piece) <= PIECE_CHARACTERS
 
 
 async def _ask(upstream: Upstream, model: str, piece: str, request_id: str) -> tuple[str, Call]:
@@ -116,10 +124,15 @@ def _unfenced(answer: str) -> str:
 
 
 def _keeps(piece: str, answer: str) -> bool:
-    """Whether the answer has the same words, as far as trigrams of letters and digits tell."""
+    """Whether the answer has the same numbers, and the same words as far as trigrams of letters and digits tell.
+
+    Joining torn words and adding marks changes neither; a sentence more or less, or a number, does.
+    """
+    if Counter(_NUMBER.findall(piece)) != Counter(_NUMBER.findall(answer)):
+        return False
     before, after = _trigrams(piece), _trigrams(answer)
-    most = max(before.total(), after.total())
-    return most > 0 and (before & after).total() >= _KEPT * most
+    allowed = _FEW + before.total() // _OF
+    return (before - after).total() <= allowed and (after - before).total() <= allowed
 
 
 def _trigrams(text: str) -> Counter[str]:
@@ -127,11 +140,15 @@ def _trigrams(text: str) -> Counter[str]:
     return Counter(letters[at : at + 3] for at in range(len(letters) - 2))
 
 
+def _in_place(answer: str | None, piece: str) -> str:
+    """With the blank lines that were behind the piece."""
+    return piece if answer is None else answer + piece[len(piece.rstrip("\n")) :]
+
+
 def _put_back(document: Document, texts: Sequence[str]) -> tuple[Page, ...]:
     left = iter(texts)
     return tuple(
-        replace(page, markdown="\n\n".join(next(left) for _ in _pieces(page.markdown)))
-        for page in document.pages
+        replace(page, markdown="".join(next(left) for _ in _pieces(page.markdown))) for page in document.pages
     )
 
 
