@@ -37,6 +37,7 @@ class FakeLLM:
         self.latency_seconds = latency_seconds
         self.always: str | None = None
         self.script: Callable[[Request], tuple[int, dict[str, Any]]] = answer  # what it says when all is well
+        self.gate: Callable[[Request], asyncio.Event | None] = lambda request: None  # what a call waits for
         self.together: asyncio.Barrier | None = None
         self.requests: list[Request] = []
         self.in_flight = 0
@@ -105,6 +106,8 @@ class FakeLLM:
                 await asyncio.sleep(self.latency_seconds)
             if held := _HOLD.search(request.said):
                 await self._held[held[1]].wait()
+            if gate := self.gate(request):
+                await gate.wait()
             if self.together:
                 await self.together.wait()
             if self.api_key and request.headers.get("authorization") != f"Bearer {self.api_key}":
