@@ -49,7 +49,7 @@ demo: setup ## the whole way, with a small model on this machine; ARGS=--exit en
 bench: setup ## how fast it is on this machine (docs/performance.md); takes minutes
 	$(IN)/python -m benchmarks $(ARGS)
 
-corpus: setup ## real documents into .corpus; ARGS=measure reads them, beside markitdown (docs/documents.md)
+corpus: setup ## real documents into .corpus; ARGS=measure reads them, ARGS=run takes them through a server (docs/documents.md)
 	$(IN)/python -m benchmarks.corpus $(ARGS)
 
 lock: | $(UV) ## the newest versions that fit together, into the requirements files

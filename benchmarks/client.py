@@ -6,7 +6,7 @@ import socket
 import time
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 TIMEOUT_SECONDS = 120.0
 LOOK_SECONDS = 0.25  # between looks for the end; when it was, the batches themselves say
@@ -44,6 +44,11 @@ class Client:
     def create(self, body: bytes) -> str:
         """Posts a batch; answers with its id."""
         return str(json.loads(self.ask("POST", "/api/v1/batches", body))["data"]["id"])
+
+    def upload(self, name: str, content: bytes) -> str:
+        """Answers with the file's id."""
+        path = f"/api/v1/files?filename={quote(name)}"
+        return str(json.loads(self.ask("POST", path, content))["data"]["id"])
 
     def lines(self, batch_id: str) -> list[bytes]:
         """All results of a batch as the NDJSON stream has them."""

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import IO
@@ -89,12 +89,14 @@ class Service:
 
 
 @contextmanager
-def serving(postgres: Postgres, name: str, *, lone_worker: bool) -> Iterator[Service]:
-    """`gristmill serve` alone, or `serve --no-worker` with one `gristmill worker`, with default settings."""
+def serving(
+    postgres: Postgres, name: str, *, lone_worker: bool, settings: Mapping[str, str] | None = None
+) -> Iterator[Service]:
+    """`gristmill serve` alone, or `serve --no-worker` with one `gristmill worker`; with default settings but for `settings`."""
     url = postgres.fresh(name)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         key = f"gm_{secrets.token_hex(32)}"
-        environment = _environment(url, key, folder)
+        environment = _environment(url, key, folder) | dict(settings or {})
         server = Process(
             ["serve", "--port", "0", *(["--no-worker"] if lone_worker else [])],
             environment,

@@ -64,7 +64,8 @@ class Script:
 
     def _pairs(self, schema: dict[str, Any], prompt: str) -> list[dict[str, str]]:
         most = schema["properties"]["pairs"].get("maxItems", self.pairs)
-        sentences = _SENTENCE.findall(prompt)[: min(self.pairs, most)]
+        worth = [one for one in _SENTENCE.findall(prompt) if len("".join(one.split())) >= 20]
+        sentences = worth[: min(self.pairs, most)]
         self.told["pairs"] += len(sentences)
         return [self._pair(sentence) for sentence in sentences]
 
