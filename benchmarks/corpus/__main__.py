@@ -1,4 +1,4 @@
-"""`python -m benchmarks.corpus` fetches; with `measure` it measures what was fetched, with `run` takes it through a real server."""
+"""`python -m benchmarks.corpus` fetches; `measure` measures what was fetched, `run` takes it through a real server."""
 
 import sys
 

@@ -1,8 +1,9 @@
 """The corpus through a real server: parse, table_extraction, extract, qa_generation and tag, and a count of what came out.
 
-The model is first one that computes its answers from the prompt and slips in a tenth of invalid JSON and a tenth of invented passages by a
-seed (tests/fakes); then, for a few short documents, a real one of toy size on this machine. Every count is compared with what was
-slipped in, every extracted value with its schema, and every passage with the Markdown that parse gives. Ends with 1 if one differs.
+The model is first one that computes its answers from the prompt and slips in a tenth of invalid JSON and a tenth of invented
+passages by a seed (tests/fakes); then, for a few short documents, a real one of toy size on this machine. Every count is
+compared with what was slipped in, every extracted value with its schema, and every passage with the Markdown that parse gives.
+Ends with 1 if one differs.
 """
 
 import asyncio
@@ -152,7 +153,7 @@ def _few(client: Client, paths: list[Path], wrong: Mismatches) -> None:
     work.done(
         "table_extraction", lambda found: f"{_sum(found, 'table_count')} tables", processor="table_extraction"
     )
-    extracted = work.done("extract", processor="extract", config={"schema": _CARD, **_SMALL})
+    extracted = work.done("extract", _left_out, processor="extract", config={"schema": _CARD, **_SMALL})
     _check_values(extracted, _CARD, wrong)
     config = {"pairs_per_chunk": 1, "max_pairs": 2, **_SMALL, "max_characters": 1500}
     asked = work.done("qa_generation", _pairs, processor="qa_generation", config=config)
@@ -187,7 +188,9 @@ class _Work:
         failed = Counter(_failures(found).values())
         said = ", ".join(f"{count} {kind}" for kind, count in sorted(failed.items())) or "0"
         row = (name, self._model, len(found), len(found) - failed.total(), said)
-        counts = (sum(map(_calls, found.values())), _sum(found, "asked_again"), f"{taken:.0f}", more(found))
+        told = any("asked_again" in one for one in _outputs(found).values())
+        again = _sum(found, "asked_again") if told else "–"
+        counts = (sum(map(_calls, found.values())), again, f"{taken:.0f}", more(found))
         print("| " + " | ".join(map(str, row + counts)) + " |", flush=True)
         return found
 
