@@ -217,3 +217,11 @@ async def test_validate_counts_the_files_of_a_directory(caller: Caller) -> None:
 async def test_validate_says_what_is_wrong_with_a_source_itself(caller: Caller) -> None:
     found = await validated(caller, {"file_id": str(uuid4())})
     assert (found["valid"], places(found)) == (False, {"/source/file_id": "unknown_file"})
+
+
+async def test_tasks_hold_a_batch_of_a_file_once_its_requests_are_there(caller: Caller) -> None:
+    batch = await made(caller, {"file_id": await caller.upload(LINES, "a.jsonl")})
+    await caller.batch(1)
+    answer = (await caller.get("/api/v1/tasks")).json()
+    assert (len(answer["data"]), answer["summary"]["total"], answer["summary"]["pending"]) == (1, 1, 1)
+    assert (await caller.get(f"/api/v1/tasks/{batch['id']}-0")).status_code == 404
