@@ -1,9 +1,9 @@
 """The tables. What Postgres can keep true, it keeps: keys, checks, uniqueness.
 
-`item`, `result` and `item_attempt` are big and only ever inserted into; they and `item_checkpoint` are partitioned by
-time of their batch (batch ids are UUIDv7) so that retention drops whole partitions. What churns lives in tables of a few
-hundred narrow rows: `span`, `lease`, `batch_count`, `batch_schedule`, `tenant_schedule`, `history_lock`, `worker`.
-See docs/decisions/0001-spans-and-results.md.
+`item`, `result` and `item_attempt` are big and only ever inserted into (save that a retry takes results out); they and
+`item_checkpoint` are partitioned by time of their batch (batch ids are UUIDv7) so that retention drops whole partitions.
+What churns lives in tables of a few hundred narrow rows: `span`, `lease`, `batch_count`, `batch_schedule`,
+`tenant_schedule`, `history_lock`, `worker`. See docs/decisions/0001-spans-and-results.md.
 """
 
 from typing import Any

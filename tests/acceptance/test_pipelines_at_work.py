@@ -133,6 +133,34 @@ async def test_a_killed_worker_s_pipeline_goes_on_at_the_stage_it_had_reached(
     await database.close()
 
 
+async def test_a_failed_pipeline_item_that_is_retried_goes_on_where_forwarding_failed(
+    command: Command, receiver: Receiver, own_database_url: str
+) -> None:
+    receiver.behave(status(200), status(400))
+    database = await Database(own_database_url).open()
+    with command.serve() as running:
+        async with httpx2.AsyncClient(
+            base_url=running.url, headers={"x-api-key": KEY}, timeout=30, trust_env=False
+        ) as client:
+            batch_id = await make(client, receiver)
+            assert (await over(client, batch_id))["failed_requests"] == 1
+            failed = await result(client, batch_id)
+            assert (progress(failed), failed["error"]["type"]) == (("FORWARD_FAILED", 2, 7), "sink_refused")
+
+            other = orjson.dumps({"text": "Something else."}).decode()
+            async with database.connection() as connection:
+                await connection.execute("UPDATE item SET input = $1", other)
+            receiver.behave(status(200))
+            again = await client.post(f"{BATCHES}/{batch_id}/retry")
+            assert (again.status_code, again.json()["data"]["run"]) == (202, 2)
+            assert (await over(client, batch_id))["completed_requests"] == 1
+            shown = await result(client, batch_id)
+    await database.close()
+    assert progress(shown) == ("COMPLETED", 7, 7)
+    assert [(one["run"], one["error"]["type"]) for one in shown["attempts"]] == [(1, "sink_refused")]
+    _each_chunk_arrived_with_one_id(receiver.received, batch_id)
+
+
 async def test_documents_of_every_source_arrive_at_the_sink_in_chunks(
     command: Command, receiver: Receiver, tmp_path: Path
 ) -> None:

@@ -165,3 +165,63 @@ async def test_a_directory_that_cannot_be_one_is_refused(caller: Caller, other: 
     assert await refused(caller, {"directory_id": empty}, processor="reader") == {at: "empty_directory"}
     full, _ = await directory(caller, "a.txt")
     assert await refused(caller, {"directory_id": full}) == {at: "takes_no_files"}
+
+
+# --- validate ---------------------------------------------------------------------------------------------------------
+
+
+async def validated(caller: Caller, source: dict[str, Any], **more: Any) -> dict[str, Any]:
+    answer = await caller.post(f"{BATCHES}/validate", {"processor": "noop", "source": source, **more})
+    assert answer.status_code == 200, answer.text
+    assert (await caller.get(BATCHES)).json()["pagination"]["total_records"] == 0
+    data: dict[str, Any] = answer.json()["data"]
+    return data
+
+
+def places(found: dict[str, Any]) -> dict[str, str]:
+    return {one["pointer"]: one["code"] for one in found["errors"]}
+
+
+async def test_validate_reads_a_file_to_its_end(caller: Caller) -> None:
+    found = await validated(caller, {"file_id": await caller.upload(LINES, "a.jsonl")})
+    assert found == {
+        "valid": True,
+        "total_requests": 2,
+        "invalid_requests": 0,
+        "input_bytes": 24,
+        "estimate": {"input_tokens": 6, "method": "characters / 4"},
+        "errors": [],
+    }
+    bad = LINES + b'{"custom_id": "c", "input": {}}\nnonsense\n'
+    source = {"file_id": await caller.upload(bad, "a.jsonl")}
+    found = await validated(caller, source)
+    assert (found["valid"], found["total_requests"], found["invalid_requests"]) == (False, 4, 2)
+    assert places(found) == {"/lines/4/input/text": "missing", "/lines/5": "invalid_json"}
+    assert (await validated(caller, source, on_invalid="fail_items"))["valid"] is True
+
+
+async def test_validate_finds_a_custom_id_that_comes_again_anywhere_in_a_file(caller: Caller) -> None:
+    lines = b"".join(b'{"custom_id": "%d", "input": {"text": ""}}\n' % (n % 1500) for n in range(1501))
+    source = {"file_id": await caller.upload(lines, "a.jsonl")}
+    for more in ({}, {"on_invalid": "fail_items"}):
+        found = await validated(caller, source, **more)
+        assert (found["valid"], places(found)) == (False, {"/lines/1501/custom_id": "duplicate_custom_id"})
+
+
+async def test_validate_counts_the_files_of_a_directory(caller: Caller) -> None:
+    directory_id, _ = await directory(caller, "a.txt", "b.txt")
+    found = await validated(caller, {"directory_id": directory_id}, processor="reader")
+    assert (found["valid"], found["total_requests"], found["input_bytes"]) == (True, 2, None)
+
+
+async def test_validate_says_what_is_wrong_with_a_source_itself(caller: Caller) -> None:
+    found = await validated(caller, {"file_id": str(uuid4())})
+    assert (found["valid"], places(found)) == (False, {"/source/file_id": "unknown_file"})
+
+
+async def test_tasks_hold_a_batch_of_a_file_once_its_requests_are_there(caller: Caller) -> None:
+    batch = await made(caller, {"file_id": await caller.upload(LINES, "a.jsonl")})
+    await caller.batch(1)
+    answer = (await caller.get("/api/v1/tasks")).json()
+    assert (len(answer["data"]), answer["summary"]["total"], answer["summary"]["pending"]) == (1, 1, 1)
+    assert (await caller.get(f"/api/v1/tasks/{batch['id']}-0")).status_code == 404

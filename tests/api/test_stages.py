@@ -96,3 +96,17 @@ async def test_the_document_describes_staged_results_exactly(caller: Caller, dat
     assert models["StagedResult"]["properties"].keys() == shown.keys()
     detail = await caller.data(f"{BATCHES}/{batch_id}/results/req-0")
     assert models["StagedResultDetail"]["properties"].keys() == detail.keys()
+
+
+async def test_tasks_show_them_beside_those_of_processors_without_stages(
+    caller: Caller, database: Database
+) -> None:
+    batch_id = await in_every_stage(caller, database)
+    await caller.batch(1)
+    other, *staged = await caller.data("/api/v1/tasks?page_size=8")
+    assert "stage" not in other
+    assert [
+        (one["status"], one["stage"], one["processed_chunks"], one["total_chunks"]) for one in staged
+    ] == STAGES
+    one = await caller.data(f"/api/v1/tasks/{batch_id}-3")
+    assert (one["stage"], one["processed_chunks"], one["total_chunks"]) == ("FORWARDING", 2, 4)

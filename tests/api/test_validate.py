@@ -111,6 +111,7 @@ async def test_bad_requests_are_stored_as_failed_and_the_others_run(
     assert (batch["status"], batch["total_requests"], batch["failed_requests"]) == ("in_progress", 4, 2)
     assert (batch["pending_requests"], batch["throughput"]) == (2, None)
     assert await factories.sql(database, "SELECT first, last FROM span ORDER BY first") == [(1, 1), (3, 3)]
+    assert await factories.sql(database, "SELECT kept FROM batch_count") == [2]  # no part of its speed
     assert await factories.violations(database) == []
 
     [bad, _, none, _] = await caller.data(f"{BATCHES}/{batch['id']}/results")

@@ -86,6 +86,11 @@ def _docx(parts: Iterable[bytes]) -> bytes:
     return out.getvalue()
 
 
+def docx(inside: bytes) -> bytes:
+    """A Word document as small as it gets."""
+    return _docx(_body(inside))
+
+
 def _body(*inside: bytes) -> Iterable[bytes]:
     yield b"<w:document " + _W + b"><w:body>"
     yield from inside
@@ -110,7 +115,7 @@ def _escaping() -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         archive.writestr("../../etc/cron.d/mill", b"x")
-        archive.writestr("word/document.xml", b"<a/>")
+        archive.writestr("word/document.xml", b"".join(_body(_SAID % b"x")))
     return out.getvalue()
 
 

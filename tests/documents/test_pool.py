@@ -17,7 +17,7 @@ from gristmill.documents.limits import Limits
 from gristmill.documents.pool import default_children
 
 _SLOW = b"From: a\nTo: b\nMIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=a\n\n" + (
-    b"--a\nContent-Type: multipart/mixed; boundary=a\n\n" * 30_000
+    b"--a\nContent-Type: multipart/mixed; boundary=a\n\n" * 80_000
 )  # Python's e-mail package takes quadratic time on it: about a minute
 
 
@@ -44,7 +44,7 @@ async def one(note: Path) -> AsyncIterator[ParserPool]:
 
 
 async def until(true: Callable[[], object]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(20):  # less than a document is given
         while not true():
             await asyncio.sleep(0.01)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from documents.bombs import docx
 from documents.producers import ROWS
 from gristmill.documents import Document, ParserPool, Refused
 
@@ -180,11 +181,20 @@ async def test_html_is_read_without_scripts_and_in_the_charset_it_names(
 
 
 async def test_what_postgres_cannot_keep_is_left_out(pool: ParserPool, tmp_path: Path) -> None:
-    document = await read(pool, tmp_path, "a.xml", b"<a>x&#0;</a>".replace(b"&#0;", b"") + b"")
-    assert document.text == "x"
-    lonely = await read(pool, tmp_path, "a.html", b"<html><p>x&#xD800;y&#0;z</p></html>")
-    assert "\x00" not in lonely.text
-    lonely.text.encode("utf-8")
+    letters = rb"{\rtf1 a\u0?b\u-10240?c\u-10179?\u-8704?d}"  # NUL, half a pair, a pair
+    document = await read(pool, tmp_path, "", letters)
+    assert document.text == "ab\ufffdc\U0001f600d"
+
+
+async def test_a_merged_cell_s_text_stands_in_its_first_cell_only(pool: ParserPool, tmp_path: Path) -> None:
+    def cell(text: str, merge: str = "") -> bytes:
+        return f"<w:tc><w:tcPr>{merge}</w:tcPr><w:p><w:r><w:t>{text}</w:t></w:r></w:p></w:tc>".encode()
+
+    wide, top, below = '<w:gridSpan w:val="2"/>', '<w:vMerge w:val="restart"/>', "<w:vMerge/>"
+    first = b"<w:tr>" + cell("wide", wide) + cell("top", top) + b"</w:tr>"
+    second = b"<w:tr>" + cell("a") + cell("b") + cell("hidden", below) + b"</w:tr>"
+    document = await read(pool, tmp_path, "", docx(b"<w:tbl>" + first + second + b"</w:tbl>"))
+    assert [table.rows for table in document.tables] == [(("wide", "", "top"), ("a", "b", ""))]
 
 
 @pytest.mark.parametrize(

@@ -37,9 +37,9 @@ from factories import (
 )
 from gristmill.db import Database
 from gristmill.domain.deliveries import Attempt, after
-from gristmill.domain.errors import Conflict
-from gristmill.domain.states import TERMINAL, BatchStatus
-from gristmill.store import batches, deliveries, endings, histories, leases, workers
+from gristmill.domain.errors import Conflict, Invalid
+from gristmill.domain.states import TERMINAL, BatchStatus, ResultStatus
+from gristmill.store import batches, deliveries, endings, histories, leases, retries, workers
 from gristmill.store.batches import Batch, NewWebhook
 from gristmill.store.deliveries import DeliveryToSend
 from gristmill.store.recording import Flush
@@ -130,6 +130,27 @@ class Mill(RuleBasedStateMachine):
         else:
             with pytest.raises(Conflict):
                 self.run(turn(self.database, do, batch.id))
+
+    @precondition(lambda self: any(batch.status in TERMINAL for batch in self.seen.values()))
+    @rule(data=st.data())
+    def retry_failed(self, data: st.DataObject) -> None:
+        ended = [batch_id for batch_id, batch in self.seen.items() if batch.status in TERMINAL]
+        batch_id = data.draw(st.sampled_from(ended))
+        before = self.get(batch_id)
+        if before.failed == 0:
+            with pytest.raises(Invalid):
+                self.run(turn(self.database, retries.retry, batch_id))
+            return
+        self.run(turn(self.database, retries.retry, batch_id))
+        self.seen[batch_id] = self.get(batch_id)
+        assert (self.seen[batch_id].run, self.seen[batch_id].pending) == (before.run + 1, before.failed)
+        self.results = {
+            place: result
+            for place, result in self.results.items()
+            if place[0] != batch_id or result[0] == ResultStatus.SUCCESS
+        }
+        for flight in self.flights:
+            flight.lost = flight.lost or flight.lease.batch_id == batch_id
 
     def forget(self, batch_id: UUID) -> None:
         self.batch_ids.remove(batch_id)

@@ -16,6 +16,7 @@ from factories import (
     expire,
     failure,
     in_chats,
+    lose,
     make_batch,
     make_worker,
     record,
@@ -182,6 +183,21 @@ async def test_a_task_shows_what_it_is_about(database: Database) -> None:
         for tenant_id, wanted, ordinal in ((OTHER, batch_id, 0), (TENANT, uuid4(), 0), (TENANT, batch_id, 3)):
             with pytest.raises(NotFound, match="no such task"):
                 await tasks.one(connection, tenant_id, wanted, ordinal)
+
+
+async def test_nothing_runs_in_a_batch_that_ended_though_a_worker_is_still_at_it(database: Database) -> None:
+    zombie, worker = await make_worker(database), await make_worker(database)
+    await make_batch(database, 2)
+    [old] = await claim(database, zombie, 2)
+    await lose(database, zombie)
+    await claim(database, worker, 2)
+    await record(database, zombie, Flush({old.id: 0}, [success(old, 0), success(old, 1)]))
+    assert await sql(database, "SELECT sum(remaining)::int FROM lease") == [2]
+
+    page = await listed(database)
+
+    assert page.counts == dict.fromkeys(ItemStatus, 0) | {ItemStatus.SUCCESS: 2}
+    assert (page.total, (await listed(database, TaskFilters(status=ItemStatus.PROCESSING))).total) == (2, 0)
 
 
 async def test_what_a_name_is_searched_for_is_no_pattern(database: Database) -> None:

@@ -388,3 +388,48 @@ async def test_who_lost_an_ingest_can_neither_end_nor_refuse_it(mill: Mill, data
         assert not await ingests.refuse(tx, first, [])
         assert await ingests.extend(tx, second, 30.0)
     assert (await get(database, batch_id)).waiting_reason == "ingesting"
+
+
+async def test_bad_records_fail_by_themselves_where_the_caller_wants_that(
+    mill: Mill, database: Database
+) -> None:
+    text = (
+        lines(600)
+        + b'nonsense\n{"custom_id": "x", "input": {"do": "dance"}}\n'
+        + lines(601)[len(lines(600)) :]
+    )
+    batch_id = await mill.batch(text, 603, FileOptions(format="jsonl", fail_items=True))
+    await mill.ingests.step()
+    found = await get(database, batch_id)
+    assert (found.status, found.failed, found.pending) == (BatchStatus.IN_PROGRESS, 2, 601)
+    assert await factories.violations(database) == []
+    rows = await factories.sql(
+        database,
+        """
+        SELECT i.custom_id, i.ordinal, r.code::int, r.attempt::int FROM result r
+        JOIN item i ON i.batch_id = r.batch_id AND i.ordinal = r.ordinal WHERE r.batch_id = $1 ORDER BY 2
+        """,
+        batch_id,
+    )
+    assert rows == [("line-601", 600, 400, 0), ("x", 601, 400, 0)]
+    [first, second] = await factories.claim(database, await factories.make_worker(database), 1000)
+    assert [len(first.items), len(second.items)] == [600, 1]
+
+
+async def test_a_file_of_bad_records_only_ends_its_batch_at_once(mill: Mill, database: Database) -> None:
+    webhook = NewWebhook("https://example.com/", ("completed",))
+    options = FileOptions(format="jsonl", fail_items=True)
+    batch_id = await mill.batch(b"nonsense\n[]\n", 2, options, webhook=webhook)
+    await mill.ingests.step()
+    found = await get(database, batch_id)
+    assert (found.status, found.failed) == (BatchStatus.COMPLETED, 2)
+    assert await count(database, "delivery", batch_id) == 1
+    assert await factories.violations(database) == []
+
+
+async def test_bad_custom_ids_refuse_the_file_all_the_same(mill: Mill, database: Database) -> None:
+    options = FileOptions(format="jsonl", fail_items=True)
+    batch_id = await mill.batch(lines(2) + lines(1), 3, options)
+    await mill.ingests.step()
+    assert '"/lines/3/custom_id"' in await error(database, batch_id)
+    assert await count(database, "item", batch_id) == 0

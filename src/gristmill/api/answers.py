@@ -199,6 +199,10 @@ class TaskAnswer(BaseModel):
     processed_at: datetime | None
     error_code: Literal[400, 408, 499, 500] | None
     error_message: str | None
+    # Of processors that work in stages only:
+    stage: str | None = None
+    processed_chunks: int | None = None
+    total_chunks: int | None = None
 
 
 class TaskDetail(TaskAnswer):

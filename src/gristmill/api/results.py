@@ -20,6 +20,7 @@ from gristmill.api.envelope import answer, dumps, fragment, listing
 from gristmill.api.openapi import PAGE, READ, documented, enveloped, paged, parameter, ref, responses
 from gristmill.api.parts import Parts, parts
 from gristmill.api.query import Query
+from gristmill.domain.checkpoints import Checkpoint
 from gristmill.domain.errors import NotFound
 from gristmill.domain.states import ItemStatus
 from gristmill.intake.draft import AnyProcessor
@@ -94,19 +95,23 @@ def view(result: Result, staged: AnyProcessor | None = None) -> dict[str, Any]:
         "attempt": result.attempt,
         "started_at": result.started_at,
     }
-    return shown if staged is None else shown | _progress(result, staged)
+    return shown if staged is None else shown | stage_view(result.status, result.checkpoint, staged)
 
 
 def staged_by(batch: Batch) -> AnyProcessor | None:
     """The batch's processor, if its items have stages to show."""
-    found = processors.registry().get(batch.processor)
+    return staged(batch.processor)
+
+
+def staged(processor: str) -> AnyProcessor | None:
+    """The processor of that name, if its items have stages to show."""
+    found = processors.registry().get(processor)
     return found if found is not None and found.uses_checkpoints else None
 
 
-def _progress(result: Result, processor: AnyProcessor) -> dict[str, Any]:
+def stage_view(status: ItemStatus, saved: Checkpoint | None, processor: AnyProcessor) -> dict[str, Any]:
     """Only for items that have a stage."""
-    saved = result.checkpoint
-    stage = processor.stage(result.status, saved.stage if saved else None)
+    stage = processor.stage(status, saved.stage if saved else None)
     if stage is None:
         return {}
     return {

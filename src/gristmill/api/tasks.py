@@ -1,5 +1,6 @@
 """Tasks: the requests of all batches as one list, for callers who think in documents and not in batches."""
 
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote, urlencode
 from uuid import UUID
@@ -15,9 +16,10 @@ from gristmill.api.envelope import answer, as_json, fragment
 from gristmill.api.openapi import LIST, READ, documented, enveloped, paged, parameter, ref, responses
 from gristmill.api.parts import parts
 from gristmill.api.query import Query, uuid_of
+from gristmill.db import Transaction
 from gristmill.domain.errors import NotFound
 from gristmill.domain.states import ItemStatus
-from gristmill.store import batches, tasks
+from gristmill.store import batches, checkpoints, tasks
 from gristmill.store.results import one as one_result
 from gristmill.store.tasks import Task, TaskFilters, TaskPage
 
@@ -94,15 +96,29 @@ async def list_tasks(request: Request) -> Response:
     query.check()
     async with parts(request).database.connection() as connection:
         page = await tasks.page(connection, key.tenant_id, filters, limit=size, offset=(number - 1) * size)
+        stages = await _stages(connection, page.tasks)
     return as_json(
         {
-            "data": [view(task) for task in page.tasks],
+            "data": [view(task) | stage for task, stage in zip(page.tasks, stages, strict=True)],
             "pagination": _pagination(request, query, number, size, page.total),
             "summary": _summary(page),
             "message": None,
             "error_code": 0,
         }
     )
+
+
+async def _stages(connection: Transaction, found: Sequence[Task]) -> list[dict[str, Any]]:
+    """What each task shows of its stage; {}: its processor has none."""
+    staged = {task.processor: results.staged(task.processor) for task in found}
+    places = [(task.batch_id, task.ordinal) for task in found if staged[task.processor]]
+    saved = await checkpoints.of_items(connection, places) if places else {}
+    return [
+        {}
+        if (processor := staged[task.processor]) is None
+        else results.stage_view(task.status, saved.get((task.batch_id, task.ordinal)), processor)
+        for task in found
+    ]
 
 
 def _filters(query: Query) -> TaskFilters:
@@ -168,8 +184,9 @@ async def get_task(request: Request, task_id: str) -> Response:
         task = await tasks.one(connection, key.tenant_id, batch_id, ordinal)
         batch = await batches.get(connection, key.tenant_id, batch_id)
         result, text, attempts = await one_result(connection, batch, task.custom_id)
+        [stage] = await _stages(connection, [task])
     detail = {"input": fragment(text), "attempts": [results.attempt_view(one) for one in attempts]}
-    return answer(view(task) | results.view(result) | detail)
+    return answer(view(task) | results.view(result) | stage | detail)
 
 
 def _id_of(task_id: str) -> tuple[UUID, int]:

@@ -54,8 +54,8 @@ def _strings(metadata: dict[str, str]) -> dict[str, str]:
 
 
 def _clean(text: str) -> str:
-    """No NUL, which Postgres cannot keep, and no half of a surrogate pair, which UTF-8 cannot."""
-    return text.replace("\x00", "").encode("utf-8", "replace").decode()
+    """No NUL, which Postgres cannot keep, and no half of a surrogate pair, which UTF-8 cannot; two halves are joined."""
+    return text.replace("\x00", "").encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _line(record: dict[str, Any]) -> bytes:

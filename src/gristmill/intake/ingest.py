@@ -71,7 +71,8 @@ class Reading:
             rows = [row for row in rows if row.problem is None]
         draft = Draft(allow_private=self._allow_private)
         each = PROBLEMS_EACH if failing else None
-        read_requests([row.request or _unreadable(row) for row in rows], self._processor, draft, each=each)
+        requests = [_unreadable(row) if row.request is None else row.request for row in rows]
+        read_requests(requests, self._processor, draft, each=each)
         if self.agents is not None:
             default = self.agents.agent_id
             found = await snapshots.of_agents(self._database, self._tenant_id, default, draft, self.agents)

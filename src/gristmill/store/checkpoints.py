@@ -79,6 +79,24 @@ async def among(connection: Transaction, batch_id: UUID, ordinals: Sequence[int]
     return {ordinal: Checkpoint(stage, None, done, total) for ordinal, stage, done, total in rows}
 
 
+async def of_items(
+    connection: Transaction, places: Sequence[tuple[UUID, int]]
+) -> dict[tuple[UUID, int], Checkpoint]:
+    """Those of these items, (batch, ordinal), that have one, without their data."""
+    rows = await connection.fetch(
+        """
+        SELECT batch_id, ordinal, stage, done, total FROM item_checkpoint
+        JOIN unnest($1::uuid[], $2::int[]) AS given (b, o) ON batch_id = b AND ordinal = o
+        """,
+        [batch_id for batch_id, _ in places],
+        [ordinal for _, ordinal in places],
+    )
+    return {
+        (batch_id, ordinal): Checkpoint(stage, None, done, total)
+        for batch_id, ordinal, stage, done, total in rows
+    }
+
+
 async def forget_data(tx: Transaction, batch_ids: Sequence[UUID], ordinals: Sequence[int]) -> None:
     """What these items would have needed for another attempt; how far they came stays."""
     await tx.execute(

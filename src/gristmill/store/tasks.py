@@ -20,6 +20,9 @@ from gristmill.domain.states import ItemStatus, ResultStatus
 from gristmill.store.results import standard_error
 
 SEARCH_SECONDS = 3.0
+# Batches that have their items. Of those that come from a file there are none before it has been read, nor if it could not be.
+_STORED = """NOT EXISTS (SELECT FROM ingest WHERE ingest.batch_id = b.id)
+    AND (b.error IS NULL OR b.error NOT LIKE '{"type":"bad_source"%')"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ class TaskFilters:
     def where(self, tenant_id: UUID) -> tuple[str, list[Any]]:
         """A condition on the batch `b`, and its arguments."""
         arguments: list[Any] = [tenant_id]
-        condition = "b.tenant_id = $1"
+        condition = f"b.tenant_id = $1 AND {_STORED}"
         for column in ("processor", "collection", "created_by", "batch_id"):
             value = getattr(self, column)
             if value is not None:
@@ -264,8 +267,10 @@ async def one(connection: Transaction, tenant_id: UUID, batch_id: UUID, ordinal:
     )
     if mine is None or ordinal >= mine:
         raise NotFound("no such task")
-    [row] = await connection.fetch(_TASKS.format(places=_PLACES[None]), [batch_id], [ordinal], [1], [True])
-    return _task(row)
+    rows = await connection.fetch(_TASKS.format(places=_PLACES[None]), [batch_id], [ordinal], [1], [True])
+    if not rows:  # its batch's file is still to be read
+        raise NotFound("no such task")
+    return _task(rows[0])
 
 
 _ENDED = {ResultStatus.SUCCESS: ItemStatus.SUCCESS, ResultStatus.FAILED: ItemStatus.FAILED}
