@@ -81,7 +81,7 @@ async def test_a_claim_locks_no_more_spans_than_it_takes(database: Database) -> 
     await record(database, worker, Flush({lease.id: 0}, [], [retry(lease, n) for n in range(9)]))
 
     async with database.transaction() as tx:
-        assert len(await spans.claim(tx, worker, {"noop": 2})) == 2
+        assert len((await spans.claim(tx, worker, {"noop": 2})).leases) == 2
         assert len(await sql(database, "SELECT id FROM span FOR UPDATE SKIP LOCKED")) == 7
 
 
@@ -112,7 +112,7 @@ async def test_a_claim_under_way_keeps_nobody_from_the_batches_of_other_tenants(
     worker = await make_worker(database)
 
     async with database.transaction() as tx:
-        [first] = await spans.claim(tx, worker, {"noop": 5})
+        [first] = (await spans.claim(tx, worker, {"noop": 5})).leases
         taken = {lease.batch_id for _ in range(3) for lease in await claim(database, worker, 10)}
         assert taken == {mine, *others} - {first.batch_id}
 
