@@ -434,3 +434,31 @@ async def test_a_tenant_who_is_just_being_forgotten_can_come_back(database: Data
         await blocked(database, coming)
     await coming
     assert await violations(database) == []
+
+
+async def waited(database: Database, batch_id: UUID) -> str | None:
+    """Why the batch waits, after its items have waited for two seconds."""
+    later = "UPDATE span SET available_at = now() - interval '2 seconds' WHERE batch_id = $1"
+    await sql(database, later, batch_id)
+    return (await get(database, batch_id)).waiting_reason
+
+
+async def test_a_batch_is_said_to_be_queued_only_after_a_moment_and_while_others_run(
+    database: Database,
+) -> None:
+    worker = await make_worker(database)
+    batch_id = await make_batch(database, 3)
+    assert (await get(database, batch_id)).waiting_reason is None
+    assert await waited(database, batch_id) is None  # an idle mill is about to start it
+
+    await make_batch(database, 3, tenant_id=OTHER)
+    await sql(database, "UPDATE batch_schedule SET paused = batch_id = $1", batch_id)
+    [lease] = await claim(database, worker, 3)
+    await sql(database, "UPDATE batch_schedule SET paused = false")
+    assert await waited(database, batch_id) == "queued behind other work"
+    assert (await get(database, await make_batch(database, 3))).waiting_reason is None
+
+    await record(database, worker, all_of([lease]))
+    assert await waited(database, batch_id) is None
+    await claim(database, worker, 1)
+    assert await waited(database, batch_id) is None
