@@ -55,7 +55,7 @@ async def get(database: Database, batch_id: UUID, tenant_id: UUID = TENANT) -> B
 async def claim(database: Database, worker_id: int, slots: int | Mapping[str, int]) -> list[Lease]:
     free = {"noop": slots} if isinstance(slots, int) else slots
     async with database.transaction(durable=False) as tx:
-        return await spans.claim(tx, worker_id, free)
+        return list((await spans.claim(tx, worker_id, free)).leases)
 
 
 def success(lease: Lease, ordinal: int, **more: Any) -> Ended:

@@ -418,6 +418,7 @@ span = Table(
     CheckConstraint("first >= 0 AND first <= last", name="range"),
     CheckConstraint("history_id IS NULL OR first = last", name="history"),
     Index(None, "batch_id", "available_at", "id"),
+    Index(None, "batch_id", "last"),
     Index(
         "span_history_idx", "history_id", "batch_id", "first", postgresql_where=text("history_id IS NOT NULL")
     ),

@@ -171,6 +171,7 @@ def test_the_gate_is_fast_enough_for_a_thousand_requests() -> None:
         ("application/x-www-form-urlencoded", "unsupported_media_type"),
         ("application/jsonp", "unsupported_media_type"),
         ("application/json; charset=latin-1", "unsupported_charset"),
+        ("application/json; profile=x; charset=latin-1", "unsupported_charset"),
     ],
 )
 async def test_json_says_that_it_is_json(caller: Caller, content_type: str | None, code: str) -> None:
@@ -181,7 +182,13 @@ async def test_json_says_that_it_is_json(caller: Caller, content_type: str | Non
 
 @pytest.mark.parametrize(
     "content_type",
-    ["application/json; charset=UTF-8", "Application/JSON", 'application/json;charset="utf-8"'],
+    [
+        "application/json; charset=UTF-8",
+        "Application/JSON",
+        'application/json;charset="utf-8"',
+        "application/json; charset=utf-8; version=1",
+        'application/json; profile="a;b"',
+    ],
 )
 async def test_the_usual_forms_of_the_media_type_are_taken(caller: Caller, content_type: str) -> None:
     answer = await caller.send(

@@ -15,6 +15,20 @@ async def test_healthz_needs_no_key(service: Service) -> None:
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/openapi.json"])
+async def test_every_get_answers_head_likewise_without_a_body(service: Service, path: str) -> None:
+    whole, head = [await service.client.request(method, path) for method in ("GET", "HEAD")]
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == whole.headers["content-type"]
+    assert (head.headers["content-length"] == whole.headers["content-length"]) or path == "/metrics"
+
+
+async def test_head_is_refused_as_get_is(caller: Caller, service: Service) -> None:
+    assert (await caller.send("HEAD", "/api/v1/nothing")).status_code == 404
+    assert (await service.client.head("/api/v1/batches")).status_code == 401
+    assert (await caller.send("HEAD", "/api/v1/batches/x/cancel")).status_code == 405
+
+
 async def test_readyz_is_503_while_the_process_drains(service: Service) -> None:
     assert (await service.client.get("/readyz")).status_code == 200
     service.app.state.parts.draining.set()

@@ -282,6 +282,27 @@ async def download(address: tuple[str, int], caller: Caller) -> AsyncIterator[Li
 SIZE = 32 * 1024 * 1024
 
 
+async def test_head_of_a_file_tells_its_size_and_sends_none_of_it(line: Line, caller: Caller) -> None:
+    file_id = await caller.upload(b"x" * 1_000_000)
+    lines = [f"HEAD /api/v1/files/{file_id}/content HTTP/1.1", "Host: x", f"x-api-key: {caller.key}", "", ""]
+    await line.say("\r\n".join(lines).encode())
+    head = (await line.reader.readuntil(b"\r\n\r\n")).decode().lower()
+    assert head.startswith("http/1.1 200")
+    assert "content-length: 1000000" in head
+    await line.say(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (await line.answer())[0] == 200
+
+
+async def test_head_of_a_stream_ends_it(line: Line, caller: Caller) -> None:
+    made = await caller.batch(1000)
+    lines = [f"HEAD /api/v1/batches/{made['id']}/results HTTP/1.1", "Host: x", f"x-api-key: {caller.key}"]
+    await line.say("\r\n".join([*lines, "Accept: application/x-ndjson", "", ""]).encode())
+    head = await line.reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200")
+    await line.say(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (await line.answer())[0] == 200
+
+
 async def test_an_answer_that_nobody_reads_is_given_up(download: Line, http_server: Server) -> None:
     while http_server.server_state.connections:
         await asyncio.sleep(0.01)

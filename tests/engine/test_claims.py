@@ -10,6 +10,7 @@ import pytest
 from factories import (
     TENANT,
     all_of,
+    blocked,
     claim,
     drain,
     expire,
@@ -28,7 +29,8 @@ from factories import (
 from gristmill.db import Database
 from gristmill.domain.ids import uuid7
 from gristmill.domain.states import BatchStatus
-from gristmill.store import batches, spans, workers
+from gristmill.store import batches, schedules, spans, workers
+from gristmill.store.batches import NewBatch, NewItem
 from gristmill.store.recording import Flush
 
 OTHER = UUID("00000000-0000-7000-8000-000000000002")
@@ -81,7 +83,7 @@ async def test_a_claim_locks_no_more_spans_than_it_takes(database: Database) -> 
     await record(database, worker, Flush({lease.id: 0}, [], [retry(lease, n) for n in range(9)]))
 
     async with database.transaction() as tx:
-        assert len(await spans.claim(tx, worker, {"noop": 2})) == 2
+        assert len((await spans.claim(tx, worker, {"noop": 2})).leases) == 2
         assert len(await sql(database, "SELECT id FROM span FOR UPDATE SKIP LOCKED")) == 7
 
 
@@ -112,7 +114,7 @@ async def test_a_claim_under_way_keeps_nobody_from_the_batches_of_other_tenants(
     worker = await make_worker(database)
 
     async with database.transaction() as tx:
-        [first] = await spans.claim(tx, worker, {"noop": 5})
+        [first] = (await spans.claim(tx, worker, {"noop": 5})).leases
         taken = {lease.batch_id for _ in range(3) for lease in await claim(database, worker, 10)}
         assert taken == {mine, *others} - {first.batch_id}
 
@@ -364,3 +366,99 @@ async def test_who_comes_late_is_not_put_level_with_a_batch_held_back_by_its_lim
     [tenant_of_late] = await sql(database, "SELECT tenant_id FROM batch WHERE id = $1", late)
     assert (tenant_of_late == TENANT) == (tenant_id == TENANT)
     assert await even(database, worker, busy, late)
+
+
+async def forget_tenants(database: Database) -> int:
+    async with database.transaction() as tx:
+        return await schedules.forget_tenants(tx)
+
+
+async def tenants(database: Database) -> set[UUID]:
+    return set(await sql(database, "SELECT tenant_id FROM tenant_schedule"))
+
+
+async def test_a_tenant_who_wants_nothing_is_forgotten_once_others_have_had_as_much(
+    database: Database,
+) -> None:
+    worker = await make_worker(database)
+    await make_batch(database, 100)
+    await drain(database, worker, slots=100)
+    going_on = await make_batch(database, 1000, tenant_id=OTHER)
+
+    assert await forget_tenants(database) == 0
+    await take(database, worker, 15)
+    assert await forget_tenants(database) == 1
+    assert await tenants(database) == {OTHER}
+    back = await make_batch(database, 1000)
+    assert await even(database, worker, going_on, back)
+
+
+async def test_a_tenant_who_owes_is_not_forgotten(database: Database) -> None:
+    worker = await make_worker(database)
+    other = await make_batch(database, 1000, tenant_id=OTHER)
+    await take(database, worker, 1)
+    await make_batch(database, 300)
+    [lease] = await claim(database, worker, 300)
+    await record(database, worker, all_of([lease]))
+
+    assert await forget_tenants(database) == 0
+    await make_batch(database, 1000)
+    assert await take(database, worker, 20) == {other: 200}
+
+
+async def test_a_tenant_whose_new_batch_is_not_yet_to_be_seen_is_not_forgotten(database: Database) -> None:
+    worker = await make_worker(database)
+    await make_batch(database, 10)
+    await drain(database, worker)
+    await make_batch(database, 100, tenant_id=OTHER)
+    await take(database, worker, 5)
+    new = NewBatch(uuid7(), TENANT, "noop", "{}")
+
+    async with database.transaction() as tx:
+        await batches.create(tx, new, [NewItem("a", "{}")])
+        assert await forget_tenants(database) == 0
+    assert await violations(database) == []
+    assert (await take(database, worker, 1))[new.id] == 1
+
+
+async def test_a_tenant_who_is_just_being_forgotten_can_come_back(database: Database) -> None:
+    worker = await make_worker(database)
+    await make_batch(database, 10)
+    await drain(database, worker)
+    await make_batch(database, 100, tenant_id=OTHER)
+    await take(database, worker, 5)
+
+    async with database.transaction() as tx:
+        assert await schedules.forget_tenants(tx) == 1
+        coming = asyncio.create_task(make_batch(database, 10))
+        await blocked(database, coming)
+    await coming
+    assert await violations(database) == []
+
+
+async def waited(database: Database, batch_id: UUID) -> str | None:
+    """Why the batch waits, after its items have waited for two seconds."""
+    later = "UPDATE span SET available_at = now() - interval '2 seconds' WHERE batch_id = $1"
+    await sql(database, later, batch_id)
+    return (await get(database, batch_id)).waiting_reason
+
+
+async def test_a_batch_is_said_to_be_queued_only_after_a_moment_and_while_others_run(
+    database: Database,
+) -> None:
+    worker = await make_worker(database)
+    batch_id = await make_batch(database, 3)
+    assert (await get(database, batch_id)).waiting_reason is None
+    assert await waited(database, batch_id) is None  # an idle mill is about to start it
+
+    await make_batch(database, 3, tenant_id=OTHER)
+    await sql(database, "UPDATE batch_schedule SET paused = batch_id = $1", batch_id)
+    [lease] = await claim(database, worker, 3)
+    await sql(database, "UPDATE batch_schedule SET paused = false")
+    assert await waited(database, batch_id) == "queued behind other work"
+    assert (await get(database, await make_batch(database, 3))).waiting_reason is None
+
+    await record(database, worker, all_of([lease]))
+    assert await waited(database, batch_id) is None
+    await claim(database, worker, 1)
+    assert await waited(database, batch_id) is None

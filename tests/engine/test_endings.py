@@ -602,7 +602,7 @@ async def test_a_pause_waits_for_a_claim_that_is_under_way(database: Database) -
     batch_id = await make_batch(database, 2)
     worker = await make_worker(database)
     async with database.transaction() as tx:
-        assert ordinals(await spans.claim(tx, worker, {"noop": 1})) == [0]
+        assert ordinals((await spans.claim(tx, worker, {"noop": 1})).leases) == [0]
         pausing = asyncio.create_task(turn(database, batches.pause, batch_id))
         await blocked(database, pausing)
         assert not pausing.done()

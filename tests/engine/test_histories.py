@@ -61,6 +61,18 @@ async def test_of_several_items_of_a_chat_one_starts_and_the_others_wait(databas
     assert await violations(database) == []
 
 
+async def test_a_claim_says_how_many_items_it_took_although_all_of_them_wait_for_their_chat(
+    database: Database,
+) -> None:
+    worker = await make_worker(database)
+    await make_batch(database, in_chats(7, 7, 7))
+    assert len(await claim(database, worker, 1)) == 1
+
+    async with database.transaction() as tx:
+        assert await spans.claim(tx, worker, {"noop": 5}) == spans.Claim([], 2)
+        assert await spans.claim(tx, worker, {"noop": 5}) == spans.Claim([], 0)
+
+
 async def test_the_end_of_an_item_lets_the_next_of_its_chat_go(database: Database) -> None:
     batch_id = await make_batch(database, in_chats(H, H, H))
     worker = await make_worker(database)
@@ -217,7 +229,7 @@ async def test_one_that_parks_while_the_chat_is_given_up_is_let_go(database: Dat
     held = await claim(database, worker, 1)
 
     async with database.transaction() as tx:
-        assert await spans.claim(tx, worker, {"noop": 1}) == []
+        assert await spans.claim(tx, worker, {"noop": 1}) == spans.Claim([], 1)
         leaving = asyncio.create_task(record(database, worker, all_of(held)))
         await blocked(database, leaving)
     await leaving

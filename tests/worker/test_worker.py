@@ -270,3 +270,21 @@ async def test_two_items_of_one_chat_run_one_after_the_other_in_order(
         )
     assert [row["user_message"] for row in rows] == ["hello", *(f"turn {n}" for n in range(6))]
     assert await violations(database) == []
+
+
+async def test_items_that_wait_for_their_chat_keep_no_other_batch_waiting_for_the_next_poll(
+    database: Database, scripted: Scripted
+) -> None:
+    busy = await make_batch(database, script(*[{"do": "gate", "history_id": 7}] * 40))
+    other = await make_batch(database, script({"do": "gate"}), priority=-100)
+
+    async with working(database, scripted, poll_seconds=3600.0, concurrency=4):
+
+        async def both_at_gate() -> bool:
+            return scripted.at_gate == 2
+
+        await eventually(both_at_gate)
+        scripted.gate.set()
+        await ended(database, busy)
+        await ended(database, other)
+    assert await violations(database) == []

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
+from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
@@ -88,11 +89,10 @@ async def read_optional(request: Request, max_bytes: int = 4096) -> dict[str, An
 
 
 def check_json_type(request: Request) -> None:
-    media_type, _, parameters = request.headers.get("content-type", "").partition(";")
-    charset = parameters.strip().lower().removeprefix("charset=").strip('"')
-    if media_type.strip().lower() != "application/json":
+    media_type, parameters = parse_options_header(request.headers.get("content-type"))
+    if media_type != b"application/json":
         raise UnsupportedMediaType("the body must be sent as Content-Type: application/json")
-    if charset not in {"", "utf-8", "utf8"}:
+    if parameters.get(b"charset", b"utf-8").lower() not in {b"utf-8", b"utf8"}:
         raise UnsupportedMediaType("JSON is read as UTF-8 only", code="unsupported_charset")
     check_not_encoded(request)
 

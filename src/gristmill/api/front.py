@@ -34,7 +34,11 @@ class Front:
             await self._app(scope, receive, send)
             return
         scope["request_id"] = f"req_{secrets.token_hex(12)}"
-        exchange = _Exchange(scope, PacedBody(receive), send)
+        method = scope["method"]
+        if method == "HEAD":
+            # Every GET answers HEAD, as probes and caches expect. A copy: the server goes by its own, and sends no body.
+            scope = {**scope, "method": "GET"}
+        exchange = _Exchange(scope, method, PacedBody(receive), send)
         with log.bind(request_id=scope["request_id"]):
             await self._run(scope, exchange)
             exchange.note()
@@ -53,8 +57,9 @@ class Front:
 class _Exchange:
     """One request and its answer."""
 
-    def __init__(self, scope: Scope, body: PacedBody, send: Send) -> None:
+    def __init__(self, scope: Scope, method: str, body: PacedBody, send: Send) -> None:
         self.body = body
+        self._method = method
         self.status = 0
         self._scope = scope
         self._send = send
@@ -67,6 +72,10 @@ class _Exchange:
         return self.status != 0
 
     async def send(self, message: Message) -> None:
+        """Raises ClientDisconnect once nobody wants the rest of a body."""
+        more = message.get("more_body", False)
+        if self._method == "HEAD" and message["type"] == "http.response.body":
+            message = {"type": "http.response.body"}
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self._seconds = time.perf_counter() - self._began
@@ -76,6 +85,8 @@ class _Exchange:
             await self._linger()
             message = {"type": "http.response.body"}
         await self._send(message)
+        if more and not message.get("more_body", False):
+            raise ClientDisconnect
 
     async def _linger(self) -> None:
         with suppress(TimeoutError, RequestTimeout):
@@ -104,7 +115,7 @@ class _Exchange:
     def note(self) -> None:
         """Names the route, not the path: paths and queries hold what callers wrote."""
         route = getattr(self._scope.get("route"), "path", "unmatched")
-        method = self._scope["method"] if self._scope["method"] in _METHODS else "other"
+        method = self._method if self._method in _METHODS else "other"
         metrics.request_answered(method, route, self.status, self._seconds)
         if route not in _QUIET:
             fields = {"method": method, "route": route, "status": self.status}

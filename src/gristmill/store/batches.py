@@ -123,6 +123,7 @@ class Batch:
     next_at: datetime | None  # when the next waiting item may start; None: now, or nothing waits
     throttled: bool  # it waits for the upstream
     waits_for_chat: bool
+    queued: bool  # it could start, has been able to for more than a moment, and others' items run
     has_worker: bool
     ingesting: bool  # its items are still in a file (store/ingests.py)
 
@@ -167,7 +168,7 @@ class Batch:
             return f"{what} {self.next_at:%Y-%m-%dT%H:%M:%SZ}"
         if self.max_concurrency is not None and self.processing >= self.max_concurrency:
             return "concurrency limit"
-        return "queued behind other work" if self.processing == 0 else None
+        return "queued behind other work" if self.queued else None
 
 
 # Rate: see store/counts.py. `finite_at` skips items that wait for a chat (available_at = infinity).
@@ -184,7 +185,7 @@ COLUMNS = f"""
             (c.success + c.failed - c.kept) / greatest(extract(epoch FROM c.last_result_at - c.started_at), 0.001)::float8
         ELSE c.rate * {faded("c.last_result_at", "now()")} / greatest(1 - {faded("c.started_at", "now()")}, 0.0001)
     END AS throughput,
-    w.next_at, w.throttled, w.waits_for_chat, w.has_worker,
+    w.next_at, w.throttled, w.waits_for_chat, w.queued, w.has_worker,
     EXISTS (SELECT FROM ingest WHERE ingest.batch_id = b.id) AS ingesting
 """
 SOURCE = """
@@ -193,6 +194,9 @@ SOURCE = """
     CROSS JOIN LATERAL (
         SELECT CASE WHEN first_at > now() AND first_at < 'infinity' THEN first_at END AS next_at,
             coalesce(waiting, false) AS throttled, coalesce(first_at = 'infinity', false) AS waits_for_chat,
+            CASE WHEN l.processing = 0 AND first_at <= now() - interval '1 second' THEN
+                EXISTS (SELECT FROM lease o WHERE o.batch_id <> b.id)
+            ELSE false END AS queued,
             EXISTS (SELECT FROM worker WHERE NOT dead AND b.processor = ANY (worker.processors)) AS has_worker
         FROM (SELECT) one LEFT JOIN LATERAL (
             SELECT available_at AS first_at, waiting FROM span

@@ -32,18 +32,20 @@ RETURNING batch.id, tenant_id, status, run, c.total, success, failed, coalesce(c
 """
 
 
-async def finish(tx: Transaction, batch_ids: Sequence[UUID]) -> None:
-    """End batches whose counts are complete, and write what announces it. Once each: a second call changes nothing.
+async def finish(tx: Transaction, batch_ids: Sequence[UUID]) -> int:
+    """End batches whose counts are complete, and write what announces it; answers with how many. Once each: a second call
+    changes nothing.
 
     Few statements for all of them: a flush may end several, and each statement costs it a round trip.
     """
     if not batch_ids:
-        return
+        return 0
     await schedules.remove(tx, *batch_ids)  # before the batch rows: the order in which pause and cancel lock
     rows = await tx.fetch(_FINISH, batch_ids)
     await _clear_spans(tx, rows)
     for row in rows:
         await _announce(tx, row)
+    return len(rows)
 
 
 async def _announce(tx: Transaction, ended: Record) -> None:

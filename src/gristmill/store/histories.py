@@ -100,8 +100,8 @@ async def leave(tx: Transaction, ended: Collection[Seat]) -> None:
 async def held_by(tx: Transaction, ranges: Sequence[tuple[UUID, int, int]]) -> list[Seat]:
     """The chats that items of these ranges have: (batch, first ordinal, last ordinal).
 
-    By way of the items, range by range (OFFSET keeps it so): the table of locks has no index for it, and may be as long
-    as the list of those who wait.
+    By way of the items, range by range and lock by lock (OFFSET keeps it so): the table of locks has no index for it, and may
+    be as long as the list of those who wait.
     """
     if not ranges:
         return []
@@ -112,7 +112,9 @@ async def held_by(tx: Transaction, ranges: Sequence[tuple[UUID, int, int]]) -> l
             SELECT history_id FROM item
             WHERE batch_id = b AND ordinal BETWEEN f AND l AND history_id IS NOT NULL ORDER BY ordinal OFFSET 0
         ) i
-        JOIN history_lock k ON k.history_id = i.history_id AND k.batch_id = b AND k.ordinal BETWEEN f AND l
+        CROSS JOIN LATERAL (
+            SELECT * FROM history_lock WHERE history_id = i.history_id AND batch_id = b AND ordinal BETWEEN f AND l OFFSET 0
+        ) k
         """,
         *(list(column) for column in zip(*ranges, strict=True)),
     )

@@ -40,20 +40,23 @@ SELECT id, batch_id, first, last, attempt, losses, started_at FROM lease
 WHERE worker_id = $1 AND NOT id = ANY ($2::bigint[]) ORDER BY id FOR UPDATE
 """
 # An item that was given back, to be retried, is out of this lease although its range still covers it: it is in a span, or
-# in a lease that came later. Overlaps first, so that thousands of spans elsewhere in the batch cost nothing for each item.
-_MISSING = """
+# in a lease that came later. Ranges read once, and searched for each item. No two spans of a batch overlap, so that those which
+# reach into the lease come first by their last ordinal, and are no more than its items: thousands elsewhere cost nothing.
+_RANGES = "coalesce(range_agg(int4range(first, last, '[]')), '{}')"
+_MISSING = f"""
+WITH waiting AS (
+    SELECT {_RANGES} AS ranges FROM (
+        SELECT first, last FROM span WHERE batch_id = $1 AND last >= $2 ORDER BY last LIMIT $3 - $2 + 1
+    ) s
+),
+later AS (
+    SELECT {_RANGES} AS ranges FROM lease WHERE batch_id = $1 AND id > $4 AND first <= $3 AND last >= $2
+)
 SELECT g.ordinal FROM generate_series($2::int, $3::int) AS g (ordinal)
 WHERE NOT EXISTS (
         SELECT FROM result r WHERE r.batch_id = $1 AND r.ordinal = g.ordinal AND r.ordinal BETWEEN $2 AND $3
     )
-    AND NOT EXISTS (
-        SELECT FROM span s
-        WHERE s.batch_id = $1 AND s.first <= $3 AND s.last >= $2 AND g.ordinal BETWEEN s.first AND s.last
-    )
-    AND NOT EXISTS (
-        SELECT FROM lease o
-        WHERE o.batch_id = $1 AND o.id > $4 AND o.first <= $3 AND o.last >= $2 AND g.ordinal BETWEEN o.first AND o.last
-    )
+    AND NOT g.ordinal <@ (SELECT ranges FROM waiting) AND NOT g.ordinal <@ (SELECT ranges FROM later)
 ORDER BY g.ordinal
 """
 

@@ -93,9 +93,12 @@ class Flush:
         return flushes
 
 
-async def record(tx: Transaction, worker_id: int, flush: Flush, *, alone: bool = True) -> None:
-    """Write a flush. `alone`: nobody else can have recorded any of it, so rows go in by COPY, and a row that is there
-    already raises UniqueViolationError: send it again, in a new transaction, with `alone=False`."""
+async def record(tx: Transaction, worker_id: int, flush: Flush, *, alone: bool = True) -> int:
+    """Write a flush; answers with how many batches ended by it.
+
+    `alone`: nobody else can have recorded any of it, so rows go in by COPY, and a row that is there already raises
+    UniqueViolationError: send it again, in a new transaction, with `alone=False`.
+    """
     held = await spans.hold(tx, worker_id, flush.remaining)
     again = [r for r in flush.retried if r.ended.lease_id in held]
     alive = await schedules.alive(tx, {r.ended.batch_id for r in again}) if again else set()
@@ -118,7 +121,7 @@ async def record(tx: Transaction, worker_id: int, flush: Flush, *, alone: bool =
     await spans.set_remaining(
         tx, {lease_id: n for lease_id, n in flush.remaining.items() if lease_id in held}
     )
-    await endings.finish(tx, await counts.add(tx, _tallies(inserted)))
+    return await endings.finish(tx, await counts.add(tx, _tallies(inserted)))
 
 
 async def _of_batches_that_are_there(tx: Transaction, ended: Sequence[Ended], held: set[int]) -> list[Ended]:

@@ -7,14 +7,22 @@ time in which no other wanted anything. Priority is a weight (10 ** (priority / 
 and starves nobody.
 
 A row of `batch_schedule` exists exactly as long as its batch may start items; who holds its lock decides whether one may.
+A row of `tenant_schedule` is there for each of their tenants, and for who owes for what it had.
 """
 
 from uuid import UUID
 
 from gristmill.db import Transaction
 
+# Shared until the caller's transaction ends, so that nobody forgets a tenant whose batch is not yet to be seen. Claims, which
+# change no key, go on meanwhile.
 _ADD_TENANT = """
-INSERT INTO tenant_schedule (tenant_id) SELECT tenant_id FROM batch WHERE id = $1 ON CONFLICT (tenant_id) DO NOTHING
+WITH owner AS (SELECT tenant_id FROM batch WHERE id = $1),
+new AS (
+    INSERT INTO tenant_schedule (tenant_id) SELECT tenant_id FROM owner ON CONFLICT (tenant_id) DO NOTHING RETURNING tenant_id
+),
+known AS (SELECT t.tenant_id FROM tenant_schedule t JOIN owner USING (tenant_id) FOR KEY SHARE OF t)
+SELECT tenant_id FROM new UNION ALL SELECT tenant_id FROM known
 """
 _ADD_BATCH = """
 INSERT INTO batch_schedule (batch_id, tenant_id, processor, weight, paused, max_concurrency, deadline_at)
@@ -25,7 +33,8 @@ FROM batch WHERE id = $1
 
 async def add(tx: Transaction, batch_id: UUID) -> None:
     """Let a batch start items as soon as this commits."""
-    await tx.execute(_ADD_TENANT, batch_id)
+    while not await tx.fetch(_ADD_TENANT, batch_id):
+        pass  # another transaction made or forgot it meanwhile, and has ended: look again
     await tx.execute(_ADD_BATCH, batch_id)
 
 
@@ -57,3 +66,25 @@ async def alive(tx: Transaction, batch_ids: set[UUID]) -> set[UUID]:
         sorted(batch_ids),
     )
     return {row["batch_id"] for row in rows}
+
+
+# Who has no more than whoever is served comes to: as if new, it would be charged from there on, too. Locked first, and looked at
+# again in a second statement: a batch may have come between.
+_IDLE = """
+SELECT tenant_id FROM tenant_schedule t
+WHERE vtime <= (SELECT max(started) FROM tenant_schedule)
+    AND NOT EXISTS (SELECT FROM batch_schedule s WHERE s.tenant_id = t.tenant_id)
+LIMIT 1000 FOR UPDATE SKIP LOCKED
+"""
+_FORGET = """
+DELETE FROM tenant_schedule t
+WHERE tenant_id = ANY ($1) AND NOT EXISTS (SELECT FROM batch_schedule s WHERE s.tenant_id = t.tenant_id)
+"""
+
+
+async def forget_tenants(tx: Transaction) -> int:
+    """Remove those who have nothing to start, since each claim looks at all; answers with how many. It changes nobody's
+    share: who owes for what it had is kept until the others have come as far.
+    """
+    idle = [row["tenant_id"] for row in await tx.fetch(_IDLE)]
+    return int((await tx.execute(_FORGET, idle)).split()[-1]) if idle else 0

@@ -37,6 +37,15 @@ class Lease:
     items: Sequence[ClaimedItem]
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What may run now, and how many items of the batch were `taken` from its spans for it. Those that do not run were parked
+    or had ended: they take no slot, so that something else may start, although no lease is left."""
+
+    leases: Sequence[Lease]
+    taken: int
+
+
 # The fair choice: the first tenant in order of virtual time that has a startable batch, and its first such batch.
 # Its schedule row stays locked until the claim commits: that serialises claims of one batch, and makes pause and cancel exact.
 # Tenants are sorted before the batches are looked at: else a batch of every tenant is locked, and the others find nothing.
@@ -109,16 +118,16 @@ CROSS JOIN LATERAL (
 _ENDED = "SELECT ordinal FROM result WHERE batch_id = $1 AND ordinal = ANY ($2)"
 
 
-async def claim(tx: Transaction, worker_id: int, free: Mapping[str, int]) -> list[Lease]:
+async def claim(tx: Transaction, worker_id: int, free: Mapping[str, int]) -> Claim:
     """Lease items of one batch to this worker, at most as many as it has free slots for the batch's processor.
 
-    Answers [] when nothing may start, when another claim holds the only batch that could, or when this worker was
-    declared dead. Items whose chat is busy are parked (`store/histories.py`) and not among those returned.
+    Takes none when nothing may start, when another claim holds the only batch that could, or when this worker was
+    declared dead. Items whose chat is busy are parked (`store/histories.py`): taken, and in no lease.
     """
     open_slots = {processor: slots for processor, slots in free.items() if slots > 0}
     rows = await tx.fetch(_CLAIM, worker_id, list(open_slots), list(open_slots.values()))
     if not rows:
-        return []
+        return Claim([], 0)
     batch_id = rows[0]["batch_id"]
     items = await _items(tx, batch_id, [(row["id"], row["first"], row["last"]) for row in rows])
     leases = [
@@ -126,7 +135,8 @@ async def claim(tx: Transaction, worker_id: int, free: Mapping[str, int]) -> lis
         for row in rows
     ]
     sizes = {row["id"]: row["last"] - row["first"] + 1 for row in rows}
-    return await _settle(tx, await _drop_ended(tx, await _enter_chats(tx, leases)), sizes)
+    ready = await _settle(tx, await _drop_ended(tx, await _enter_chats(tx, leases)), sizes)
+    return Claim(ready, sum(sizes.values()))
 
 
 async def _enter_chats(tx: Transaction, leases: Sequence[Lease]) -> Sequence[Lease]:

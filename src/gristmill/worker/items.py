@@ -82,7 +82,8 @@ class Items:
     # --- claiming ---
 
     async def step(self) -> int:
-        """Claim items of one batch for the free slots; answers with how many."""
+        """Claim items of one batch for the free slots; answers with how many were taken from what waits: as long as any
+        were, others may be there for the slots that are still free."""
         self._forget_ended_leases()
         if not self._trusted():
             self._return_ready()
@@ -94,11 +95,13 @@ class Items:
             await self._settle_doubt()
         self._in_doubt = True
         async with self._database.transaction(durable=False) as tx:
-            claimed = await spans.claim(tx, self.worker_id, free)
+            claim = await spans.claim(tx, self.worker_id, free)
         self._in_doubt = False
-        held = [HeldLease(lease, len(lease.items)) for lease in claimed]
+        held = [HeldLease(lease, len(lease.items)) for lease in claim.leases]
         self._held.update({one.lease.id: one for one in held})
-        return await self._take(held) if held else 0
+        if held:
+            await self._take(held)
+        return claim.taken
 
     def _free(self) -> dict[str, int]:
         """How many items of each processor could start now, and a few more if they start and end in no time."""
@@ -131,8 +134,8 @@ class Items:
         if len(self._held) > 2 * self._concurrency or not self._running:
             self._held = {i: held for i, held in self._held.items() if held.remaining > 0}
 
-    async def _take(self, claimed: Sequence[HeldLease]) -> int:
-        """Make the items of these leases, which are of one batch, ready to run; answers with how many."""
+    async def _take(self, claimed: Sequence[HeldLease]) -> None:
+        """Make the items of these leases, which are of one batch, ready to run."""
         try:
             job = await self._job(claimed[0].lease.batch_id)
         except Exception:
@@ -141,12 +144,11 @@ class Items:
         if job is None:
             for held in claimed:
                 self._held.pop(held.lease.id, None)
-            return 0
+            return
         works = [Work(held, item, job) for held in claimed for item in held.lease.items]
         self._in_hand[job.assignment.processor] += len(works)
         self._ready.extend(works)
         self._wake(WOKEN)
-        return len(works)
 
     async def _job(self, batch_id: UUID) -> Job | None:
         """None: the batch has been deleted."""

@@ -33,7 +33,7 @@ class Recorder:
         self, database: Database, *, ended_batches: Callable[[], None], drained: Callable[[], None]
     ) -> None:
         self._database = database
-        self._ended_batches = ended_batches  # called after a flush; a batch may have ended with it
+        self._ended_batches = ended_batches  # called after a flush that ended a batch, or may have
         self._drained = drained  # called when there is room again
         self.worker_id = 0
         self.busy: Callable[[], bool] = lambda: (
@@ -105,7 +105,7 @@ class Recorder:
         first_time = self._unsent is None
         flush = self._sending = self._unsent or self._take()
         try:
-            await self._write(flush, alone=first_time)
+            ended = await self._write(flush, alone=first_time)
         except Exception as error:
             # Postgres is away, or chose this transaction to end a deadlock. What is sent again is not counted twice.
             self._unsent = flush
@@ -114,7 +114,8 @@ class Recorder:
             await asyncio.sleep(RESEND_SECONDS)
             return
         self._sending = self._unsent = None
-        self._ended_batches()
+        if ended or not first_time:  # one that was sent before may have ended them then
+            self._ended_batches()
         self._drained()
 
     def _take(self) -> Flush:
@@ -130,35 +131,38 @@ class Recorder:
         self._enough.clear()
         return flush
 
-    async def _write(self, flush: Flush, *, alone: bool) -> None:
+    async def _write(self, flush: Flush, *, alone: bool) -> int:
+        """Answers with how many batches ended by it."""
         try:
             async with self._database.transaction() as tx:
-                await recording.record(tx, self.worker_id, flush, alone=alone)
+                return await recording.record(tx, self.worker_id, flush, alone=alone)
         except asyncpg.UniqueViolationError:
             if not alone:
                 raise
-            await self._write(flush, alone=False)
+            return await self._write(flush, alone=False)
         except Exception as error:
             if not unstorable(error):
                 raise
             log.error(
                 "a result cannot be stored", extra={"error": type(error).__name__, "items": len(flush.ended)}
             )
-            await self._write_one_by_one(flush)
+            return await self._write_one_by_one(flush)
 
-    async def _write_one_by_one(self, flush: Flush) -> None:
+    async def _write_one_by_one(self, flush: Flush) -> int:
         """One result the database refuses must not keep the others from being recorded: it ends as failed."""
+        ended = 0
         for one in flush.apart():
             try:
-                await self._write_plainly(one)
+                ended += await self._write_plainly(one)
             except Exception as error:
                 if not unstorable(error):
                     raise
-                await self._write_plainly(replace(one, ended=[_unstorable(ended) for ended in one.ended]))
+                ended += await self._write_plainly(replace(one, ended=[_unstorable(e) for e in one.ended]))
+        return ended
 
-    async def _write_plainly(self, flush: Flush) -> None:
+    async def _write_plainly(self, flush: Flush) -> int:
         async with self._database.transaction() as tx:
-            await recording.record(tx, self.worker_id, flush, alone=False)
+            return await recording.record(tx, self.worker_id, flush, alone=False)
 
 
 def _unstorable(ended: Ended) -> Ended:
