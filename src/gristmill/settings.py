@@ -82,6 +82,9 @@ class Settings(BaseSettings):
         None  # accepted for the default tenant; unset: one is made on first start, shown once
     )
     secret_key: SecretStr | None = None  # encrypts secrets, peppers key hashes; required with database_url
+    idempotency_seconds: Annotated[int, Field(ge=60, le=2_592_000)] = (
+        86_400  # an Idempotency-Key is remembered
+    )
 
     # Work
     concurrency: Annotated[int, Field(ge=1, le=100_000)] = 256  # items in flight per worker process

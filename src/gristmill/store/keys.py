@@ -46,6 +46,7 @@ class Key:
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    replaced_by: UUID | None = None  # the key that a rotation made in its place
 
     def allows(self, scope: str) -> bool:
         return "admin" in self.scopes or scope in self.scopes

@@ -4,7 +4,7 @@ import time
 
 from gristmill import metrics
 from gristmill.db import Database, unavailable
-from gristmill.store import endings, histories, leases, partitions, workers
+from gristmill.store import endings, histories, idempotency, leases, partitions, workers
 
 
 class Upkeep:
@@ -39,11 +39,12 @@ class Upkeep:
             return expired + await endings.sweep(tx)
 
     async def tidy(self) -> int:
-        """Remove what crashes leave over. Finds nothing to do in a healthy system."""
+        """Remove what crashes leave over, which is nothing in a healthy system, and idempotency keys whose time is over."""
         async with self._database.transaction() as tx:
             await endings.clear_leftovers(tx)
             await histories.let_stranded_go(tx)
             await workers.forget(tx)
+            await idempotency.forget(tx)
         return 0
 
     async def grow(self) -> int:
