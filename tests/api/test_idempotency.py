@@ -6,6 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 import httpx2
+import orjson
 import pytest
 
 import factories
@@ -15,6 +16,7 @@ from gristmill.db import Database
 from gristmill.net.session import HttpSession
 from gristmill.settings import Settings
 from gristmill.storage.opening import open_storage
+from gristmill.store import idempotency
 from gristmill.worker.upkeep import Upkeep
 from service import VAULT, Caller, Service, code_of, new_key, problems
 
@@ -146,6 +148,25 @@ async def test_a_key_at_work_in_another_process_is_409_until_it_has_ended(
     first = await held
     assert first.status_code == 202
     assert (await create(caller, "k")).content == first.content
+
+
+async def test_a_create_that_was_made_elsewhere_while_this_one_was_checked_is_not_made_again(
+    caller: Caller, database: Database
+) -> None:
+    """This one has found no answer yet and is held up at its check, by a lock on what that reads."""
+    body = {"configuration_id": await caller.configuration(), "requests": [{"custom_id": "a", "input": {}}]}
+    text = orjson.dumps(body)
+    headers = {"Idempotency-Key": "k", "Content-Type": "application/json"}
+    async with database.transaction() as tx:
+        await tx.execute("LOCK TABLE configuration IN ACCESS EXCLUSIVE MODE")
+        held = asyncio.create_task(caller.send("POST", BATCHES, content=text, headers=headers))
+        await factories.blocked(database, held)
+        name = idempotency.Name(caller.tenant_id, BATCHES, "k")
+        kept = idempotency.Kept(VAULT.fingerprint(text), 202, "/api/v1/batches/first", b"{}")
+        await idempotency.keep(tx, name, kept, 60)
+    answer = await held
+    assert (answer.status_code, answer.content, answer.headers["location"]) == (202, b"{}", kept.location)
+    assert await count(database) == 0
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
