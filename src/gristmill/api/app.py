@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from gristmill.api import (
+    acts,
     agents,
     batches,
     chats,
@@ -19,6 +20,7 @@ from gristmill.api import (
     errors,
     files,
     health,
+    keys,
     processors,
     results,
     retry,
@@ -36,7 +38,7 @@ from gristmill.vault import Vault
 
 _ROUTERS = (
     agents, configurations, files, directories, results, deliveries, dry_run, retry, batches, tasks, chats, processors,
-    health, docs,
+    keys, acts, health, docs,
 )  # fmt: skip
 
 

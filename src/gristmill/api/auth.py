@@ -4,6 +4,7 @@ from starlette.requests import Request
 
 from gristmill.api.parts import parts
 from gristmill.domain.errors import Forbidden, Unauthenticated
+from gristmill.store.acts import Actor
 from gristmill.store.keys import Key
 
 _MAX_KEY_BYTES = 512
@@ -21,6 +22,13 @@ async def caller(request: Request, scope: str | None = None) -> Key:
     if scope is not None and not key.allows(scope):
         raise Forbidden(f"the API key lacks the scope {scope}", code="missing_scope")
     return key
+
+
+def actor(request: Request, key: Key) -> Actor:
+    """Who, for the log of administrative acts."""
+    identifier = key.name if key.kind == "jwt" else str(key.id)
+    address = request.client.host if request.client else None
+    return Actor(key.kind, identifier, key.name, address, request.scope.get("request_id"))
 
 
 def _offered(request: Request) -> str:
