@@ -29,6 +29,7 @@ from gristmill.api import (
 from gristmill.api.front import Front
 from gristmill.api.keyring import KeyRing
 from gristmill.api.parts import Parts
+from gristmill.api.tokens import Tokens
 from gristmill.api.watch import Watch
 from gristmill.db import Database
 from gristmill.net.session import HttpSession
@@ -70,6 +71,7 @@ def create_app(
         http=http,
         storage=storage,
         keys=KeyRing(database, vault),
+        tokens=Tokens.of(database, settings),
         watch=Watch(database),
         draining=asyncio.Event(),
     )

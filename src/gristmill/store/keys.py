@@ -147,6 +147,11 @@ def _row(
     }
 
 
+async def tenant_named(connection: AsyncConnection, name: str) -> UUID | None:
+    found = await connection.execute(select(tenant.c.id).where(tenant.c.name == name))
+    return found.scalar()
+
+
 async def tenants(connection: AsyncConnection) -> dict[UUID, str]:
     """The names of all tenants."""
     return {row.id: row.name for row in await connection.execute(select(tenant.c.id, tenant.c.name))}
