@@ -97,7 +97,10 @@ class Published:
                 await reader.read()
             else:
                 await wire.send(
-                    writer, self.status, self.body or {"keys": self.keys}, {"Connection": "close"}
+                    writer,
+                    self.status,
+                    {"keys": self.keys} if self.body is None else self.body,
+                    {"Connection": "close"},
                 )
         writer.transport.abort() if self.hangs else writer.close()
 
@@ -109,3 +112,4 @@ async def publishing(*keys: dict[str, Any]) -> AsyncIterator[Published]:
     published.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/keys"
     yield published
     server.close()
+    await server.wait_closed()
