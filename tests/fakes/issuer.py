@@ -22,9 +22,14 @@ AUDIENCE = "gristmill"
 SECRET = "a shared secret that is long enough for any of the hashes: 64 bytes."
 
 
-@cache
 def private_key(algorithm: str, number: int = 1) -> Any:
-    """`number` tells keys of one kind apart. Making an RSA key takes a tenth of a second."""
+    """The same at each call; `number` tells keys of one kind apart."""
+    return _private_key(algorithm, number)
+
+
+@cache
+def _private_key(algorithm: str, number: int) -> Any:
+    """Making an RSA key takes a tenth of a second."""
     if algorithm.startswith("HS"):
         return f"{SECRET}{number}"
     if algorithm == "EdDSA":

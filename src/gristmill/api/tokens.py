@@ -18,7 +18,7 @@ MAX_BYTES = 8192
 REQUIRED = ["exp", "iat", "aud", "iss", "sub"]
 _MAX_WORD = 256
 _MAX_TENANTS = 10_000
-# What PyJWT and the JSON in a token may raise; a claim like "exp": Infinity is among it.
+# What PyJWT raises, and what a hostile token could get out of the JSON and the numbers in it should PyJWT let that through.
 _WRONG = (jwt.PyJWTError, ValueError, TypeError, ArithmeticError, RecursionError)
 
 
