@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 import httpx2
 from fastapi import FastAPI
 
+from fakes import issuer
 from gristmill.db import Database
 from gristmill.store import keys
 from gristmill.vault import Vault
@@ -26,14 +27,16 @@ class Service:
 
 @dataclass(frozen=True)
 class Caller:
-    """Sends requests with its key."""
+    """Sends requests with its key; `bearer`: as a bearer's, as tokens have to come."""
 
     service: Service
     tenant_id: UUID
     key: str
+    bearer: bool = False
 
     async def send(self, method: str, path: str, **more: Any) -> httpx2.Response:
-        headers = {"x-api-key": self.key, **more.pop("headers", {})}
+        own = {"Authorization": f"Bearer {self.key}"} if self.bearer else {"x-api-key": self.key}
+        headers = {**own, **more.pop("headers", {})}
         return await self.service.client.request(method, path, headers=headers, **more)
 
     async def get(self, path: str, **more: Any) -> httpx2.Response:
@@ -105,6 +108,14 @@ async def new_key(service: Service, tenant_id: UUID, scopes: Sequence[str]) -> C
     async with service.database.engine.begin() as connection:
         _, plain = await keys.create(connection, VAULT, tenant_id, name="test", scopes=scopes)
     return Caller(service, tenant_id, plain)
+
+
+async def new_token(service: Service, tenant_id: UUID, scopes: Sequence[str]) -> Caller:
+    """Somebody with a token for that tenant."""
+    async with service.database.engine.connect() as connection:
+        name = (await keys.tenants(connection))[tenant_id]
+    token = issuer.token("HS256", tenant=name, scope=" ".join(scopes))
+    return Caller(service, tenant_id, token, bearer=True)
 
 
 def problems(answer: httpx2.Response, status: int = 400) -> dict[str, str]:

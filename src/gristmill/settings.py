@@ -6,10 +6,11 @@ Each is read from `GRISTMILL_<NAME>`; those marked with `_FILES` below also from
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, LiteralString, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 PREFIX = "GRISTMILL_"
@@ -17,6 +18,7 @@ _FILES = frozenset(
     {
         "database_url",
         "api_key",
+        "jwt_key",
         "secret_key",
         "llm_base_url",
         "llm_api_key",
@@ -25,6 +27,11 @@ _FILES = frozenset(
         "s3_secret_access_key",
     }
 )
+
+
+Algorithm = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "HS256", "HS384", "HS512",
+]  # fmt: skip
 
 
 class _FromFiles(PydanticBaseSettingsSource):
@@ -82,6 +89,19 @@ class Settings(BaseSettings):
         None  # accepted for the default tenant; unset: one is made on first start, shown once
     )
     secret_key: SecretStr | None = None  # encrypts secrets, peppers key hashes; required with database_url
+    idempotency_seconds: Annotated[int, Field(ge=60, le=2_592_000)] = (
+        86_400  # an Idempotency-Key is remembered
+    )
+
+    # Tokens (JWT) of one issuer; unset: none are accepted
+    jwt_issuer: str | None = None  # the `iss` of all of them
+    jwt_audience: str | None = None  # must be in their `aud`
+    jwt_algorithm: Algorithm | None = None  # no other is accepted
+    jwt_key: SecretStr | None = None  # the public key as PEM; with HS…: the shared secret
+    jwt_jwks_url: str | None = None  # in place of a key: where the issuer publishes its keys
+    jwt_leeway_seconds: Annotated[float, Field(ge=0, le=300)] = 30.0  # for clocks that differ
+    jwt_tenant_claim: str = "tenant"  # whose value is a tenant's name
+    jwt_scopes_claim: str = "scope"  # words, or a list of them
 
     # Work
     concurrency: Annotated[int, Field(ge=1, le=100_000)] = 256  # items in flight per worker process
@@ -121,6 +141,12 @@ class Settings(BaseSettings):
     )
     body_max_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024  # of a JSON request
 
+    @model_validator(mode="after")
+    def _whole_jwt(self) -> Self:
+        if mistake := _jwt_mistake(self):
+            raise PydanticCustomError("jwt", mistake)
+        return self
+
     @field_validator("public_url", "llm_base_url", "s3_endpoint_url")
     @classmethod
     def _without_slash(cls, url: str | None) -> str | None:
@@ -136,3 +162,42 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, _FromFiles(settings_cls)
+
+
+def _jwt_mistake(given: Settings) -> LiteralString | None:
+    """What is wrong with the settings for tokens, without any value."""
+    named = (given.jwt_issuer, given.jwt_audience, given.jwt_algorithm)
+    if not any((*named, given.jwt_key, given.jwt_jwks_url)):
+        return None
+    if not all(named) or (given.jwt_key is None) == (given.jwt_jwks_url is None):
+        return "tokens need an issuer, an audience, an algorithm, and either a key or a JWKS URL"
+    if given.jwt_jwks_url is not None:
+        return _jwks_url_mistake(given)
+    return _jwt_key_mistake(given)
+
+
+def _jwks_url_mistake(given: Settings) -> LiteralString | None:
+    url = given.jwt_jwks_url or ""
+    if (given.jwt_algorithm or "").startswith("HS"):
+        return "a shared secret (HS…) is not published: set a key in place of the JWKS URL"
+    if not url.startswith("https://") and not (given.allow_private_addresses and url.startswith("http://")):
+        return "the JWKS URL must begin with https://"
+    return None
+
+
+def _jwt_key_mistake(given: Settings) -> LiteralString | None:
+    import jwt  # only who accepts tokens waits for it
+
+    assert given.jwt_key is not None
+    assert given.jwt_algorithm is not None
+    try:
+        algorithm = jwt.get_algorithm_by_name(given.jwt_algorithm)
+        key = algorithm.prepare_key(given.jwt_key.get_secret_value())
+        unfit = algorithm.check_key_length(key) is not None or hasattr(key, "private_bytes")
+    except (jwt.PyJWTError, ValueError, TypeError):
+        unfit = True
+    if not unfit:
+        return None
+    return (
+        "the key is not one for the algorithm: a public key as PEM, or for HS… a secret as long as its hash"
+    )

@@ -78,6 +78,40 @@ api_key = Table(
     _created_at(),
     _at("expires_at"),
     _at("revoked_at"),
+    Column("replaced_by", Uuid),  # the key that a rotation made in its place
+)
+
+# Administrative acts: who, what, when, from where. Inserted only, and nothing secret.
+audit_entry = Table(
+    "audit_entry",
+    metadata,
+    _id(),
+    Column("tenant_id", Uuid, nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("action", Text, nullable=False),
+    Column("target_id", Uuid, nullable=False),
+    Column("actor_kind", Text, nullable=False),  # api_key, jwt, command_line
+    Column("actor_id", Text),  # of the API key, or the subject of the token
+    Column("actor_name", Text),
+    Column("address", Text),  # the other end of the connection
+    Column("request_id", Text),
+    Column("details", JSONB, nullable=False),
+    Index(None, "tenant_id", "id"),
+)
+
+# What a create answered, so that one that is sent again under its Idempotency-Key gets that answer and makes nothing.
+idempotency_key = Table(
+    "idempotency_key",
+    metadata,
+    Column("tenant_id", Uuid, primary_key=True),
+    Column("path", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("fingerprint", LargeBinary, nullable=False),  # of the body, under the secret key
+    Column("status", SmallInteger, nullable=False),
+    Column("location", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    _at("expires_at", nullable=False),
+    Index(None, "expires_at"),
 )
 
 # --- what to run -----------------------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ class Vault:
         self._cipher = AESGCM(_derive(secret_key, b"encrypt"))
         self._pepper = _derive(secret_key, b"digest")
         self._signing_key = _derive(secret_key, b"sign")
+        self._fingerprint_key = _derive(secret_key, b"fingerprint")
         self._header = _VERSION + _derive(secret_key, b"key id")[:_KEY_ID_BYTES]
 
     def encrypt(self, plaintext: bytes, bound_to: str) -> bytes:
@@ -57,6 +58,10 @@ class Vault:
     def digest(self, api_key: str) -> bytes:
         """What is stored of an API key: HMAC-SHA-256. Keys have 256 random bits: no slow hash needed."""
         return hmac.digest(self._pepper, api_key.encode(), hashlib.sha256)
+
+    def fingerprint(self, body: bytes) -> bytes:
+        """What is stored of a body, to know it again: HMAC-SHA-256, as a body may hold a secret that can be guessed."""
+        return hmac.digest(self._fingerprint_key, body, hashlib.sha256)
 
     def sign(self, payload: bytes) -> bytes:
         """16 bytes that only the holder of the secret key can make for this payload."""

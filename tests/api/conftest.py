@@ -5,6 +5,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from fakes import issuer
 from gristmill.api.app import create_app
 from gristmill.db import Database
 from gristmill.net.session import HttpSession
@@ -16,6 +17,17 @@ from service import VAULT, Caller, Service, new_tenant
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings(data_dir=tmp_path, host="127.0.0.1", port=8000)
+
+
+@pytest.fixture
+async def with_tokens(database: Database, settings: Settings, http: HttpSession) -> AsyncIterator[Service]:
+    """The application, which accepts the tokens of `fakes/issuer.py`."""
+    given = settings.model_copy(update=issuer.settings("HS256"))
+    woken = asyncio.Event()
+    app = create_app(database, VAULT, given, wake=woken.set, http=http, storage=open_storage(given))
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://attacker.test") as client:
+        yield Service(app, database, client, woken)
 
 
 @pytest.fixture

@@ -3,18 +3,21 @@
 Seed 004, rules 13 and 15.
 """
 
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx2
 import pytest
 from fastapi.routing import APIRoute
 
 import factories
+from fakes import issuer
 from gristmill.db import Database
 from gristmill.domain.outcomes import Turn
+from gristmill.store import keys
 from gristmill.store.batches import NewWebhook
-from service import Caller, Service
+from service import Caller, Service, code_of, new_key, new_tenant, new_token
 
 BODIES: dict[str, Any] = {
     "change_agent": {"name": "x"},
@@ -45,6 +48,7 @@ async def belongings(owner: Caller, database: Database) -> dict[str, str]:
         "directory_id": await owner.directory(file_id),
         "history_id": str(result["history_id"]),
         "delivery_id": delivery["id"],
+        "key_id": (await owner.data("/api/v1/api-keys"))[0]["id"],
     }
 
 
@@ -66,9 +70,84 @@ def without_request_id(answer: httpx2.Response) -> Any:
     return answer.status_code, body
 
 
-async def test_another_tenants_id_is_answered_like_an_unknown_one_on_every_route(
-    service: Service, caller: Caller, other: Caller, database: Database
+# What a route needs: `read` to look, `write` to do, of the resource that its path begins with …
+RESOURCES = {
+    "batches": "batches",
+    "deliveries": "batches",
+    "tasks": "batches",
+    "agents": "agents",
+    "configurations": "configurations",
+    "files": "files",
+    "directories": "files",
+    "chats": "chats",
+    "api-keys": "keys",
+    "audit-log": "audit",
+}
+# … and those where any credentials will do, or none.
+ANY = {"list_processors", "get_processor", "list_presets"}
+
+
+def needed(route: APIRoute, method: str) -> str | None:
+    """The scope; None: any credentials will do."""
+    if route.name in ANY:
+        return None
+    resource = RESOURCES[route.path_format.split("/")[3]]
+    return f"{resource}:{'read' if method == 'GET' else 'write'}"
+
+
+def guarded(service: Service) -> list[tuple[APIRoute, str, str]]:
+    """Every route of the API, its methods, and a path of nothing that exists."""
+    return [
+        (route, method, route.path_format.format(**dict.fromkeys(route.param_convertors, str(uuid4()))))
+        for route in routes(service)
+        for method in sorted(route.methods)
+        if route.path_format.startswith("/api/")
+    ]
+
+
+Holder = Callable[[Service, UUID, Sequence[str]], Awaitable[Caller]]
+
+
+@pytest.mark.parametrize("holder", [new_key, new_token])
+async def test_every_route_refuses_whoever_lacks_its_scope_and_nobody_else(
+    with_tokens: Service, holder: Holder
 ) -> None:
+    tenant_id = (await new_tenant(with_tokens)).tenant_id
+    holders = {scope: await holder(with_tokens, tenant_id, [scope]) for scope in keys.SCOPES}
+    needs = set()
+    for route, method, path in guarded(with_tokens):
+        need = needed(route, method)
+        needs.add(need)
+        for scope, one in holders.items():
+            answer = await one.send(method, path)
+            where = f"{scope} at {method} {route.path_format}"
+            if scope in (need, "admin") or need is None:
+                assert answer.status_code not in (401, 403), where
+            else:
+                assert (code_of(answer, 403), where) == ("missing_scope", where)
+                assert str(need) in answer.json()["message"]
+    assert needs == {*keys.SCOPES, None} - {"admin"}  # no scope is for nothing
+
+
+async def test_every_route_refuses_whoever_has_no_good_credentials(with_tokens: Service) -> None:
+    tenant_id = (await new_tenant(with_tokens)).tenant_id
+    good = await new_token(with_tokens, tenant_id, ["admin"])
+    head, payload, signature = good.key.split(".")
+    forged = ["gm_wrong", f"{head}.{payload}.{signature[::-1]}", issuer.token("HS256", 2, scope="admin")]
+    tried = 0
+    for _, method, path in guarded(with_tokens):
+        for headers in [{}, *({"Authorization": f"Bearer {one}"} for one in forged), {"x-api-key": good.key}]:
+            code_of(await with_tokens.client.request(method, path, headers=headers), 401)
+        tried += 1
+    assert tried >= 50  # none was overlooked
+
+
+@pytest.mark.parametrize("holder", [new_key, new_token])
+async def test_another_tenants_id_is_answered_like_an_unknown_one_on_every_route(
+    with_tokens: Service, database: Database, holder: Holder
+) -> None:
+    service, other = with_tokens, await new_tenant(with_tokens)
+    caller = await holder(service, (await new_tenant(service)).tenant_id, ["admin"])
     theirs = await belongings(other, database)
     unknown = {name: str(uuid4()) for name in theirs}
     unknown |= {"custom_id": "item-0", "task_id": f"{uuid4()}-0", "history_id": "999999999"}
@@ -84,7 +163,7 @@ async def test_another_tenants_id_is_answered_like_an_unknown_one_on_every_route
             assert without_request_id(foreign) == without_request_id(never), route.name
             assert foreign.status_code == 404, route.name
             tried += 1
-    assert tried == 31  # a new route with an id belongs here by itself; a route lost shows
+    assert tried == 34  # a new route with an id belongs here by itself; a route lost shows
     shown = await other.data(f"/api/v1/batches/{theirs['batch_id']}")
     assert (shown["status"], (await other.data(f"/api/v1/agents/{theirs['agent_id']}"))["version"]) == (
         "completed",

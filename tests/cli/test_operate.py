@@ -36,6 +36,9 @@ def test_keys_are_made_listed_and_revoked(gristmill_on: Command) -> None:
                 assert time.monotonic() < end
         assert running.stop() == 0
     assert "revoked" in gristmill_on.call("keys", "list").stdout
+    revoked, made = gristmill_on.call("keys", "log").stdout.splitlines()
+    assert f"api_key.revoked {key_id} 'for scripts' of tenant 'acme', by command_line" in revoked
+    assert f"api_key.created {key_id}" in made
     again = gristmill_on.call("keys", "revoke", key_id)
     assert again.returncode == 1
     assert "revoked before" in again.stderr

@@ -1,16 +1,20 @@
 """The client: submit, watch, results, against a real server."""
 
+import asyncio
 import csv
 import io
 import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import uuid4
 
+import httpx2
 import pytest
 
 from command import Command
 from databases import Server
+from fakes.cutting import Cutter, When, cutting
 
 pytestmark = pytest.mark.slow
 KEY = "gm_a-key-for-tests-of-the-client"
@@ -68,6 +72,25 @@ def test_a_file_becomes_a_batch_and_its_results_a_file(client: Command, tmp_path
     table = client.call("results", batch_id).stdout
     assert "i29" in table
     assert "\x1b" not in table
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_batch_whose_answer_was_lost_is_submitted_again_and_made_once(
+    client: Command, when: When
+) -> None:
+    url = urlsplit(client.environment["GRISTMILL_PUBLIC_URL"])
+    assert url.hostname is not None
+    assert url.port is not None
+    name = f"lost {when}"
+    async with cutting(Cutter(url.hostname, url.port)) as cutter:
+        cutter.cut_at(b"POST /api/v1/batches", when)
+        arguments = ("submit", "-", "--processor", "scripted", "--name", name, "--url", cutter.http_url)
+        line = '{"custom_id": "a", "input": {}}'
+        submitted = await asyncio.to_thread(client.run, *arguments, stdin=line)
+    assert (submitted.returncode, submitted.stderr, cutter.cuts) == (0, "", 1)
+    with httpx2.Client(base_url=url.geturl(), headers={"x-api-key": KEY}, trust_env=False) as http:
+        found = http.get("/api/v1/batches", params={"name": name}).json()["data"]
+    assert [one["id"] for one in found] == [submitted.stdout.strip()]
 
 
 def test_failed_requests_are_run_again(client: Command) -> None:

@@ -287,6 +287,39 @@ class ConfigurationAnswer(BaseModel):
     updated_at: datetime | None
 
 
+class KeyAnswer(BaseModel):
+    id: UUID
+    name: str
+    prefix: str
+    last_four: str
+    scopes: list[str]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    replaced_by: UUID | None
+
+
+class NewKeyAnswer(KeyAnswer):
+    key: str
+
+
+class ActorAnswer(BaseModel):
+    kind: Literal["api_key", "jwt", "command_line"]
+    id: str | None
+    name: str | None
+
+
+class ActAnswer(BaseModel):
+    id: UUID
+    at: datetime
+    action: Literal["api_key.created", "api_key.rotated", "api_key.revoked"]
+    target_id: UUID
+    actor: ActorAnswer
+    address: str | None
+    request_id: str | None
+    details: dict[str, Any]
+
+
 class FileAnswer(BaseModel):
     id: UUID
     filename: str
@@ -355,6 +388,9 @@ MODELS: tuple[type[BaseModel], ...] = (
     AgentAnswer,
     ConfigurationAnswer,
     AgentVersionAnswer,
+    KeyAnswer,
+    NewKeyAnswer,
+    ActAnswer,
     FileAnswer,
     DirectoryAnswer,
     DirectoryFileAnswer,

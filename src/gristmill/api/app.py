@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from gristmill.api import (
+    acts,
     agents,
     batches,
     chats,
@@ -19,6 +20,7 @@ from gristmill.api import (
     errors,
     files,
     health,
+    keys,
     processors,
     results,
     retry,
@@ -27,6 +29,7 @@ from gristmill.api import (
 from gristmill.api.front import Front
 from gristmill.api.keyring import KeyRing
 from gristmill.api.parts import Parts
+from gristmill.api.tokens import Tokens
 from gristmill.api.watch import Watch
 from gristmill.db import Database
 from gristmill.net.session import HttpSession
@@ -36,7 +39,7 @@ from gristmill.vault import Vault
 
 _ROUTERS = (
     agents, configurations, files, directories, results, deliveries, dry_run, retry, batches, tasks, chats, processors,
-    health, docs,
+    keys, acts, health, docs,
 )  # fmt: skip
 
 
@@ -68,6 +71,7 @@ def create_app(
         http=http,
         storage=storage,
         keys=KeyRing(database, vault),
+        tokens=Tokens.of(database, settings),
         watch=Watch(database),
         draining=asyncio.Event(),
     )

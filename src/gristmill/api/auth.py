@@ -1,9 +1,11 @@
-"""Who is calling: one key table behind three headers."""
+"""Who is calling: one key table behind three headers, and tokens of one issuer."""
 
 from starlette.requests import Request
 
-from gristmill.api.parts import parts
+from gristmill.api import tokens
+from gristmill.api.parts import Parts, parts
 from gristmill.domain.errors import Forbidden, Unauthenticated
+from gristmill.store.acts import Actor
 from gristmill.store.keys import Key
 
 _MAX_KEY_BYTES = 512
@@ -11,37 +13,61 @@ _NO_KEY = "send an API key as x-api-key, as Authorization: Bearer, or as X-Auth-
 
 
 async def caller(request: Request, scope: str | None = None) -> Key:
-    """The key that the request came with. Raises Unauthenticated, or Forbidden if it lacks the scope.
+    """The key, or the holder of the token, that the request came with. Raises Unauthenticated, or Forbidden if it lacks
+    the scope.
 
     Every route calls this before it looks at anything else of the request.
     """
-    key = await parts(request).keys.find(_offered(request))
-    if key is None:
-        raise Unauthenticated("the API key is not valid", code="invalid_key")
+    key = await _found(parts(request), request)
     if scope is not None and not key.allows(scope):
-        raise Forbidden(f"the API key lacks the scope {scope}", code="missing_scope")
+        what = "token" if key.kind == "jwt" else "API key"
+        raise Forbidden(f"the {what} lacks the scope {scope}", code="missing_scope")
     return key
 
 
-def _offered(request: Request) -> str:
-    offered = set()
+def actor(request: Request, key: Key) -> Actor:
+    """Who, for the log of administrative acts."""
+    identifier = key.name if key.kind == "jwt" else str(key.id)
+    address = request.client.host if request.client else None
+    return Actor(key.kind, identifier, key.name, address, request.scope.get("request_id"))
+
+
+async def _found(of: Parts, request: Request) -> Key:
+    offered, as_bearer = _offered(request)
+    if of.tokens is not None and as_bearer and _is_token(offered):
+        return await of.tokens.holder(_text(offered, tokens.MAX_BYTES))
+    key = await of.keys.find(_text(offered, _MAX_KEY_BYTES))
+    if key is None:
+        raise Unauthenticated("the API key is not valid", code="invalid_key")
+    return key
+
+
+def _is_token(offered: bytes) -> bool:
+    """Three parts, the first of which is a JSON object in base64url."""
+    return offered.startswith(b"ey") and offered.count(b".") == 2
+
+
+def _offered(request: Request) -> tuple[bytes, bool]:
+    """What came in one or more of the headers, and whether as a bearer's."""
+    offered, bearers = set(), set()
     for name, value in request.scope["headers"]:
         if name in (b"x-api-key", b"x-auth-token"):
             offered.add(value.strip())
         elif name == b"authorization" and value[:7].lower() == b"bearer ":
-            offered.add(value[7:].strip())
-    if not offered:
+            bearers.add(value[7:].strip())
+    both = offered | bearers
+    if not both:
         raise Unauthenticated(_NO_KEY)
-    if len(offered) > 1:
+    if len(both) > 1:
         raise Unauthenticated("the request carries different API keys", code="ambiguous_credentials")
-    return _text(offered.pop())
+    return both.pop(), bool(bearers)
 
 
-def _text(key: bytes) -> str:
+def _text(key: bytes, max_bytes: int) -> str:
     try:
         text = key.decode()
     except UnicodeDecodeError:
         text = ""
-    if not text or len(key) > _MAX_KEY_BYTES:
-        raise Unauthenticated("the API key is not valid", code="invalid_key")
+    if not text or len(key) > max_bytes:
+        raise Unauthenticated("the credentials are not valid", code="invalid_key")
     return text

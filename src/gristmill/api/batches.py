@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gristmill import metrics
-from gristmill.api import body, create, pages
+from gristmill.api import body, create, idempotency, pages
 from gristmill.api.auth import caller
 from gristmill.api.envelope import answer, fragment, listing
 from gristmill.api.openapi import (
@@ -118,24 +118,35 @@ async def find(of: Parts, key: Key, batch_id: str) -> Batch:
     "",
     status_code=202,
     summary="Create a batch",
-    responses=responses(*WRITE),
+    responses=responses(*WRITE, 409, 422),
     openapi_extra=documented(
-        body=json_body("BatchCreate", BATCH_EXAMPLES), answer=enveloped(ref("BatchAnswer")), status=202
+        idempotency.HEADER,
+        body=json_body("BatchCreate", BATCH_EXAMPLES),
+        answer=enveloped(ref("BatchAnswer")),
+        status=202,
     ),
 )
 async def create_batch(request: Request) -> Response:
     """Stores the whole batch or nothing. No request of it starts before the answer is decided."""
     key = await caller(request, "batches:write")
     of = parts(request)
+    once = idempotency.Once(of, request, key.tenant_id)
     text = await body.read_json_text(request, of.settings.body_max_bytes)
     async with of.aside.turn(len(text)) as run:
+        await run(once.fingerprint, text)
+        if (before := await once.before()) is not None:
+            return before
         new, content = await create.new_batch(of, key, await run(json.parse, text, dict), run)
         async with of.database.transaction() as tx:
+            if (before := await once.begin(tx)) is not None:
+                return before
             await create.store(tx, new, content)
             batch = await batches.get(tx, key.tenant_id, new.id)
+            made = answer(view(batch), 202, headers={"Location": f"/api/v1/batches/{batch.id}"})
+            await once.keep(tx, made)
     of.wake()
     metrics.batch_created(new.processor, batch.total)
-    return answer(view(batch), 202, headers={"Location": f"/api/v1/batches/{batch.id}"})
+    return made
 
 
 @router.get(

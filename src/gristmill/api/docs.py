@@ -16,6 +16,7 @@ from gristmill.api.agent_options import AgentCreate, AgentPublish, AgentUpdate
 from gristmill.api.configurations import ConfigurationCreate, ConfigurationUpdate
 from gristmill.api.envelope import as_json
 from gristmill.api.file_options import DirectoryCreate, DirectoryFiles, FileFromUrl
+from gristmill.api.keys import KeyCreate, KeyRotate
 from gristmill.api.retry import RetryOptions
 from gristmill.api.schemas import BatchCreate
 from gristmill.domain.errors import NotFound
@@ -63,7 +64,7 @@ _POLICY = (
 _ASSETS = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
 _MODELS: tuple[type[BaseModel], ...] = (
     BatchCreate, RetryOptions, AgentCreate, AgentUpdate, AgentPublish, ConfigurationCreate, ConfigurationUpdate,
-    FileFromUrl, DirectoryCreate, DirectoryFiles, *answers.MODELS,
+    KeyCreate, KeyRotate, FileFromUrl, DirectoryCreate, DirectoryFiles, *answers.MODELS,
 )  # fmt: skip
 
 router = APIRouter(include_in_schema=False)
@@ -85,10 +86,11 @@ def document(app: FastAPI) -> dict[str, Any]:
 
 
 def _without_422(made: dict[str, Any]) -> None:
-    """FastAPI documents what it would answer to a bad path parameter; here all validation is 400."""
+    """FastAPI documents what it would answer to a bad path parameter; here all validation is 400, and a 422 is our own."""
     for item in made["paths"].values():
         for operation in item.values():
-            operation["responses"].pop("422", None)
+            if "HTTPValidationError" in str(operation["responses"].get("422")):
+                del operation["responses"]["422"]
 
 
 _TAGS = [
@@ -102,6 +104,7 @@ _TAGS = [
     {"name": "Directories", "description": "Named sets of files"},
     {"name": "Chats", "description": "What was said"},
     {"name": "Processors", "description": "The kinds of work installed here"},
+    {"name": "Keys", "description": "Who may call, and who gave whom what"},
     {"name": "Operation", "description": "For probes and scrapers"},
 ]
 _SECURITY = {

@@ -27,13 +27,16 @@ STATUS: dict[type[ServiceError], int] = {
     errors.NotFound: 404,
     errors.RequestTimeout: 408,
     errors.Conflict: 409,
+    errors.InFlight: 409,
     errors.TooLarge: 413,
     errors.UnsupportedMediaType: 415,
+    errors.KeyReused: 422,
     errors.Unavailable: 503,
 }
 _HEADERS: dict[type[ServiceError], Mapping[str, str]] = {
     errors.Unauthenticated: {"WWW-Authenticate": 'Bearer realm="gristmill"'},
     errors.RequestTimeout: {"Connection": "close"},
+    errors.InFlight: {"Retry-After": "1"},
     errors.Unavailable: {"Retry-After": "5"},
 }
 # What Starlette itself refuses, in our words.

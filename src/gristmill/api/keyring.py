@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from uuid import UUID
 
 from gristmill.db import Database
 from gristmill.store import keys
@@ -35,6 +36,10 @@ class KeyRing:
             key = await keys.find(connection, digest)
         self._remember(digest, key)
         return key
+
+    def forget(self, key_id: UUID) -> None:
+        """In this process at once; the others come to know within LIFE_SECONDS."""
+        self._seen = {digest: seen for digest, seen in self._seen.items() if seen.key.id != key_id}
 
     def _remember(self, digest: bytes, key: Key | None) -> None:
         if key is None:

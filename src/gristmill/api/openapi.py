@@ -14,6 +14,7 @@ _ERRORS = {
     409: "Not possible in the present state, which the message names",
     413: "The body is too large",
     415: "The body is not of the right media type",
+    422: "The `Idempotency-Key` came before with another body",
     503: "The database cannot be reached; try again after `Retry-After` seconds",
 }
 _ERROR_CONTENT = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
@@ -85,6 +86,10 @@ def _envelope(members: Mapping[str, Schema]) -> Schema:
 
 def parameter(name: str, schema: Schema, description: str) -> Schema:
     return {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
+
+
+def header(name: str, schema: Schema, description: str) -> Schema:
+    return {**parameter(name, schema, description), "in": "header"}
 
 
 PAGE = (

@@ -8,6 +8,7 @@ from starlette.requests import Request
 
 from gristmill.api.aside import Aside
 from gristmill.api.keyring import KeyRing
+from gristmill.api.tokens import Tokens
 from gristmill.api.watch import Watch
 from gristmill.db import Database
 from gristmill.net.session import HttpSession
@@ -25,6 +26,7 @@ class Parts:
     http: HttpSession
     storage: Storage
     keys: KeyRing
+    tokens: Tokens | None  # None: none are accepted
     watch: Watch
     aside: Aside = field(default_factory=Aside)
     draining: asyncio.Event = field(

@@ -110,6 +110,17 @@ def revoke_key(key_id: UUID) -> None:
     _run(operate.revoke_key(load(), key_id))
 
 
+@keys.command("log")
+def show_log(
+    count: Annotated[int, typer.Option(min=1, max=100_000, help="The latest so many.")] = 100,
+) -> None:
+    """Show who made, rotated and revoked which key, newest first."""
+    from gristmill.cli import operate
+    from gristmill.cli.configuration import load
+
+    _run(operate.show_acts(load(), count))
+
+
 @app.command()
 def submit(
     file: Annotated[Path, typer.Argument(help="JSON Lines, one request each; - for standard input.")],

@@ -1,5 +1,7 @@
 """What an operator does beside the running service: the schema, the keys, the audit."""
 
+import getpass
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -10,8 +12,9 @@ from gristmill.cli import secret
 from gristmill.cli.database import migrated, opened
 from gristmill.cli.refusal import Refusal
 from gristmill.settings import Settings
+from gristmill.store import acts, keys, schema
 from gristmill.store import audit as rules
-from gristmill.store import keys, schema
+from gristmill.store.acts import Actor
 
 
 async def migrate(settings: Settings) -> None:
@@ -43,6 +46,7 @@ async def create_key(
             )
         except ValueError as error:
             raise Refusal(str(error)) from None
+        await acts.note(connection, _operator(), "api_key.created", key, expires_in_days=days)
     typer.echo(f"{key.id}: {', '.join(sorted(key.scopes))} of tenant {tenant}", err=True)
     typer.echo(plain)
 
@@ -58,4 +62,24 @@ async def revoke_key(settings: Settings, key_id: UUID) -> None:
     async with migrated(settings, share=True) as database, database.engine.begin() as connection:
         if not await keys.revoke(connection, None, key_id):
             raise Refusal("there is no such key, or it was revoked before")
+        await acts.note(connection, _operator(), "api_key.revoked", await keys.get(connection, None, key_id))
     typer.echo("Revoked.")
+
+
+async def show_acts(settings: Settings, count: int) -> None:
+    from gristmill.cli.show import act_lines
+
+    async with migrated(settings, share=True) as database, database.engine.connect() as connection:
+        latest, _ = await acts.page(connection, None, limit=count)
+        tenants = await keys.tenants(connection)
+    for line in act_lines(latest, tenants):
+        typer.echo(line)
+
+
+def _operator() -> Actor:
+    """Whom this process runs as, and where."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in containers
+        name = None
+    return Actor("command_line", name=name, address=os.uname().nodename if hasattr(os, "uname") else None)

@@ -1,12 +1,13 @@
 """A client of a running server, over HTTP and with a key, as anybody else's would be."""
 
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx2
 import orjson
@@ -19,6 +20,9 @@ from gristmill.settings import Settings
 _TIMEOUT_SECONDS = 60.0
 _PAGE = 1000
 _WAIT_SECONDS = 0.3
+_RETRY_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)  # waits between the sends of one create
+_MAX_RETRY_SECONDS = 30.0  # no Retry-After is honoured for longer
+_LOST = (httpx2.NetworkError, httpx2.TimeoutException, httpx2.RemoteProtocolError)
 _MEDIA_TYPES = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
 TERMINAL = frozenset({"completed", "failed", "cancelled"})
 
@@ -62,6 +66,18 @@ class Client:
         if not response.is_success:
             raise Refusal(_told(envelope, response.status_code))
         return envelope
+
+    def create(self, path: str, body: bytes) -> dict[str, Any]:
+        """The answer's envelope. Sent again under one Idempotency-Key while no answer says what came of it: one is made."""
+        headers = {"Content-Type": "application/json", "Idempotency-Key": f'"{uuid4()}"'}
+        for seconds in _RETRY_SECONDS:
+            with self._reached(), suppress(*_LOST):
+                answer = self._http.request("POST", f"/api/v1{path}", content=body, headers=headers)
+                if not _undecided(answer):
+                    return self._envelope(answer)
+                seconds = _retry_after(answer, seconds)
+            time.sleep(seconds)
+        return self.call("POST", path, content=body, headers=headers)
 
     def batch(self, batch_id: str) -> dict[str, Any]:
         data: dict[str, Any] = self.call("GET", f"/batches/{batch_id}")["data"]
@@ -107,9 +123,18 @@ def submit(
         "name": name,
     }
     body |= {key: value for key, value in given.items() if value is not None}
-    headers = {"Content-Type": "application/json"}
-    answer = client.call("POST", "/batches", content=orjson.dumps(body), headers=headers)
-    return str(answer["data"]["id"])
+    return str(client.create("/batches", orjson.dumps(body))["data"]["id"])
+
+
+def _undecided(answer: httpx2.Response) -> bool:
+    """Whether the same request may have a better answer soon."""
+    in_flight = answer.status_code == 409 and "retry-after" in answer.headers
+    return in_flight or answer.status_code in (502, 503, 504)
+
+
+def _retry_after(answer: httpx2.Response, otherwise: float) -> float:
+    told = answer.headers.get("retry-after", "")
+    return min(float(told), _MAX_RETRY_SECONDS) if told.isascii() and told.isdigit() else otherwise
 
 
 def retry(client: Client, batch_id: str, *, codes: list[int] | None, custom_ids: list[str] | None) -> str:
@@ -122,8 +147,6 @@ def retry(client: Client, batch_id: str, *, codes: list[int] | None, custom_ids:
 
 def watch(client: Client, batch_id: str, console: Console | None = None) -> bool:
     """Shows progress until the batch has ended; whether it completed."""
-    import time
-
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

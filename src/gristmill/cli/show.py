@@ -1,11 +1,12 @@
 """Tables for people, lines for programs."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, Any
+from uuid import UUID
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -13,6 +14,7 @@ from rich.text import Text
 
 from gristmill.cli.refusal import Refusal
 from gristmill.log import printable
+from gristmill.store.acts import Act
 from gristmill.store.keys import Key
 
 
@@ -22,6 +24,15 @@ def show_keys(keys: Iterable[Key]) -> None:
     for key in keys:
         table.add_row(str(key.id), Text("\n").join(_lines(key)))
     Console().print(table)
+
+
+def act_lines(acts: Iterable[Act], tenants: Mapping[UUID, str]) -> Iterator[str]:
+    """A line each, newest first."""
+    for act in acts:
+        who = " ".join(filter(None, (act.actor_kind, act.actor_name, act.address and f"from {act.address}")))
+        what = f"{act.action} {act.target_id} {act.details.get('name')!r}"
+        line = f"{act.at:%Y-%m-%d %H:%M:%S}Z {what} of tenant {tenants.get(act.tenant_id)!r}, by {who}"
+        yield printable(line)
 
 
 def _lines(key: Key) -> Iterator[Text]:

@@ -64,6 +64,19 @@ class Conflict(ServiceError):
     title = "Not possible in this state"
 
 
+class InFlight(Conflict):
+    """The same request is at work at this moment; the caller may ask again soon."""
+
+    code = "idempotency_key_in_flight"
+
+
+class KeyReused(ServiceError):
+    """An Idempotency-Key came again with another request."""
+
+    code = "idempotency_key_reused"
+    title = "Another request had this key"
+
+
 class TooLarge(ServiceError):
     code = "too_large"
     title = "Too large"

@@ -4,7 +4,7 @@ import time
 
 from gristmill import metrics
 from gristmill.db import Database, unavailable
-from gristmill.store import endings, histories, leases, partitions, schedules, workers
+from gristmill.store import endings, histories, idempotency, leases, partitions, schedules, workers
 
 
 class Upkeep:
@@ -39,11 +39,13 @@ class Upkeep:
             return expired + await endings.sweep(tx)
 
     async def tidy(self) -> int:
-        """Remove what crashes leave over, of which a healthy system has none, and tenants who want nothing any more."""
+        """Remove what crashes leave over, of which a healthy system has none, tenants who want nothing any more, and
+        idempotency keys whose time is over."""
         async with self._database.transaction() as tx:
             await endings.clear_leftovers(tx)
             await histories.let_stranded_go(tx)
             await workers.forget(tx)
+            await idempotency.forget(tx)
         async with self._database.transaction() as tx:
             await schedules.forget_tenants(tx)
         return 0
