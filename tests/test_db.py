@@ -169,3 +169,22 @@ async def test_a_transaction_whose_process_says_nothing_is_ended_and_its_locks_a
         assert await tx.fetchval("SELECT 1") == 1
     await silent.close()
     await other.close()
+
+
+async def test_a_transaction_that_lasts_too_long_is_ended_although_its_process_speaks(
+    database_url: str,
+) -> None:
+    database = await Database(database_url, timeout_seconds=5.0).open()
+    async with database.connection() as connection:
+        if connection.get_server_version().major < 17:
+            pytest.skip("Postgres ends long transactions from version 17 on")
+
+    async def speak_on() -> None:
+        async with database.transaction(longest_seconds=0.3) as tx:
+            while True:
+                await tx.execute("SELECT 1")
+
+    async with asyncio.timeout(30):
+        with pytest.raises(LOST):
+            await speak_on()
+    await database.close()

@@ -39,11 +39,18 @@ LOST = (
     asyncpg.TooManyConnectionsError,
     asyncpg.DiskFullError,
     asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.TransactionTimeoutError,
     asyncpg.DeadlockDetectedError,
     ConnectionError,
     TimeoutError,
     OSError,
 )
+
+_TRANSACTION_TIMEOUT_SINCE = 17  # the version of Postgres
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
 
 
 def unavailable(error: BaseException) -> bool:
@@ -74,8 +81,7 @@ class Database:
         self.timeout_seconds = timeout_seconds
         # Postgres ends a transaction whose process says nothing for so long: a process that was stopped, or whose host is
         # gone without a word, must not keep its locks. Set in the transaction, as PgBouncer refuses it at connect.
-        self._begin = f"SET LOCAL idle_in_transaction_session_timeout = {round(timeout_seconds * 1000)}"
-        self._begin_lightly = f"{self._begin}; SET LOCAL synchronous_commit = off"
+        self._begin = f"SET LOCAL idle_in_transaction_session_timeout = {_milliseconds(timeout_seconds)}"
         self._pool_size = pool_size
         self._options = connect_options(url) | {"command_timeout": timeout_seconds}
         if not prepared:
@@ -117,17 +123,25 @@ class Database:
         return await asyncpg.connect(**(self._options | options))
 
     @asynccontextmanager
-    async def transaction(self, *, durable: bool = True) -> AsyncIterator[Transaction]:
+    async def transaction(
+        self, *, durable: bool = True, longest_seconds: float | None = None
+    ) -> AsyncIterator[Transaction]:
         """One transaction, READ COMMITTED: committed at the end of the block, rolled back if it raises.
 
         Not durable: its commit does not wait for the disk. For claims and heartbeats only: if the server crashes the
         claim may vanish, and its items are handed out again.
 
         Postgres itself ends a transaction whose process says nothing for `timeout_seconds`: one that was stopped, or
-        cut off from the network, would otherwise keep its locks, and with them the items of its leases.
+        cut off from the network, would otherwise keep its locks, and with them the items of its leases. From version 17
+        on it also ends one that lasts longer than `longest_seconds` (None: six times that): a process that is stopped
+        between two messages of one statement is not silent as Postgres sees it.
         """
         async with self.pool.acquire(timeout=self.timeout_seconds) as connection, connection.transaction():
-            await connection.execute(self._begin if durable else self._begin_lightly)
+            begin = self._begin
+            if connection.get_server_version().major >= _TRANSACTION_TIMEOUT_SINCE:
+                longest = 6 * self.timeout_seconds if longest_seconds is None else longest_seconds
+                begin += f"; SET LOCAL transaction_timeout = {_milliseconds(longest)}"
+            await connection.execute(begin if durable else f"{begin}; SET LOCAL synchronous_commit = off")
             yield connection
 
     @asynccontextmanager

@@ -185,7 +185,7 @@ async def works_again(load: Load, worker: Worker) -> None:
         await load.one_batch(40)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL], ids=["killed"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 async def test_the_end_of_a_batch_and_its_announcement_are_one_thing_for_a_crash(
     own_database_url: str, folder: Path, receiver: Receiver, number: signal.Signals
 ) -> None:

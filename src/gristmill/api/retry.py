@@ -76,7 +76,7 @@ async def retry_batch(request: Request, batch_id: str) -> Response:
     of, its_id, brought = parts(request), id_of(batch_id), options.upstream
     upstream = new_upstream(of, its_id, brought)
     key_given = brought is not None and "api_key" in brought.model_fields_set
-    async with of.database.transaction() as tx:
+    async with of.database.transaction(longest_seconds=2 * retries.MOVE_SECONDS) as tx:
         batch = await retries.retry(tx, key.tenant_id, its_id, choice, upstream, key_given=key_given)
     of.wake()
     return answer(view(batch), 202)

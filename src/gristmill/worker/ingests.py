@@ -22,6 +22,7 @@ from gristmill.store.ingests import Ingest
 
 MOST_ATTEMPTS = 10  # to reach the storage, some minutes in all
 POSTPONE_SECONDS = 15.0
+LONGEST_SECONDS = 3600.0  # for 1,000,000 records and 2 GB on a slow machine
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class Ingests:
     async def _store(self, ingest: Ingest, path: Path) -> bool:
         reading = self._reading(ingest)
         stored, failed = 0, array("I")
-        async with self._database.transaction() as tx:
+        async with self._database.transaction(longest_seconds=LONGEST_SECONDS) as tx:
             async for items in reading.items(path):
                 await batches.add_items(tx, ingest.batch_id, stored, items)
                 failed.extend(number for number, item in enumerate(items, stored) if item.error is not None)
