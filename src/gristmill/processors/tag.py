@@ -19,9 +19,10 @@ from gristmill.upstream.errors import UpstreamError
 MIN_CHARACTERS = 50  # of text: less is no basis for tags (seed 001)
 SHOWN_CHARACTERS = 20_000  # to the model: about 5,000 tokens
 _SPARE = 4  # tags asked for beyond those wanted: some fall away
+# Far more than is asked for, so that only a model that does not come to an end meets it.
 _SCHEMA: dict[str, Any] = {
     "type": "object",
-    "properties": {"tags": {"type": "array", "items": {"type": "string"}}},
+    "properties": {"tags": {"type": "array", "items": {"type": "string", "maxLength": 100}, "maxItems": 40}},
     "required": ["tags"],
     "additionalProperties": False,
 }
