@@ -13,7 +13,7 @@ from gristmill.store import batches, endings, leases, recording, spans, workers
 from gristmill.store.audit import Violation, audit
 from gristmill.store.batches import Batch, NewBatch, NewItem, NewWebhook
 from gristmill.store.recording import Ended, Flush, Retried
-from gristmill.store.spans import Lease
+from gristmill.store.spans import Claim, Lease
 
 TENANT = UUID("00000000-0000-7000-8000-000000000001")
 
@@ -53,9 +53,13 @@ async def get(database: Database, batch_id: UUID, tenant_id: UUID = TENANT) -> B
 
 
 async def claim(database: Database, worker_id: int, slots: int | Mapping[str, int]) -> list[Lease]:
+    return list((await claim_some(database, worker_id, slots)).leases)
+
+
+async def claim_some(database: Database, worker_id: int, slots: int | Mapping[str, int]) -> Claim:
     free = {"noop": slots} if isinstance(slots, int) else slots
     async with database.transaction(durable=False) as tx:
-        return list((await spans.claim(tx, worker_id, free)).leases)
+        return await spans.claim(tx, worker_id, free)
 
 
 def success(lease: Lease, ordinal: int, **more: Any) -> Ended:
@@ -102,9 +106,9 @@ async def record(database: Database, worker_id: int, flush: Flush, *, alone: boo
 async def drain(database: Database, worker_id: int, slots: int | Mapping[str, int] = 100) -> int:
     """Claim and succeed until nothing may start; answers with how many items that were."""
     done = 0
-    while leases := await claim(database, worker_id, slots):
-        await record(database, worker_id, all_of(leases), alone=True)
-        done += sum(len(lease.items) for lease in leases)
+    while (claim := await claim_some(database, worker_id, slots)).taken:
+        await record(database, worker_id, all_of(claim.leases), alone=True)
+        done += sum(len(lease.items) for lease in claim.leases)
     return done
 
 

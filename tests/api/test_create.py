@@ -8,7 +8,9 @@ from uuid import UUID, uuid4
 import httpx2
 import orjson
 import pytest
+from starlette.requests import Request
 
+from gristmill.api import body
 from gristmill.db import Database
 from gristmill.intake import json
 from service import VAULT, Caller, Service, problems
@@ -449,23 +451,35 @@ async def test_a_configuration_of_more_than_a_mebibyte_is_refused(caller: Caller
 async def test_large_bodies_are_read_one_after_the_other_while_others_are_answered(
     caller: Caller, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    others_answered, at_work, most = threading.Event(), [], 0
-    parse = json.parse
+    others_answered, at_work, most, arrived = threading.Event(), [], 0, 0
+    parse, read = json.parse, body.read_json_text
 
-    def slow_parse(body: bytes, kind: Any) -> Any:
+    async def counted_read(request: Request, max_bytes: int) -> bytes:
+        nonlocal arrived
+        text = await read(request, max_bytes)
+        arrived += 1
+        return text
+
+    def slow_parse(text: bytes, kind: Any) -> Any:
         nonlocal most
-        at_work.append(body)
+        at_work.append(text)
         most = max(most, len(at_work))
         assert others_answered.wait(20), "the event loop stood still"
         at_work.pop()
-        return parse(body, kind)
+        return parse(text, kind)
 
+    monkeypatch.setattr(body, "read_json_text", counted_read)
     monkeypatch.setattr(json, "parse", slow_parse)
     requests = [{"custom_id": str(n), "input": {"text": "x" * 10_000}} for n in range(100)]
     large = [asyncio.create_task(caller.batch(requests)) for _ in range(3)]
-    while not at_work:
-        await asyncio.sleep(0)
+    async with asyncio.timeout(20):
+        while not (at_work and arrived == 3):
+            await asyncio.sleep(0)
     assert (await service.client.get("/healthz")).status_code == 200
+    for _ in range(50):
+        await asyncio.to_thread(
+            len, ""
+        )  # threads begin in order: those of the other bodies would have by then
     others_answered.set()
     made = await asyncio.gather(*large)
     assert [one["total_requests"] for one in made] == [100, 100, 100]
