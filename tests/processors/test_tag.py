@@ -74,6 +74,17 @@ async def test_only_the_first_pages_are_read(reading: World, llm: FakeLLM, files
     assert [one.output["metadata"]["page_count"] for one in (first, both)] == [2, 2]
 
 
+async def test_slides_behind_the_first_pages_are_left_out_too(
+    reading: World, llm: FakeLLM, files: Files
+) -> None:
+    llm.script = Librarian()
+    outcome = await run(reading, {"source": str(files["story.pptx"]), "source_type": "local"}, num_pages=2)
+    assert isinstance(outcome, Success)
+    assert "The old mill grinds grain" in llm.requests[0].said
+    assert "last words about the mill" not in llm.requests[0].said
+    assert (outcome.output["metadata"]["pages_read"], outcome.output["metadata"]["page_count"]) == (2, 4)
+
+
 async def test_a_row_without_a_document_is_tagged_by_its_title_and_description(
     world: World, llm: FakeLLM
 ) -> None:
