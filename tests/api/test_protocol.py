@@ -85,6 +85,13 @@ def address(http_server: Server) -> tuple[str, int]:
 @pytest.fixture
 async def line(address: tuple[str, int], caller: Caller) -> AsyncIterator[Line]:
     """After the caller is made: meanwhile an idle connection would have been closed."""
+    async with connected(address) as one:
+        yield one
+
+
+@asynccontextmanager
+async def connected(address: tuple[str, int]) -> AsyncIterator[Line]:
+    """Not before there is something to say: an idle connection is soon closed."""
     one = Line(*await asyncio.open_connection(*address))
     async with asyncio.timeout(20):
         yield one
@@ -208,15 +215,16 @@ async def test_expect_continue_is_refused_without_the_body(line: Line, caller: C
     assert (await line.answer())[0] == 413
 
 
-async def test_a_hundred_idle_connections_leave_others_fast(address: tuple[str, int], line: Line) -> None:
+async def test_a_hundred_idle_connections_leave_others_fast(address: tuple[str, int]) -> None:
     idle = [Line(*await asyncio.open_connection(*address)) for _ in range(100)]
     slowest = 0.0
-    for _ in range(20):
-        began = time.monotonic()
-        await line.say(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert (await line.answer())[0] == 200
-        slowest = max(slowest, time.monotonic() - began)
-    assert slowest < 0.5
+    async with connected(address) as line:
+        for _ in range(20):
+            began = time.monotonic()
+            await line.say(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await line.answer())[0] == 200
+            slowest = max(slowest, time.monotonic() - began)
+    assert slowest < 2.0  # a few milliseconds, if the machine has nothing else to do
     for one in idle:
         assert await one.closed() == b""
         one.writer.close()
@@ -238,14 +246,14 @@ async def test_what_is_no_http_is_refused(line: Line, head: bytes) -> None:
 
 
 async def test_a_stream_that_nobody_reads_holds_no_database_connection(
-    line: Line, caller: Caller, service: Service
+    address: tuple[str, int], caller: Caller, service: Service
 ) -> None:
     made = await caller.batch([{"custom_id": f"{n}" + "x" * 240, "input": {"text": ""}} for n in range(1000)])
     lines = [f"GET /api/v1/batches/{made['id']}/results HTTP/1.1", "Host: x", f"x-api-key: {caller.key}"]
-    await line.say("\r\n".join([*lines, "Accept: application/x-ndjson", "", ""]).encode())
-    await line.reader.readuntil(b"\r\n\r\n")
     pool = service.database.pool
-    async with asyncio.timeout(5):
+    async with connected(address) as line:
+        await line.say("\r\n".join([*lines, "Accept: application/x-ndjson", "", ""]).encode())
+        await line.reader.readuntil(b"\r\n\r\n")
         while pool.get_idle_size() != pool.get_size():
             await asyncio.sleep(0.01)
 
@@ -283,25 +291,29 @@ async def download(address: tuple[str, int], caller: Caller) -> AsyncIterator[Li
 SIZE = 32 * 1024 * 1024
 
 
-async def test_head_of_a_file_tells_its_size_and_sends_none_of_it(line: Line, caller: Caller) -> None:
+async def test_head_of_a_file_tells_its_size_and_sends_none_of_it(
+    address: tuple[str, int], caller: Caller
+) -> None:
     file_id = await caller.upload(b"x" * 1_000_000)
     lines = [f"HEAD /api/v1/files/{file_id}/content HTTP/1.1", "Host: x", f"x-api-key: {caller.key}", "", ""]
-    await line.say("\r\n".join(lines).encode())
-    head = (await line.reader.readuntil(b"\r\n\r\n")).decode().lower()
-    assert head.startswith("http/1.1 200")
-    assert "content-length: 1000000" in head
-    await line.say(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert (await line.answer())[0] == 200
+    async with connected(address) as line:
+        await line.say("\r\n".join(lines).encode())
+        head = (await line.reader.readuntil(b"\r\n\r\n")).decode().lower()
+        assert head.startswith("http/1.1 200")
+        assert "content-length: 1000000" in head
+        await line.say(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await line.answer())[0] == 200
 
 
-async def test_head_of_a_stream_ends_it(line: Line, caller: Caller) -> None:
+async def test_head_of_a_stream_ends_it(address: tuple[str, int], caller: Caller) -> None:
     made = await caller.batch(1000)
     lines = [f"HEAD /api/v1/batches/{made['id']}/results HTTP/1.1", "Host: x", f"x-api-key: {caller.key}"]
-    await line.say("\r\n".join([*lines, "Accept: application/x-ndjson", "", ""]).encode())
-    head = await line.reader.readuntil(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 200")
-    await line.say(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert (await line.answer())[0] == 200
+    async with connected(address) as line:
+        await line.say("\r\n".join([*lines, "Accept: application/x-ndjson", "", ""]).encode())
+        head = await line.reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200")
+        await line.say(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await line.answer())[0] == 200
 
 
 async def test_an_answer_that_nobody_reads_is_given_up(download: Line, http_server: Server) -> None:
