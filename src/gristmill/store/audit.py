@@ -27,12 +27,12 @@ _UNENDED = """FROM generate_series(0, b.total - 1) AS ordinal
 
 RULES = {
     "counters equal the results": f"""
-        SELECT c.batch_id FROM batch_count c JOIN batch b ON b.id = c.batch_id AND NOT {_REFUSED} LEFT JOIN (
+        SELECT c.batch_id FROM batch_count c LEFT JOIN batch b ON b.id = c.batch_id LEFT JOIN (
             SELECT batch_id, count(*) FILTER (WHERE status = 1) AS success, count(*) FILTER (WHERE status = 2) AS failed,
                 count(*) FILTER (WHERE code = 499) AS cancelled, count(*) FILTER (WHERE code = 408) AS expired
             FROM result GROUP BY batch_id
         ) r ON r.batch_id = c.batch_id
-        WHERE (c.success, c.failed, c.cancelled, c.expired) IS DISTINCT FROM
+        WHERE NOT {_REFUSED} AND (c.success, c.failed, c.cancelled, c.expired) IS DISTINCT FROM
             (coalesce(r.success, 0), coalesce(r.failed, 0), coalesce(r.cancelled, 0), coalesce(r.expired, 0))
     """,
     "there are as many items as the total": f"""
