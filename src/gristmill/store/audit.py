@@ -32,7 +32,7 @@ RULES = {
                 count(*) FILTER (WHERE code = 499) AS cancelled, count(*) FILTER (WHERE code = 408) AS expired
             FROM result GROUP BY batch_id
         ) r ON r.batch_id = c.batch_id
-        WHERE (c.success, c.failed, c.cancelled, c.expired) IS DISTINCT FROM
+        WHERE NOT {_REFUSED} AND (c.success, c.failed, c.cancelled, c.expired) IS DISTINCT FROM
             (coalesce(r.success, 0), coalesce(r.failed, 0), coalesce(r.cancelled, 0), coalesce(r.expired, 0))
             AND NOT {_REFUSED}
     """,
