@@ -34,7 +34,6 @@ RULES = {
         ) r ON r.batch_id = c.batch_id
         WHERE NOT {_REFUSED} AND (c.success, c.failed, c.cancelled, c.expired) IS DISTINCT FROM
             (coalesce(r.success, 0), coalesce(r.failed, 0), coalesce(r.cancelled, 0), coalesce(r.expired, 0))
-            AND NOT {_REFUSED}
     """,
     "there are as many items as the total": f"""
         SELECT b.id FROM batch b WHERE b.total <> (SELECT count(*) FROM item WHERE batch_id = b.id)
