@@ -165,6 +165,7 @@ async def test_a_broken_off_upload_of_a_killed_process_goes_with_its_key(tmp_pat
 
 _MEMORY = """
 import asyncio, resource, sys
+from gristmill.__main__ import leave
 from gristmill.settings import Settings
 from gristmill.storage.base import file_key
 from gristmill.storage.opening import open_storage
@@ -185,6 +186,7 @@ async def main():
     print(size >> 20, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
 
 asyncio.run(main())
+leave(0)
 """
 
 

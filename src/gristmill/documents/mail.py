@@ -2,21 +2,29 @@
 
 import email
 import email.policy
+import itertools
+import re
 from email.message import EmailMessage
 
 from gristmill.documents import html
 from gristmill.documents.encoding import decoded
 from gristmill.documents.flow import Flow
 from gristmill.documents.limits import Limits
-from gristmill.documents.refusal import Refused
+from gristmill.documents.refusal import Refused, too_complex
 from gristmill.documents.source import Reading, Source
 
 _HEADERS = ("From", "To", "Cc", "Date", "Subject")
 _MOST_ATTACHMENTS = 1000
+# Parts that hold parts. The parser looks at every line once for each that is open: time grows with the square of them.
+_HOLDER = re.compile(rb"^content-type:[ \t]*(?:multipart|message)/", re.IGNORECASE | re.MULTILINE)
+_MOST_HOLDERS = 200
 
 
 def read(source: Source) -> Reading:
-    message = email.message_from_bytes(source.data(), policy=email.policy.default)
+    data = source.data()
+    if sum(1 for _ in itertools.islice(_HOLDER.finditer(data), _MOST_HOLDERS + 1)) > _MOST_HOLDERS:
+        raise too_complex(f"It has more than {_MOST_HOLDERS} parts that hold parts.")
+    message = email.message_from_bytes(data, policy=email.policy.default)
     if not isinstance(message, EmailMessage) or not message.keys():
         raise Refused("document_broken")
     flow = Flow(source.limits)
