@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from types import TracebackType
 
 NAME = "smollm2-135m"
 SLOTS = 4  # requests at a time; more are queued
+_LOG_SECONDS = 0.5  # longer than a line of the log takes to be written
 _CONTEXT_TOKENS = 2048  # of each slot
 _MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -59,8 +61,12 @@ class LocalModel:
         self._process.communicate()
 
     def completions(self) -> int:
-        """How many it has finished, by its own log."""
-        return sum(b"stop processing" in line for line in self._log.read_bytes().splitlines())
+        """How many it has finished, by its own log, once that stands still: a thread of its own writes it, after the answer."""
+        before, said = b"", self._log.read_bytes()
+        while said != before:
+            time.sleep(_LOG_SECONDS)
+            before, said = said, self._log.read_bytes()
+        return sum(b"stop processing" in line for line in said.splitlines())
 
     def tokens(self) -> int:
         """How many it has generated, by its own counter."""
