@@ -270,6 +270,10 @@ batch = Table(
     Column("webhook_url", Text),
     Column("webhook_events", ARRAY(Text)),
     Column("webhook_secret", LargeBinary),  # encrypted
+    # Where it was made through a dialect: its name, the caller's own id for it, and JSON that only the dialect reads.
+    Column("dialect", Text),
+    Column("dialect_key", Text),
+    Column("dialect_facts", Text),
     _created_at(),
     _at("completed_at"),  # for completed and failed
     _at("cancelled_at"),
@@ -288,6 +292,15 @@ batch = Table(
     Index(None, "tenant_id", "status", "id"),
     Index(None, "tenant_id", "collection", "id"),
     Index(None, "tenant_id", "created_by", "id"),
+    Index("batch_dialect_idx", "tenant_id", "dialect", "id", postgresql_where=text("dialect IS NOT NULL")),
+    Index(
+        "batch_dialect_key_idx",
+        "tenant_id",
+        "dialect",
+        "dialect_key",
+        unique=True,
+        postgresql_where=text("dialect_key IS NOT NULL"),
+    ),
     Index(
         "batch_ending_idx",
         "id",

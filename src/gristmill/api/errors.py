@@ -1,7 +1,9 @@
 """The one place where an error becomes a status code and a body."""
 
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
@@ -44,10 +46,32 @@ _CODES = {404: "not_found", 405: "method_not_allowed"}
 _DETAILS = {404: "no such route", 405: "the route does not know this method"}
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What is said to a request that was refused, before it takes a shape."""
+
+    status: int
+    code: str
+    title: str
+    detail: str
+    problems: Sequence[Problem] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    request_id: str | None = None
+
+
+Shape = Callable[[Refusal], Response]
+
+
 def install(app: FastAPI) -> None:
+    app.state.shapes = []
     app.add_exception_handler(ServiceError, _handle)
     app.add_exception_handler(HTTPException, _handle)
     app.add_exception_handler(RequestValidationError, _handle)
+
+
+def shape(app: FastAPI, paths: re.Pattern[str], made: Shape) -> None:
+    """Refusals under these paths look like this; `made` never raises."""
+    app.state.shapes.append((paths, made))
 
 
 async def _handle(request: Request, error: Exception) -> Response:
@@ -101,19 +125,34 @@ def _body(
     code: str,
     title: str,
     detail: str,
-    problems: list[Problem] | None = None,
+    problems: Sequence[Problem] = (),
     headers: Mapping[str, str] | None = None,
 ) -> Response:
+    refusal = Refusal(status, code, title, detail, problems, headers or {}, scope.get("request_id"))
+    return _shape(scope)(refusal)
+
+
+def _shape(scope: Scope) -> Shape:
+    shapes = scope["app"].state.shapes if "app" in scope else ()
+    for paths, made in shapes:
+        if paths.match(scope["path"]):
+            found: Shape = made
+            return found
+    return canonical
+
+
+def canonical(refusal: Refusal) -> Response:
     """The envelope with the members of RFC 9457 inside `error`."""
     error: dict[str, Any] = {
-        "type": f"urn:gristmill:error:{code}",
-        "code": code,
-        "title": title,
-        "status": status,
-        "detail": detail,
-        "request_id": scope.get("request_id"),
+        "type": f"urn:gristmill:error:{refusal.code}",
+        "code": refusal.code,
+        "title": refusal.title,
+        "status": refusal.status,
+        "detail": refusal.detail,
+        "request_id": refusal.request_id,
         "errors": [
-            {"pointer": one.pointer, "code": one.code, "detail": one.detail} for one in problems or ()
+            {"pointer": one.pointer, "code": one.code, "detail": one.detail} for one in refusal.problems
         ],
     }
-    return as_json({"data": None, "message": detail, "error_code": status, "error": error}, status, headers)
+    body = {"data": None, "message": refusal.detail, "error_code": refusal.status, "error": error}
+    return as_json(body, refusal.status, refusal.headers)

@@ -18,6 +18,8 @@ from gristmill.domain.errors import RequestTimeout
 
 logger = logging.getLogger(__name__)
 
+# Each is the one that some official client reads.
+_ID_HEADERS = (b"x-request-id", b"request-id")
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 # A request that is answered before its body has come: up to so much is read on, more ends the connection.
 _READ_ON_BYTES = 1024 * 1024
@@ -96,7 +98,8 @@ class _Exchange:
 
     def _complete(self, message: MutableMapping[str, Any]) -> None:
         headers = message["headers"] = list(message.get("headers", ()))
-        headers.append((b"x-request-id", self._scope["request_id"].encode()))
+        request_id = self._scope["request_id"].encode()
+        headers += [(name, request_id) for name in _ID_HEADERS]
         headers.append((b"x-content-type-options", b"nosniff"))
         present = {name.lower() for name, _ in headers}
         if b"cache-control" not in present:

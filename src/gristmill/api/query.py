@@ -21,14 +21,20 @@ Choice = TypeVar("Choice", bound=StrEnum)
 
 
 class Query:
-    """Collects every problem; `check()` raises them together. Getters answer the default where one was found."""
+    """Collects every problem; `check()` raises them together. Getters answer the default where one was found.
 
-    def __init__(self, request: Request, known: Collection[str], prefix: str | None = None) -> None:
+    `lenient`: what is not known is passed over, as the dialects do: official clients send extras.
+    """
+
+    def __init__(
+        self, request: Request, known: Collection[str], prefix: str | None = None, *, lenient: bool = False
+    ) -> None:
         self.values: dict[str, str] = {}
         self._problems: list[Problem] = []
         for name, value in self._pairs(request):
             if name not in known and not (prefix and name.startswith(prefix) and len(name) > len(prefix)):
-                self.wrong(name, "unknown_parameter", "no such query parameter here")
+                if not lenient:
+                    self.wrong(name, "unknown_parameter", "no such query parameter here")
             elif name in self.values:
                 self.wrong(name, "repeated_parameter", "give this parameter once")
             elif "\0" in value or "\0" in name:

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from fastapi import FastAPI
 
+from gristmill import dialects
 from gristmill.api.app import create_app
 from gristmill.cli import secret
 from gristmill.cli.database import migrated
@@ -52,6 +53,7 @@ async def service(settings: Settings, *, with_worker: bool) -> AsyncIterator[Ser
         bell.start(listen=with_worker)
         storage = _opened(open_storage, settings)
         app = create_app(database, vault, settings, wake=bell.ring, http=http, storage=storage)
+        dialects.install(app)
         new_key = await _default_key(settings, database, vault)
         worker = None
         if with_worker:

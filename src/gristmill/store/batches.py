@@ -53,6 +53,16 @@ class NewUpstream:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """The dialect that a batch was made through. `key`: the caller's own id for it, one of a kind per tenant and dialect;
+    `facts`: JSON text that only the dialect reads."""
+
+    dialect: str
+    key: str | None = None
+    facts: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class NewBatch:
     """`config` is JSON text, a snapshot: later changes of an agent or a configuration do not reach this batch.
 
@@ -78,6 +88,7 @@ class NewBatch:
     webhook: NewWebhook | None = None
     config_secrets: bytes | None = None
     upstream: NewUpstream | None = None
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +137,9 @@ class Batch:
     queued: bool  # it could start, has been able to for more than a moment, and others' items run
     has_worker: bool
     ingesting: bool  # its items are still in a file (store/ingests.py)
+    dialect: str | None
+    dialect_key: str | None
+    dialect_facts: str | None  # JSON
 
     @property
     def pending(self) -> int:
@@ -185,7 +199,7 @@ COLUMNS = f"""
             (c.success + c.failed - c.kept) / greatest(extract(epoch FROM c.last_result_at - c.started_at), 0.001)::float8
         ELSE c.rate * {faded("c.last_result_at", "now()")} / greatest(1 - {faded("c.started_at", "now()")}, 0.0001)
     END AS throughput,
-    w.next_at, w.throttled, w.waits_for_chat, w.queued, w.has_worker,
+    w.next_at, w.throttled, w.waits_for_chat, w.queued, w.has_worker, b.dialect, b.dialect_key, b.dialect_facts,
     EXISTS (SELECT FROM ingest WHERE ingest.batch_id = b.id) AS ingesting
 """
 SOURCE = """
@@ -287,6 +301,9 @@ async def insert(tx: Transaction, new: NewBatch, total: int, failed: int = 0) ->
         await tx.execute("UPDATE batch SET config_secrets = $2 WHERE id = $1", new.id, new.config_secrets)
     if new.upstream is not None:
         await bring(tx, new.id, new.upstream)
+    if (origin := new.origin) is not None:
+        statement = "UPDATE batch SET dialect = $2, dialect_key = $3, dialect_facts = $4 WHERE id = $1"
+        await tx.execute(statement, new.id, origin.dialect, origin.key, origin.facts)
 
 
 async def bring(tx: Transaction, batch_id: UUID, upstream: NewUpstream) -> None:
@@ -436,6 +453,7 @@ class BatchFilters:
     collection: str | None = None
     created_by: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    dialect: str | None = None
 
     def where(self, tenant_id: UUID) -> tuple[str, list[Any]]:
         """A condition on `b`, and its arguments."""
@@ -449,6 +467,7 @@ class BatchFilters:
             ("b.name = {}", self.name),
             ("b.collection = {}", self.collection),
             ("b.created_by = {}", self.created_by),
+            ("b.dialect = {}", self.dialect),
             (
                 "b.metadata @> {}::jsonb",
                 orjson.dumps(dict(self.metadata)).decode() if self.metadata else None,
