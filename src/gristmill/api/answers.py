@@ -96,6 +96,8 @@ class BatchAnswer(BaseModel):
     deadline_seconds: int
     deadline_at: datetime
     run: int
+    retention_days: int
+    expires_at: datetime | None
     webhook: WebhookAnswer | None
     error: dict[str, Any] | None
 

@@ -136,7 +136,7 @@ def attempt_view(attempt: Attempt) -> dict[str, Any]:
 @router.get(
     "",
     summary="Results of a batch",
-    responses=responses(*READ),
+    responses=responses(*READ, 410),
     openapi_extra=documented(
         *PAGE,
         parameter(
@@ -189,7 +189,7 @@ def _filters(query: Query) -> Filters:
 @router.get(
     "/{custom_id:any_text}",
     summary="One result with its input and attempts",
-    responses=responses(*READ),
+    responses=responses(*READ, 410),
     openapi_extra=documented(answer=enveloped({"anyOf": [ref("ResultDetail"), ref("StagedResultDetail")]})),
 )
 async def get_result(request: Request, batch_id: str, custom_id: str) -> Response:
