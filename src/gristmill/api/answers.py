@@ -141,6 +141,7 @@ class ResultAnswer(BaseModel):
     error: ItemErrorAnswer | None
     attempt: int | None
     started_at: datetime | None
+    ordinal: int
 
 
 class AttemptAnswer(BaseModel):
