@@ -9,7 +9,7 @@ from uuid import UUID
 from gristmill.db import Database
 from gristmill.domain.ids import uuid7
 from gristmill.domain.states import ResultStatus
-from gristmill.store import batches, endings, leases, recording, retention, spans, workers
+from gristmill.store import batches, endings, leases, limits, recording, retention, spans, workers
 from gristmill.store.audit import Violation, audit
 from gristmill.store.batches import Batch, NewBatch, NewItem, NewWebhook
 from gristmill.store.recording import Ended, Flush, Retried
@@ -153,6 +153,12 @@ async def expire(database: Database, batch_id: UUID) -> int:
     await sql(database, "UPDATE batch_schedule SET deadline_at = now() WHERE batch_id = $1", batch_id)
     async with database.transaction() as tx:
         return await endings.expire(tx)
+
+
+async def enforce(database: Database) -> int:
+    """What the sweeper does with batches that went beyond a limit; answers with how many it stopped."""
+    async with database.transaction() as tx:
+        return await limits.enforce(tx)
 
 
 async def sweep(database: Database, most: int = 5000) -> list[int]:

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Numeric,
     SmallInteger,
     Table,
     Text,
@@ -243,6 +244,7 @@ batch = Table(
     Column("tenant_id", Uuid, nullable=False),
     Column("status", Text, nullable=False),
     Column("ending", Text),  # set: nothing starts any more, and why
+    Column("paused_by", Text),  # the limit that paused it; null: somebody did
     Column("processor", Text, nullable=False),
     Column("agent_id", Uuid),  # the batch's default agent
     Column("configuration_id", Text),  # where `config` was taken from, as the caller named it
@@ -283,7 +285,10 @@ batch = Table(
     CheckConstraint(
         "status IN ('in_progress', 'paused', 'cancelling', 'completed', 'failed', 'cancelled')", name="status"
     ),
-    CheckConstraint("ending IN ('cancel', 'deadline')", name="ending"),
+    CheckConstraint("ending IN ('cancel', 'deadline', 'threshold', 'budget')", name="ending"),
+    CheckConstraint(
+        "paused_by IS NULL OR (status = 'paused' AND paused_by IN ('threshold', 'budget'))", name="paused_by"
+    ),
     CheckConstraint("(status IN ('completed', 'failed')) = (completed_at IS NOT NULL)", name="completed_at"),
     CheckConstraint("(status = 'cancelled') = (cancelled_at IS NOT NULL)", name="cancelled_at"),
     CheckConstraint(
@@ -358,9 +363,29 @@ batch_count = Table(
     _at("started_at"),  # of the first item that ended
     _at("last_result_at"),
     _number("rate", Float),  # items a second, exponentially weighted up to last_result_at (store/counts.py)
+    # Limits (domain/limits.py), and from which counts on they are judged.
+    Column("failure_ratio", Numeric),
+    Column("failure_minimum", Integer),
+    Column("failure_action", Text),
+    Column("max_tokens", BigInteger),
+    Column("budget_action", Text),
+    _number("finished_from"),
+    _number("failed_from"),
+    _number("tokens_from", BigInteger),
+    Column("exceeded", Text),  # of a live batch: the limit it has gone beyond (store/limits.py)
     CheckConstraint("success + failed <= total", name="total"),
     CheckConstraint("cancelled + expired <= failed", name="failed"),
     CheckConstraint("kept <= success + failed", name="kept"),
+    CheckConstraint("failure_ratio BETWEEN 0 AND 1 AND failure_minimum >= 1", name="failure_ratio"),
+    CheckConstraint(
+        "num_nulls(failure_ratio, failure_minimum, failure_action) IN (0, 3)", name="failure_threshold"
+    ),
+    CheckConstraint("num_nulls(max_tokens, budget_action) IN (0, 2)", name="budget"),
+    CheckConstraint(
+        "failure_action IN ('pause', 'fail') AND budget_action IN ('pause', 'fail')", name="action"
+    ),
+    CheckConstraint("exceeded IN ('threshold', 'budget')", name="exceeded"),
+    Index("batch_count_exceeded_idx", "batch_id", postgresql_where=text("exceeded IS NOT NULL")),
     **_HOT,
 )
 
@@ -387,6 +412,7 @@ batch_schedule = Table(
     _number("vtime", Float),  # items started / weight: the batch with the least is next
     Column("paused", Boolean, nullable=False),
     Column("max_concurrency", Integer),
+    Column("limited", Boolean, nullable=False, server_default=text("false")),  # by a threshold or a budget
     _at("deadline_at", nullable=False),
     Index("batch_schedule_next_idx", "tenant_id", "vtime", "batch_id", postgresql_where=text("NOT paused")),
     Index(None, "deadline_at"),

@@ -346,6 +346,37 @@ async def test_a_batch_names_an_agent_or_a_processor_with_its_configuration(
             [{}, {str(n): "x" * 512 for n in range(16)}],
             [{str(n): "" for n in range(17)}, {"": "a"}],
         ),
+        (
+            "failure_threshold",
+            [
+                None,
+                {"ratio": 0.29, "minimum": 1, "action": "pause"},
+                {"ratio": 1, "minimum": 1_000_000, "action": "fail"},
+            ],
+            [
+                {},
+                {"ratio": 0.5},
+                {"ratio": 1.1, "action": "fail"},
+                {"ratio": -0.1, "action": "fail"},
+                {"ratio": "0.5", "action": "fail"},
+                {"ratio": 0.5, "minimum": 0, "action": "fail"},
+                {"ratio": 0.5, "minimum": 1_000_001, "action": "fail"},
+                {"ratio": 0.5, "action": "stop"},
+                {"ratio": 0.5, "action": "fail", "more": 1},
+            ],
+        ),
+        (
+            "budget",
+            [None, {"max_tokens": 1, "action": "pause"}, {"max_tokens": 10**15, "action": "fail"}],
+            [
+                {"max_tokens": 1},
+                {"action": "fail"},
+                {"max_tokens": 0, "action": "fail"},
+                {"max_tokens": 10**15 + 1, "action": "fail"},
+                {"max_tokens": 1.5, "action": "fail"},
+                {"max_tokens": 5, "action": None},
+            ],
+        ),
         ("metadata", [{"k" * 64: ""}], [{"k" * 65: ""}, {"a": "x" * 513}, {"a": None}, []]),
     ],
 )
@@ -360,10 +391,16 @@ async def test_options_keep_to_their_ranges(
         assert all(pointer.startswith(f"/{field}") for pointer in problems(answer)), value
 
 
-@pytest.mark.parametrize("later", ["retry", "failure_threshold", "budget"])
+@pytest.mark.parametrize("later", ["retry", "failure_thresholds"])
 async def test_fields_of_later_versions_are_refused_not_ignored(caller: Caller, later: str) -> None:
     answer = await caller.post(BATCHES, {"processor": "noop", "requests": given(1), later: {}})
     assert problems(answer) == {f"/{later}": "extra_forbidden"}
+
+
+async def test_a_threshold_is_not_judged_by_less_than_ten_unless_it_says(caller: Caller) -> None:
+    batch = await caller.batch(1, failure_threshold={"ratio": 0.1, "action": "fail"})
+    assert batch["failure_threshold"] == {"ratio": 0.1, "minimum": 10, "action": "fail"}
+    assert batch["budget"] is None
 
 
 # --- webhooks -------------------------------------------------------------------------------------------------

@@ -54,6 +54,13 @@ DAMAGES = {
         "UPDATE batch_schedule SET paused = true WHERE batch_id = live",
         "UPDATE batch_schedule SET batch_id = ended WHERE batch_id = live",
     ],
+    "a batch that has ended is beyond no limit": [
+        "UPDATE batch_count SET exceeded = 'budget' WHERE batch_id = ended"
+    ],
+    "claims look at the limits of a batch that has some": [
+        "UPDATE batch_count SET max_tokens = 9, budget_action = 'pause' WHERE batch_id = live",
+        "UPDATE batch_schedule SET limited = true WHERE batch_id = live",
+    ],
     "a batch that may start items has a tenant whose turn can come": ["DELETE FROM tenant_schedule"],
     "every item of a live batch without a result is in a span or a lease": [
         "DELETE FROM span WHERE batch_id = live AND last = 19",

@@ -7,6 +7,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -38,8 +39,19 @@ from factories import (
 from gristmill.db import Database
 from gristmill.domain.deliveries import Attempt, after
 from gristmill.domain.errors import Conflict, Invalid
+from gristmill.domain.limits import Budget, FailureThreshold, LimitAction
 from gristmill.domain.states import TERMINAL, BatchStatus, ResultStatus
-from gristmill.store import batches, deliveries, endings, histories, leases, retries, schedules, workers
+from gristmill.store import (
+    batches,
+    deliveries,
+    endings,
+    histories,
+    leases,
+    limits,
+    retries,
+    schedules,
+    workers,
+)
 from gristmill.store.batches import Batch, NewWebhook
 from gristmill.store.deliveries import DeliveryToSend
 from gristmill.store.recording import Flush
@@ -64,6 +76,10 @@ TURNS: dict[str, tuple[factories.Action, set[BatchStatus]]] = {
 FATES = ("keep", "retry", "succeed", "fail", "retry", "wait", "give back", "keep")
 EARLY_FATES = ("keep", "give back", "retry", "keep", "wait", "give back")
 LATE_FATES = ("succeed", "fail", "keep", "retry")
+
+
+def over(ratio: str, action: LimitAction) -> FailureThreshold:
+    return FailureThreshold(Decimal(ratio), 2, action)
 
 
 @dataclass
@@ -113,6 +129,8 @@ class Mill(RuleBasedStateMachine):
         start_paused=st.booleans(),
         max_concurrency=st.sampled_from([None, None, 1, 2]),
         max_attempts=st.integers(1, 3),
+        failure_threshold=st.sampled_from([None, None, *(over("0.3", action) for action in LimitAction)]),
+        budget=st.sampled_from([None, None, *(Budget(30, action) for action in LimitAction)]),
         webhook=st.sampled_from(
             [None, NewWebhook("https://a.example/", ("completed", "failed", "cancelled"))]
         ),
@@ -257,6 +275,7 @@ class Mill(RuleBasedStateMachine):
             if fate in {"succeed", "fail"}:
                 verdict = (success if fate == "succeed" else failure)(lease, ordinal)
                 verdict.history_id = history_id
+                verdict.usage, verdict.prompt_tokens = "{}", 10
                 ended.append(verdict)
             elif fate == "give back":
                 at = Waiting(lease.batch_id, ordinal, ordinal, lease.attempt - 1, lease.losses)
@@ -307,6 +326,7 @@ class Mill(RuleBasedStateMachine):
         self.run(factories.expire(self.database, data.draw(st.sampled_from(self.batch_ids))))
 
     def sweep(self, most: int) -> None:
+        self.in_transaction(limits.enforce)
         self.in_transaction(lambda tx: endings.sweep(tx, most=most))
 
     def tidy(self) -> None:
@@ -369,15 +389,22 @@ class Mill(RuleBasedStateMachine):
         for worker in self.workers:
             self.in_transaction(lambda tx, worker=worker: workers.leave(tx, worker))  # type: ignore[misc]
         self.run(factories.reclaim(self.database))
-        for batch_id in self.batch_ids:
-            if self.get(batch_id).status is PAUSED:
-                self.run(turn(self.database, batches.resume, batch_id))
         self.in_transaction(endings.expire)  # who was left to complete, and has something to start again
-        self.run(factories.sweep(self.database))
         worker = self.run(make_worker(self.database))
-        self.time_passes()
-        while self.run(factories.drain(self.database, worker)):
+        while not {self.get(batch_id).status for batch_id in self.batch_ids} <= TERMINAL:
+            before = sum(
+                self.get(batch_id).success + self.get(batch_id).failed for batch_id in self.batch_ids
+            )
+            self.run(factories.enforce(self.database))
+            for batch_id in self.batch_ids:
+                if self.get(batch_id).status is PAUSED:
+                    self.run(turn(self.database, batches.resume, batch_id))
+            self.run(factories.sweep(self.database))
             self.time_passes()
+            while self.run(factories.drain(self.database, worker)):
+                self.time_passes()
+            after = sum(self.get(batch_id).success + self.get(batch_id).failed for batch_id in self.batch_ids)
+            assert after > before, "nothing of what is left can start"
         self.all_adds_up()
         assert {self.get(batch_id).status for batch_id in self.batch_ids} <= TERMINAL
         assert self.run(sql(self.database, "SELECT history_id FROM history_lock")) == []

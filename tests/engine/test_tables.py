@@ -28,6 +28,18 @@ CHECKED = {
         "UPDATE batch SET status = 'cancelling', ending = 'deadline'",
         "UPDATE batch SET status = 'cancelled', cancelled_at = now(), ending = 'deadline'",
     ],
+    "batch_paused_by_check": [
+        "UPDATE batch SET paused_by = 'budget'",
+        "UPDATE batch SET paused_by = 'cancel', status = 'paused'",
+    ],
+    "batch_count_failure_ratio_check": [
+        "UPDATE batch_count SET failure_ratio = 1.1, failure_minimum = 1, failure_action = 'fail'",
+        "UPDATE batch_count SET failure_ratio = 1, failure_minimum = 0, failure_action = 'fail'",
+    ],
+    "batch_count_failure_threshold_check": ["UPDATE batch_count SET failure_ratio = 0.5"],
+    "batch_count_budget_check": ["UPDATE batch_count SET max_tokens = 1"],
+    "batch_count_action_check": ["UPDATE batch_count SET max_tokens = 1, budget_action = 'stop'"],
+    "batch_count_exceeded_check": ["UPDATE batch_count SET exceeded = 'deadline'"],
     "batch_priority_check": ["UPDATE batch SET priority = 101", "UPDATE batch SET priority = -101"],
     "batch_count_total_check": [
         "UPDATE batch_count SET success = 4",

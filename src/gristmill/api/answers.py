@@ -6,6 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
+from gristmill.domain.limits import LimitAction
 from gristmill.domain.states import BatchStatus, DeliveryStatus, ItemStatus
 
 
@@ -63,6 +64,17 @@ class UpstreamAnswer(BaseModel):
     own_key: bool
 
 
+class ThresholdAnswer(BaseModel):
+    ratio: float
+    minimum: int
+    action: LimitAction
+
+
+class BudgetAnswer(BaseModel):
+    max_tokens: int
+    action: LimitAction
+
+
 class BatchAnswer(BaseModel):
     id: UUID
     status: BatchStatus
@@ -93,6 +105,8 @@ class BatchAnswer(BaseModel):
     max_attempts: int
     item_timeout_seconds: float
     max_concurrency: int | None
+    failure_threshold: ThresholdAnswer | None
+    budget: BudgetAnswer | None
     deadline_seconds: int
     deadline_at: datetime
     run: int

@@ -29,6 +29,7 @@ from gristmill.api.parts import Parts, parts
 from gristmill.api.query import Query, uuid_of
 from gristmill.api.schemas import BATCH_EXAMPLES, BatchChange
 from gristmill.domain.errors import NotFound
+from gristmill.domain.limits import FailureThreshold
 from gristmill.domain.states import BatchStatus
 from gristmill.intake import json, problems
 from gristmill.store import batches
@@ -84,6 +85,8 @@ def view(batch: Batch) -> dict[str, Any]:
         "max_attempts": batch.max_attempts,
         "item_timeout_seconds": batch.item_timeout_seconds,
         "max_concurrency": batch.max_concurrency,
+        "failure_threshold": _threshold(batch.failure_threshold),
+        "budget": batch.budget,
         "deadline_seconds": batch.deadline_seconds,
         "deadline_at": batch.deadline_at,
         "run": batch.run,
@@ -102,6 +105,12 @@ def _usage(batch: Batch) -> dict[str, Any]:
         "total_tokens": batch.prompt_tokens + batch.completion_tokens,
         "cost_microusd": batch.cost_microusd,
     }
+
+
+def _threshold(limit: FailureThreshold | None) -> dict[str, Any] | None:
+    if limit is None:
+        return None
+    return {"ratio": float(limit.ratio), "minimum": limit.minimum, "action": limit.action}
 
 
 def id_of(batch_id: str) -> UUID:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -11,11 +12,12 @@ from gristmill import processors
 from gristmill.api import configurations, sources
 from gristmill.api.aside import Run, at_once
 from gristmill.api.parts import Parts
-from gristmill.api.schemas import BatchOptions, UpstreamOptions, WebhookOptions
+from gristmill.api.schemas import BatchOptions, ThresholdOptions, UpstreamOptions, WebhookOptions
 from gristmill.api.sources import FromDirectory, FromFile
 from gristmill.db import Transaction
 from gristmill.domain.errors import Invalid
 from gristmill.domain.ids import uuid7
+from gristmill.domain.limits import Budget, FailureThreshold
 from gristmill.intake import items, problems, snapshots
 from gristmill.intake.draft import MAX_ITEM_BYTES, AnyProcessor, Draft, is_list, read_requests
 from gristmill.intake.items import PROBLEMS_EACH
@@ -221,7 +223,15 @@ def _new(
         webhook=_new_webhook(parts, batch_id, webhook),
         config_secrets=None if secrets is None else parts.vault.encrypt(secrets, binding(batch_id)),
         upstream=new_upstream(parts, batch_id, options.upstream),
+        failure_threshold=_threshold(options.failure_threshold),
+        budget=Budget(options.budget.max_tokens, options.budget.action) if options.budget else None,
     )
+
+
+def _threshold(options: ThresholdOptions | None) -> FailureThreshold | None:
+    if options is None:
+        return None
+    return FailureThreshold(Decimal(str(options.ratio)), options.minimum, options.action)
 
 
 def new_upstream(parts: Parts, batch_id: UUID, options: UpstreamOptions | None) -> NewUpstream | None:

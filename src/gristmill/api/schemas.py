@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
+from gristmill.domain.limits import LimitAction
 from gristmill.intake.draft import MAX_CUSTOM_ID, MAX_ITEMS
 from gristmill.intake.source import Delimiter, Format
 from gristmill.processors.agent_message import AgentMessageInput
@@ -90,6 +91,35 @@ Priority = Annotated[int, Field(ge=-100, le=100)]
 DeadlineSeconds = Annotated[int, Field(ge=10, le=2_592_000)]
 MaxConcurrency = Annotated[int, Field(ge=1, le=10_000)]
 RetentionDays = Annotated[int, Field(ge=1, le=3650)]
+Action = Annotated[
+    LimitAction,
+    Field(
+        strict=False,
+        description="pause: it waits, and a resume lets the limit be judged by what ends from then on. "
+        "fail: nothing starts any more, and the batch ends as failed",
+    ),
+]
+
+
+class ThresholdOptions(Strict):
+    """Stops the batch when too many of its requests fail."""
+
+    ratio: Annotated[float, Field(ge=0, le=1)] = Field(
+        description="Exceeded when more than this part of the finished requests has failed"
+    )
+    minimum: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        10, description="So many requests must have finished before it is judged"
+    )
+    action: Action
+
+
+class BudgetOptions(Strict):
+    """Stops the batch when its requests have used up their tokens. Those in flight are finished, and may use more."""
+
+    max_tokens: Annotated[int, Field(ge=1, le=10**15)] = Field(
+        description="Of prompts and answers together, as the model's endpoint counts them"
+    )
+    action: Action
 
 
 class BatchOptions(Strict):
@@ -116,6 +146,8 @@ class BatchOptions(Strict):
         None, description="Of one run of a request; 300 unless configured otherwise"
     )
     max_concurrency: MaxConcurrency | None = None
+    failure_threshold: ThresholdOptions | None = None
+    budget: BudgetOptions | None = None
     start_paused: bool = False
     retention_days: RetentionDays | None = Field(
         None, description="After its end, the batch is kept for so long; 30 unless configured otherwise"

@@ -8,7 +8,9 @@ class BatchStatus(StrEnum):
     PAUSED = "paused"
     CANCELLING = "cancelling"
     COMPLETED = "completed"  # every item was processed, even if each of them failed
-    FAILED = "failed"  # the batch failed (its deadline passed), whatever its items did
+    FAILED = (
+        "failed"  # the batch failed (its deadline, its failure threshold, its budget), whatever its items did
+    )
     CANCELLED = "cancelled"
 
 
@@ -20,6 +22,8 @@ class Ending(StrEnum):
 
     CANCEL = "cancel"  # → cancelled, items left end with 499
     DEADLINE = "deadline"  # → failed, items left end with 408
+    THRESHOLD = "threshold"  # → failed, items left end with 500: too many have failed
+    BUDGET = "budget"  # → failed, likewise: its tokens are used up
 
     @property
     def final_status(self) -> BatchStatus:

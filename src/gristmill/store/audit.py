@@ -67,6 +67,14 @@ RULES = {
         WHERE (s.batch_id IS NOT NULL) <> (b.status IN ('in_progress', 'paused') AND b.ending IS NULL AND NOT {_INGESTING})
             OR s.paused <> (b.status = 'paused')
     """,
+    "a batch that has ended is beyond no limit": """
+        SELECT b.id FROM batch b JOIN batch_count c ON c.batch_id = b.id
+        WHERE b.status IN ('completed', 'failed', 'cancelled') AND c.exceeded IS NOT NULL
+    """,
+    "claims look at the limits of a batch that has some": """
+        SELECT s.batch_id FROM batch_schedule s JOIN batch_count c ON c.batch_id = s.batch_id
+        WHERE s.limited <> (num_nonnulls(c.failure_ratio, c.max_tokens) > 0)
+    """,
     "a batch that may start items has a tenant whose turn can come": """
         SELECT s.batch_id FROM batch_schedule s
         WHERE NOT EXISTS (SELECT FROM tenant_schedule t WHERE t.tenant_id = s.tenant_id)

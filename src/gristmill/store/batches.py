@@ -14,8 +14,9 @@ from asyncpg import Record
 
 from gristmill.db import Transaction
 from gristmill.domain.errors import Conflict, Gone, NotFound
+from gristmill.domain.limits import Budget, FailureThreshold, LimitAction
 from gristmill.domain.states import TERMINAL, BatchStatus, Ending
-from gristmill.store import endings, histories, rejects, retention, schedules
+from gristmill.store import endings, histories, limits, rejects, retention, schedules
 from gristmill.store.counts import faded
 
 
@@ -90,6 +91,8 @@ class NewBatch:
     config_secrets: bytes | None = None
     upstream: NewUpstream | None = None
     origin: Origin | None = None
+    failure_threshold: FailureThreshold | None = None
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +103,7 @@ class Batch:
     tenant_id: UUID
     status: BatchStatus
     ending: Ending | None
+    paused_by: Ending | None  # the limit that paused it; None: somebody did
     processor: str
     agent_id: UUID | None
     configuration_id: str | None
@@ -143,6 +147,8 @@ class Batch:
     dialect: str | None
     dialect_key: str | None
     dialect_facts: str | None  # JSON
+    failure_threshold: FailureThreshold | None
+    budget: Budget | None
 
     @property
     def pending(self) -> int:
@@ -166,7 +172,7 @@ class Batch:
     def waiting_reason(self) -> str | None:
         """Why waiting items do not start; None while they do, or when none waits."""
         if self.status is BatchStatus.PAUSED:
-            return "paused"
+            return "paused" if self.paused_by is None else _PAUSED_BY[self.paused_by]
         if self.status is not BatchStatus.IN_PROGRESS:
             return None
         return "draining" if self.ending else self._reason_not_started()
@@ -188,15 +194,21 @@ class Batch:
         return "queued behind other work" if self.queued else None
 
 
+_PAUSED_BY = {
+    Ending.THRESHOLD: "paused: failure threshold exceeded",
+    Ending.BUDGET: "paused: budget used up",
+}
+
 # Rate: see store/counts.py. `finite_at` skips items that wait for a chat (available_at = infinity).
 COLUMNS = f"""
-    b.id, b.tenant_id, b.status, b.ending, b.processor, b.agent_id, b.configuration_id, b.upstream, b.name,
+    b.id, b.tenant_id, b.status, b.ending, b.paused_by, b.processor, b.agent_id, b.configuration_id, b.upstream, b.name,
     b.metadata::text AS metadata, b.collection, b.created_by,
     b.priority, b.max_attempts, b.item_timeout_seconds, b.max_concurrency, b.deadline_seconds,
     b.deadline_at, b.run, b.error, b.webhook_url, b.webhook_events, b.created_at, b.completed_at, b.cancelled_at,
     b.retention_days, b.expires_at,
     c.total, c.success, c.failed, c.cancelled, c.expired, c.calls, c.prompt_tokens, c.completion_tokens,
-    c.cost_microusd, least(l.processing, c.total - c.success - c.failed)::int AS processing,
+    c.cost_microusd, c.failure_ratio, c.failure_minimum, c.failure_action, c.max_tokens, c.budget_action,
+    least(l.processing, c.total - c.success - c.failed)::int AS processing,
     CASE
         WHEN c.started_at IS NULL OR c.success + c.failed = c.kept THEN NULL
         WHEN b.status IN ('completed', 'failed', 'cancelled') THEN
@@ -234,7 +246,7 @@ WITH new AS (
         $16, $17, $18, $19, $20, $22
     )
 )
-INSERT INTO batch_count (batch_id, total, failed, kept) VALUES ($1, $16, $21, $21)
+INSERT INTO batch_count (batch_id, total, failed, kept, finished_from, failed_from) VALUES ($1, $16, $21, $21, $21, $21)
 """
 
 
@@ -309,6 +321,8 @@ async def insert(tx: Transaction, new: NewBatch, total: int, failed: int = 0) ->
     if (origin := new.origin) is not None:
         statement = "UPDATE batch SET dialect = $2, dialect_key = $3, dialect_facts = $4 WHERE id = $1"
         await tx.execute(statement, new.id, origin.dialect, origin.key, origin.facts)
+    if new.failure_threshold is not None or new.budget is not None:
+        await limits.lay_down(tx, new.id, new.failure_threshold, new.budget)
 
 
 async def bring(tx: Transaction, batch_id: UUID, upstream: NewUpstream) -> None:
@@ -362,14 +376,29 @@ async def get(connection: Transaction, tenant_id: UUID, batch_id: UUID) -> Batch
 def batch_of(row: Record) -> Batch:
     values: dict[str, Any] = dict(row)
     values["status"] = BatchStatus(values["status"])
-    values["ending"] = Ending(values["ending"]) if values["ending"] else None
+    for name in ("ending", "paused_by"):
+        values[name] = Ending(values[name]) if values[name] else None
+    values["failure_threshold"], values["budget"] = _limits(values)
     values["metadata"] = orjson.loads(values["metadata"])
     return Batch(**values)
 
 
+def _limits(values: dict[str, Any]) -> tuple[FailureThreshold | None, Budget | None]:
+    """Taken out of a row's values."""
+    ratio, minimum, failing, most, stopping = (
+        values.pop(name)
+        for name in ("failure_ratio", "failure_minimum", "failure_action", "max_tokens", "budget_action")
+    )
+    threshold = None if ratio is None else FailureThreshold(ratio, minimum, LimitAction(failing))
+    return threshold, None if most is None else Budget(most, LimitAction(stopping))
+
+
 # --- transitions: each is one guarded UPDATE, and answers with the batch or with why not ------------------------------
 
-_TURN = "UPDATE batch SET status = $3 WHERE id = $1 AND tenant_id = $2 AND status = $4 AND ending IS NULL RETURNING id"
+_TURN = """
+    UPDATE batch SET status = $3, paused_by = NULL
+    WHERE id = $1 AND tenant_id = $2 AND status = $4 AND ending IS NULL RETURNING id
+"""
 
 
 async def pause(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> Batch:
@@ -381,6 +410,8 @@ async def pause(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> Batch:
 
 
 async def resume(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> Batch:
+    """A limit that the batch went beyond is judged anew, by what ends from now on."""
+    await limits.begin_anew(tx, tenant_id, batch_id)
     await schedules.lock(tx, batch_id)
     await _turn(tx, tenant_id, batch_id, BatchStatus.PAUSED, BatchStatus.IN_PROGRESS, "resume")
     await schedules.set_paused(tx, batch_id, False)
@@ -399,7 +430,7 @@ async def cancel(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> Batch:
     """Nothing starts after this commits; what waits is ended with 499 by the sweeper (`store/endings.py`)."""
     await schedules.lock(tx, batch_id)
     cancelling = """
-        UPDATE batch SET status = 'cancelling', ending = 'cancel'
+        UPDATE batch SET status = 'cancelling', ending = 'cancel', paused_by = NULL
         WHERE id = $1 AND tenant_id = $2 AND status IN ('in_progress', 'paused') AND ending IS NULL RETURNING id
     """
     if await tx.fetchval(cancelling, batch_id, tenant_id) is None:

@@ -32,6 +32,27 @@ def faded(since: str, until: str) -> str:
     return f"exp(-least(greatest(extract(epoch FROM {until} - {since}), 0), 900)::float8 / 30)"
 
 
+# Whether a limit of the batch (domain/limits.py) is exceeded, by what it has with the present tally. What was cancelled or
+# came too late has not failed. A limit that fails the batch goes before one that pauses it, and either stays exceeded until
+# it is judged anew.
+_UNRUN = "(c.cancelled + g.cancelled + c.expired + g.expired)"
+_FINISHED = f"(c.success + g.success + c.failed + g.failed - {_UNRUN} - c.finished_from)"
+_FAILED = f"(c.failed + g.failed - {_UNRUN} - c.failed_from)"
+_TOKENS = "(c.prompt_tokens + g.prompt_tokens + c.completion_tokens + g.completion_tokens - c.tokens_from)"
+_TOO_MANY = f"{_FINISHED} >= c.failure_minimum AND {_FAILED} > c.failure_ratio * {_FINISHED}"
+_USED_UP = f"{_TOKENS} >= c.max_tokens"
+_EXCEEDED = f"""
+    CASE
+        WHEN c.exceeded = 'threshold' AND c.failure_action = 'fail' THEN 'threshold'
+        WHEN c.exceeded = 'budget' AND c.budget_action = 'fail' THEN 'budget'
+        WHEN c.failure_action = 'fail' AND {_TOO_MANY} THEN 'threshold'
+        WHEN c.budget_action = 'fail' AND {_USED_UP} THEN 'budget'
+        WHEN c.exceeded IS NOT NULL THEN c.exceeded
+        WHEN {_TOO_MANY} THEN 'threshold'
+        WHEN {_USED_UP} THEN 'budget'
+    END
+"""
+
 # `rate` is the exponentially weighted number of items a second with a time constant of 30 s: it fades with the time
 # since the last result, then gets what ended now. Readers divide by 1 - exp(-age / 30) so that a young batch shows right.
 _ADD = f"""
@@ -42,7 +63,7 @@ UPDATE batch_count c SET
     completion_tokens = c.completion_tokens + g.completion_tokens, cost_microusd = c.cost_microusd + g.cost_microusd,
     started_at = least(c.started_at, coalesce(g.started_at, now())),
     rate = c.rate * {faded("coalesce(c.last_result_at, now())", "clock_timestamp()")} + (g.success + g.failed) / 30.0,
-    last_result_at = clock_timestamp()
+    last_result_at = clock_timestamp(), exceeded = {_EXCEEDED}
 FROM unnest(
     $1::uuid[], $2::int[], $3::int[], $4::int[], $5::int[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[],
     $10::timestamptz[]

@@ -1,7 +1,7 @@
 """How a batch ends: its last result, its end and its announcement are one transaction.
 
 Two ways lead here: the counters reach the total (`finish`), and what is left is ended without a run, because the batch
-was cancelled or its deadline passed (`expire`, then `sweep`).
+was cancelled, its deadline passed (`expire`) or a limit of it was exceeded (`store/limits.enforce`), then `sweep`.
 """
 
 from collections.abc import Sequence
@@ -14,17 +14,29 @@ from gristmill.domain.states import Ending, ResultStatus
 from gristmill.store import counts, deliveries, histories, schedules
 from gristmill.store.counts import Tally
 
-CODES = {Ending.CANCEL: 499, Ending.DEADLINE: 408}
+CODES = {Ending.CANCEL: 499, Ending.DEADLINE: 408, Ending.THRESHOLD: 500, Ending.BUDGET: 500}
 
-_FINISH = """
+# A batch of which too many failed has failed, also if it was the last one that made them too many.
+_WHY = (
+    "coalesce(ending, CASE WHEN c.exceeded = 'threshold' AND c.failure_action = 'fail' THEN 'threshold' END)"
+)
+_FINISH = f"""
+WITH judged AS (UPDATE batch_count SET exceeded = NULL WHERE batch_id = ANY ($1) AND exceeded IS NOT NULL)
 UPDATE batch SET
-    status = CASE WHEN ending IS NULL THEN 'completed' WHEN ending = 'cancel' THEN 'cancelled' ELSE 'failed' END,
+    status = CASE WHEN {_WHY} IS NULL THEN 'completed' WHEN ending = 'cancel' THEN 'cancelled' ELSE 'failed' END,
     completed_at = CASE WHEN ending IS DISTINCT FROM 'cancel' THEN clock_timestamp() END,
     cancelled_at = CASE WHEN ending = 'cancel' THEN clock_timestamp() END,
     expires_at = clock_timestamp() + make_interval(days => retention_days),
+    ending = {_WHY},
+    paused_by = NULL,
     upstream_key = NULL,
-    error = CASE WHEN ending = 'deadline' THEN
-        '{"type":"deadline_exceeded","message":"The batch''s deadline passed before all of its requests had run."}'
+    error = CASE {_WHY}
+        WHEN 'deadline' THEN
+            '{{"type":"deadline_exceeded","message":"The batch''s deadline passed before all of its requests had run."}}'
+        WHEN 'threshold' THEN
+            '{{"type":"threshold_exceeded","message":"More of the batch''s requests failed than its failure_threshold allows."}}'
+        WHEN 'budget' THEN
+            '{{"type":"budget_exceeded","message":"The batch used up its budget before all of its requests had run."}}'
     END
 FROM batch_count c
 WHERE batch.id = ANY ($1) AND c.batch_id = batch.id AND status IN ('in_progress', 'paused', 'cancelling')
@@ -116,7 +128,7 @@ async def expire(tx: Transaction) -> int:
         await schedules.remove(tx, batch_id)
     await tx.execute(
         """
-        UPDATE batch SET ending = 'deadline', status = 'in_progress'
+        UPDATE batch SET ending = 'deadline', status = 'in_progress', paused_by = NULL
         WHERE id = ANY ($1) AND status IN ('in_progress', 'paused') AND ending IS NULL
         """,
         overdue,
@@ -132,15 +144,23 @@ LIMIT 500 FOR UPDATE OF w SKIP LOCKED
 """
 _END = f"""
 WITH ended AS (
-    INSERT INTO result (batch_id, ordinal, status, code, attempt)
-    SELECT b, ordinal, {ResultStatus.FAILED:d}, c, a
-    FROM unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::int[]) AS given (b, f, l, c, a)
+    INSERT INTO result (batch_id, ordinal, status, code, attempt, error)
+    SELECT b, ordinal, {ResultStatus.FAILED:d}, c, a, e
+    FROM unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::int[], $6::text[]) AS given (b, f, l, c, a, e)
     CROSS JOIN LATERAL generate_series(f, l) AS ordinal ORDER BY b, ordinal
     ON CONFLICT DO NOTHING RETURNING batch_id, code
 )
-SELECT batch_id, count(*) FILTER (WHERE code = 499)::int AS cancelled, count(*) FILTER (WHERE code = 408)::int AS expired
+SELECT batch_id, count(*)::int AS failed, count(*) FILTER (WHERE code = 499)::int AS cancelled,
+    count(*) FILTER (WHERE code = 408)::int AS expired
 FROM ended GROUP BY batch_id
 """
+
+
+# Codes that do not say all: the rest is kept in a word, and told at length when it is read (store/results.py).
+_ERRORS = {
+    Ending.THRESHOLD: '{"type":"threshold_exceeded"}',
+    Ending.BUDGET: '{"type":"budget_exceeded"}',
+}
 
 
 async def sweep(tx: Transaction, *, most: int = 5000) -> int:
@@ -148,10 +168,11 @@ async def sweep(tx: Transaction, *, most: int = 5000) -> int:
     ranges = _front(await tx.fetch(_WAITING), most)
     if not ranges:
         return 0
-    batch_ids, firsts, lasts, codes, attempts = (
+    batch_ids, firsts, lasts, endings, attempts = (
         list(column) for column in zip(*ranges.values(), strict=True)
     )
-    rows = await tx.fetch(_END, batch_ids, firsts, lasts, codes, attempts)
+    codes, errors = [CODES[ending] for ending in endings], [_ERRORS.get(ending) for ending in endings]
+    rows = await tx.fetch(_END, batch_ids, firsts, lasts, codes, attempts, errors)
     await _shorten(tx, list(ranges), lasts)
     places = list(zip(batch_ids, firsts, lasts, strict=True))
     await histories.leave(tx, await histories.held_by(tx, places))
@@ -159,14 +180,14 @@ async def sweep(tx: Transaction, *, most: int = 5000) -> int:
     return sum(last - first + 1 for first, last in zip(firsts, lasts, strict=True))
 
 
-def _front(spans: Sequence[Record], most: int) -> dict[int, tuple[UUID, int, int, int, int]]:
-    """The first `most` items that wait, by span: batch, first and last ordinal, code to end with, attempts used up."""
+def _front(spans: Sequence[Record], most: int) -> dict[int, tuple[UUID, int, int, Ending, int]]:
+    """The first `most` items that wait, by span: batch, first and last ordinal, why it ends, attempts used up."""
     ranges = {}
     for span in sorted(spans, key=lambda row: (row["batch_id"], row["first"])):
         if most <= 0:
             break
         first, last = span["first"], min(span["last"], span["first"] + most - 1)
-        ranges[span["id"]] = (span["batch_id"], first, last, CODES[span["ending"]], span["attempts"])
+        ranges[span["id"]] = (span["batch_id"], first, last, Ending(span["ending"]), span["attempts"])
         most -= last - first + 1
     return ranges
 
@@ -181,8 +202,7 @@ async def _shorten(tx: Transaction, ids: Sequence[int], lasts: Sequence[int]) ->
 
 
 def _tally(row: Record) -> Tally:
-    cancelled, expired = row["cancelled"], row["expired"]
-    return Tally(failed=cancelled + expired, cancelled=cancelled, expired=expired)
+    return Tally(failed=row["failed"], cancelled=row["cancelled"], expired=row["expired"])
 
 
 # Of batches that ended, or are gone, without them.

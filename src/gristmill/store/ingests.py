@@ -83,7 +83,9 @@ async def complete(
     if ending is not None and ending["ending"] is None:
         await schedules.add(tx, ingest.batch_id)
     if failed:
-        counted = "UPDATE batch_count SET failed = $2, kept = $2 WHERE batch_id = $1"
+        counted = """
+            UPDATE batch_count SET failed = $2, kept = $2, finished_from = $2, failed_from = $2 WHERE batch_id = $1
+        """
         await tx.execute(counted, ingest.batch_id, len(failed))
     if len(failed) == ingest.total:
         await endings.finish(tx, [ingest.batch_id])

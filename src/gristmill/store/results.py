@@ -61,12 +61,23 @@ EXPIRED = (
     '{"type":"deadline_exceeded","message":"The batch\'s deadline passed before this request ran.",'
     '"upstream_status":null,"retryable":true,"suggestion":"Allow more time with deadline_seconds."}'
 )
+OVER_THRESHOLD = (
+    '{"type":"threshold_exceeded","message":"Too many requests of the batch had failed before this one ran.",'
+    '"upstream_status":null,"retryable":true,"suggestion":"See why the others failed, then retry."}'
+)
+OVER_BUDGET = (
+    '{"type":"budget_exceeded","message":"The batch had used up its budget before this request ran.",'
+    '"upstream_status":null,"retryable":true,"suggestion":"Retry: its budget begins anew."}'
+)
 _STANDARD_ERRORS = {499: CANCELLED, 408: EXPIRED}
+_IN_A_WORD = {'{"type":"threshold_exceeded"}': OVER_THRESHOLD, '{"type":"budget_exceeded"}': OVER_BUDGET}
 
 
-def standard_error(code: int | None) -> str | None:
-    """The error (JSON) of an item that ended without one of its own."""
-    return None if code is None else _STANDARD_ERRORS.get(code)
+def error_of(code: int | None, kept: str | None) -> str | None:
+    """The error (JSON) of an item, also of one that ended without one of its own."""
+    if kept is None:
+        return None if code is None else _STANDARD_ERRORS.get(code)
+    return _IN_A_WORD.get(kept, kept)
 
 
 # Ranges read once, and searched for each item: as many spans as items may wait, each for its next attempt.
@@ -92,7 +103,7 @@ def _result(row: Record) -> Result:
         status=_STATUS.get(row["status"], waiting),
         content=row["content"],
         output=row["output"],
-        error=row["error"] or standard_error(row["code"]),
+        error=error_of(row["code"], row["error"]),
         code=row["code"],
         usage=row["usage"],
         history_id=row["history_id"] if row["history_id"] is not None else row["given_history_id"],
@@ -229,4 +240,4 @@ async def with_checkpoints(connection: Transaction, batch: Batch, found: Sequenc
 
 
 def _attempt(row: Record) -> Attempt:
-    return Attempt(**dict(row) | {"error": row["error"] or standard_error(row["code"])})
+    return Attempt(**dict(row) | {"error": error_of(row["code"], row["error"])})

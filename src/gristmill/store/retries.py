@@ -140,10 +140,13 @@ async def _move(
     return failed, cancelled, expired
 
 
-# Tokens and costs stay: they were spent. Speed is measured anew.
+# Tokens and costs stay: they were spent. Speed is measured anew, and limits are judged by what the new run brings.
 _UNCOUNT = """
 UPDATE batch_count SET failed = failed - $2, cancelled = cancelled - $3, expired = expired - $4,
-    kept = success + failed - $2, rate = 0, started_at = NULL, last_result_at = NULL
+    kept = success + failed - $2, rate = 0, started_at = NULL, last_result_at = NULL,
+    finished_from = success + (failed - $2) - (cancelled - $3) - (expired - $4),
+    failed_from = (failed - $2) - (cancelled - $3) - (expired - $4),
+    tokens_from = prompt_tokens + completion_tokens
 WHERE batch_id = $1
 """
 _BEGIN = """

@@ -67,6 +67,9 @@ pick AS (
         ) running
         WHERE s.tenant_id = t.tenant_id AND NOT s.paused AND s.deadline_at > now()
             AND (s.max_concurrency IS NULL OR s.max_concurrency > running.items)
+            AND (NOT s.limited OR NOT EXISTS (
+                SELECT FROM batch_count c WHERE c.batch_id = s.batch_id AND c.exceeded IS NOT NULL
+            ))
             AND EXISTS (SELECT FROM span w WHERE w.batch_id = s.batch_id AND w.available_at <= now())
         ORDER BY s.vtime, s.batch_id LIMIT 1 FOR UPDATE OF s SKIP LOCKED
     ) next

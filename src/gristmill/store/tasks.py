@@ -17,7 +17,7 @@ from asyncpg import Record
 from gristmill.db import Transaction
 from gristmill.domain.errors import Invalid, NotFound, Problem
 from gristmill.domain.states import ItemStatus, ResultStatus
-from gristmill.store.results import standard_error
+from gristmill.store.results import error_of
 
 SEARCH_SECONDS = 3.0
 # Batches that have their items. Of those that come from a file there are none before it has been read, nor if it could not be.
@@ -284,5 +284,5 @@ def _task(row: Record) -> Task:
         values["started_at"] = values["started_at"] if running else None
     else:
         values["status"] = _ENDED[ended]
-    values["error"] = values["error"] or standard_error(values["code"])
+    values["error"] = error_of(values["code"], values["error"])
     return Task(**values)

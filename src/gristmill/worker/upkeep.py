@@ -4,7 +4,17 @@ import time
 
 from gristmill import metrics
 from gristmill.db import Database, unavailable
-from gristmill.store import endings, histories, idempotency, leases, partitions, retention, schedules, workers
+from gristmill.store import (
+    endings,
+    histories,
+    idempotency,
+    leases,
+    limits,
+    partitions,
+    retention,
+    schedules,
+    workers,
+)
 
 
 class Upkeep:
@@ -32,11 +42,14 @@ class Upkeep:
         return lost
 
     async def sweep(self) -> int:
-        """Stop batches whose deadline has passed, and end what waits in batches that start nothing any more."""
+        """Stop batches whose deadline has passed or that went beyond a limit, and end what waits in batches that start
+        nothing any more."""
         async with self._database.transaction() as tx:
-            expired = await endings.expire(tx)
+            stopped = await endings.expire(tx)
         async with self._database.transaction() as tx:
-            return expired + await endings.sweep(tx)
+            stopped += await limits.enforce(tx)
+        async with self._database.transaction() as tx:
+            return stopped + await endings.sweep(tx)
 
     async def tidy(self) -> int:
         """Remove what crashes leave over, of which a healthy system has none, tenants who want nothing any more, and
