@@ -4,7 +4,7 @@ import time
 
 from gristmill import metrics
 from gristmill.db import Database, unavailable
-from gristmill.store import endings, histories, idempotency, leases, partitions, schedules, workers
+from gristmill.store import circuits, endings, histories, idempotency, leases, partitions, schedules, workers
 
 
 class Upkeep:
@@ -46,6 +46,7 @@ class Upkeep:
             await histories.let_stranded_go(tx)
             await workers.forget(tx)
             await idempotency.forget(tx)
+            await circuits.forget(tx)
         async with self._database.transaction() as tx:
             await schedules.forget_tenants(tx)
         return 0
