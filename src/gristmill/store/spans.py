@@ -270,16 +270,12 @@ class Waiting:
 
 
 def joined(waiting: Iterable[Waiting]) -> list[Waiting]:
-    """Neighbours that wait alike become one range again: what an outage gives back is as it was. Those that were lost more
-    than once stay apart (store/leases.py)."""
+    """What waits for the other side becomes one range again where neighbours wait alike: an outage leaves a batch as it was.
+    Those that were lost more than once stay apart (store/leases.py)."""
     ranges: list[Waiting] = []
     for one in sorted(waiting, key=_place):
         last = ranges[-1] if ranges else one
-        if (
-            one.losses < 2
-            and replace(one, first=last.first) == replace(last, last=one.last)
-            and one.first == last.last + 1
-        ):
+        if one.upstream_busy and one.losses < 2 and one == replace(last, first=last.last + 1, last=one.last):
             ranges[-1] = replace(last, last=one.last)
         else:
             ranges.append(one)

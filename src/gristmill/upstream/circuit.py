@@ -34,10 +34,10 @@ class HeldOff(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """To be told to all processes. `seconds` None: until the first probe."""
+    """To be told to all processes. `until`, by the circuit's clock, is when the first probe may start; None: soon."""
 
     reason: Reason
-    seconds: float | None
+    until: float | None
 
 
 News = (
@@ -141,7 +141,7 @@ class Circuit:
         """As in an outage. `hold_seconds`: how long the endpoint asks to be left alone."""
         self.limit.ended(self.clock(), error=True, used=self.in_hand)
         if hold_seconds is not None:
-            self._open(Opening(reason, hold_seconds))
+            self._open(Opening(reason, self.clock() + hold_seconds))
         elif not self.is_open and began > self.closed_at:  # else it says how things were, not how they are
             self._failed.add(caller.item if caller else object())
             if self._faults and len(self._failed) >= max(self._faults, self._calling):
@@ -157,7 +157,8 @@ class Circuit:
         if not self.is_open:
             metrics.circuit_changed(self.kind, "throttled" if opening.reason == "throttled" else "opened")
             self._set_open()
-        if not (isinstance(self.news, Opening) and (self.news.seconds or 0) > (opening.seconds or 0)):
+        told = self.news.until if isinstance(self.news, Opening) else None
+        if told is None or told < (opening.until or 0.0):
             self._tell(opening)
 
     def _set_open(self) -> None:

@@ -16,6 +16,7 @@ import orjson
 from yarl import URL
 
 from gristmill import metrics
+from gristmill.upstream.large import LargeAnswer, LargeAnswers
 from gristmill.net.session import USER_AGENT
 from gristmill.settings import Settings
 from gristmill.upstream import answers, errors
@@ -24,6 +25,7 @@ from gristmill.upstream.errors import UpstreamError
 from gristmill.upstream.outage import Outage
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024  # after decompression
+LARGE_ANSWERS = 4  # read at a time
 _EXCERPT_BYTES = 64 * 1024  # of the body of an error
 _EXCERPT_SECONDS = 5.0
 _CONNECT_SECONDS = 10.0
@@ -52,6 +54,7 @@ class Upstream:
         self._timeout_seconds = settings.llm_timeout_seconds
         self._prices = (settings.llm_price_prompt, settings.llm_price_completion)
         self._outage = Outage()
+        self._large = LargeAnswers(LARGE_ANSWERS)
         self._circuit: Circuit | None = None
         self._urls: dict[str, URL] = {}
         self._session: aiohttp.ClientSession
@@ -174,9 +177,10 @@ class Upstream:
         if not 200 <= response.status < 300:
             told = await _excerpt(response)
             raise errors.of_status(response.status, response.headers, told, now=now, secret=self._secret)
-        raw = await _whole(response, MAX_ANSWER_BYTES)
-        found = answers.read(response.status, response.content_type, raw, now=now, secret=self._secret)
-        return UpstreamAnswer(response.status, found)
+        async with self._large.one() as answer:
+            raw = await _whole(response, MAX_ANSWER_BYTES, answer)
+            found = answers.read(response.status, response.content_type, raw, now=now, secret=self._secret)
+            return UpstreamAnswer(response.status, found)
 
 
 def _base_url(text: str | None) -> URL:
@@ -195,7 +199,7 @@ def _base_url(text: str | None) -> URL:
     return url
 
 
-async def _whole(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+async def _whole(response: aiohttp.ClientResponse, max_bytes: int, answer: LargeAnswer) -> bytes:
     """The body. Raises UpstreamError as soon as it is larger than `max_bytes`, or silent for too long."""
     pieces: list[bytes] = []
     size = 0
@@ -207,6 +211,8 @@ async def _whole(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
                 if size > max_bytes:
                     raise errors.too_large(max_bytes)
                 pieces.append(piece)
+                silence.reschedule(None)
+                await answer.grown_to(size)
                 silence.reschedule(now() + _SILENCE_SECONDS)
     except TimeoutError:
         if silence.expired():

@@ -33,13 +33,17 @@ class AdaptiveLimit:
 
     def ended(self, now: float, *, error: bool, used: int) -> None:
         """A call has ended at `now` (monotonic seconds), while `used` items were at the endpoint."""
+        self.turn(now)
+        self._calls += 1
+        self._errors += error
+        self._peak = max(self._peak, used)
+
+    def turn(self, now: float) -> None:
+        """Judge the window if it is over, and begin another."""
         if now - self._began >= _WINDOW_SECONDS:
             self._judge()
             self._began = now
             self._calls = self._errors = self._peak = 0
-        self._calls += 1
-        self._errors += error
-        self._peak = max(self._peak, used)
 
     def _judge(self) -> None:
         if not self._adaptive or not self._calls:

@@ -81,12 +81,12 @@ class Circuits:
         assert news is not None
         async with self._database.transaction(durable=False) as tx:
             match news:
-                case Opening(reason, seconds):
+                case Opening(reason, until):
                     await circuits.open_(
                         tx,
                         *circuit.key,
                         reason=reason,
-                        seconds=seconds,
+                        seconds=None if until is None else until - circuit.clock(),
                         longest_seconds=self._settings.breaker_probe_seconds,
                     )
                 case "closed":
@@ -116,6 +116,8 @@ class Circuits:
                 one.closed_elsewhere()
 
     def _measure(self) -> None:
+        for one in list(self._known.values()):
+            one.limit.turn(one.clock())
         for kind, most in ((MODEL, self._settings.llm_concurrency), ("url", self._settings.concurrency)):
             ones = [one for one in list(self._known.values()) if one.kind == kind]
             metrics.circuits(
