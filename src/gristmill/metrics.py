@@ -44,6 +44,31 @@ _upstream_seconds = Histogram(
     buckets=_CALL_SECONDS,
     registry=REGISTRY,
 )
+# Of circuits, `kind` is model (the model's endpoint, with whatever key) or url (what a configuration names).
+_circuits_open = Gauge(
+    "gristmill_circuits_open",
+    "Endpoints left alone at the moment, as this process sees it",
+    ("kind",),
+    registry=REGISTRY,
+)
+_circuit_changes = Counter(
+    "gristmill_circuit_changes",
+    "Circuits opened and closed by this process",
+    ("kind", "change"),
+    registry=REGISTRY,
+)
+_limit_least = Gauge(
+    "gristmill_adaptive_limit_least",
+    "The lowest of the limits of items at one endpoint at once, in this process",
+    ("kind",),
+    registry=REGISTRY,
+)
+_limit_cuts = Gauge(
+    "gristmill_adaptive_limits_reduced",
+    "Endpoints whose limit is below the setting",
+    ("kind",),
+    registry=REGISTRY,
+)
 _upstream_tokens = Counter(
     "gristmill_upstream_tokens", "Tokens as the provider counts them", ("kind",), registry=REGISTRY
 )
@@ -107,6 +132,17 @@ def claimed(seconds: float) -> None:
 def upstream_called(status: str, seconds: float) -> None:
     """`status` is the HTTP status, or the kind of failure when there was none."""
     _upstream_seconds.labels(status).observe(seconds)
+
+
+def circuit_changed(kind: str, change: str) -> None:
+    """`change` is opened (by a storm), throttled (it asked for it), probed, or closed."""
+    _circuit_changes.labels(kind, change).inc()
+
+
+def circuits(kind: str, open_ones: int, reduced: int, least_limit: int) -> None:
+    _circuits_open.labels(kind).set(open_ones)
+    _limit_cuts.labels(kind).set(reduced)
+    _limit_least.labels(kind).set(least_limit)
 
 
 def upstream_tokens(prompt: int, completion: int) -> None:

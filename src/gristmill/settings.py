@@ -118,6 +118,11 @@ class Settings(BaseSettings):
     llm_model: str | None = None  # for agents that name none
     llm_concurrency: Annotated[int, Field(ge=1, le=10_000)] = 64  # calls in flight per worker process
     llm_timeout_seconds: Annotated[float, Field(gt=0)] = 120.0  # for one call, from connect to the last byte
+    adaptive_concurrency: bool = True  # false: as many calls at once as the settings say, however it goes
+    breaker_faults: Annotated[int, Field(ge=0, le=100_000)] = (
+        10  # items in a row that fail as in an outage: their endpoint is left alone; 0: never
+    )
+    breaker_probe_seconds: Annotated[float, Field(gt=0, le=300)] = 10.0  # between probes of it, at the most
     llm_price_prompt: Annotated[float, Field(ge=0)] | None = None  # US dollars per 1,000,000 tokens
     llm_price_completion: Annotated[float, Field(ge=0)] | None = None
 

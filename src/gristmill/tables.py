@@ -281,6 +281,7 @@ batch = Table(
     _at("cancelled_at"),
     Column("retention_days", SmallInteger, nullable=False, server_default=text("30")),  # after its end
     _at("expires_at"),  # set with its end
+    Column("circuit", Text),  # what its items call (domain/circuits.py); null: nobody
     CheckConstraint("total >= 1 AND total <= 1000000", name="total"),
     CheckConstraint(
         "status IN ('in_progress', 'paused', 'cancelling', 'completed', 'failed', 'cancelled')", name="status"
@@ -414,9 +415,24 @@ batch_schedule = Table(
     Column("max_concurrency", Integer),
     Column("limited", Boolean, nullable=False, server_default=text("false")),  # by a threshold or a budget
     _at("deadline_at", nullable=False),
+    Column("circuit", Text),  # the batch's
     Index("batch_schedule_next_idx", "tenant_id", "vtime", "batch_id", postgresql_where=text("NOT paused")),
     Index(None, "deadline_at"),
     **_HOT,
+)
+
+# A row exists exactly as long as nothing but probes may call.
+circuit = Table(
+    "circuit",
+    metadata,
+    Column("tenant_id", Uuid, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("reason", Text, nullable=False),
+    _at("until", nullable=False),  # when the next probe may start
+    Column("pause_seconds", Float, nullable=False),  # from that probe to the one after it
+    Column("longest_seconds", Float, nullable=False),  # what pauses grow to
+    Column("opened_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint("reason IN ('throttled', 'down')", name="reason"),
 )
 
 tenant_schedule = Table(

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -15,6 +15,7 @@ from gristmill.api.parts import Parts
 from gristmill.api.schemas import BatchOptions, ThresholdOptions, UpstreamOptions, WebhookOptions
 from gristmill.api.sources import FromDirectory, FromFile
 from gristmill.db import Transaction
+from gristmill.domain import circuits
 from gristmill.domain.errors import Invalid
 from gristmill.domain.ids import uuid7
 from gristmill.domain.limits import Budget, FailureThreshold
@@ -109,8 +110,13 @@ async def _source(
     return await sources.chosen(parts, key.tenant_id, options.source, processor, draft, fail_items=failing)
 
 
-# A configuration as JSON, and its secrets in clear (processors/secrets.py).
-Snapshot = tuple[str, bytes | None]
+class Snapshot(NamedTuple):
+    """A configuration as JSON, its secrets in clear (processors/secrets.py), and whom the items call (domain/circuits.py)."""
+
+    config: str
+    secrets: bytes | None
+    endpoint: str | None
+
 
 _KIND = ("agent_id", "processor", "config", "configuration_id")
 
@@ -160,7 +166,9 @@ async def _config(
     """What the batch will run with; None if something is wrong with it."""
     if options.agent_id is not None:
         of_agents = await snapshots.of_agents(parts.database, key.tenant_id, options.agent_id, draft)
-        return None if of_agents is None else (of_agents.model_dump_json(), None)
+        if of_agents is None:
+            return None
+        return Snapshot(of_agents.model_dump_json(), None, processor.depends_on(of_agents))
     raw = {} if options.config is None else options.config
     text = orjson.dumps(raw).decode()
     if len(text) > MAX_ITEM_BYTES:
@@ -175,7 +183,7 @@ async def _config(
         return None
     shown, secrets = taken_out(model)
     # Where nothing has to be hidden it is kept as it was given.
-    return (text, None) if secrets is None else (shown, secrets)
+    return Snapshot(text if secrets is None else shown, secrets, processor.depends_on(model))
 
 
 # --- the rest -------------------------------------------------------------------------------------------------
@@ -200,7 +208,7 @@ def _new(
     webhook: WebhookOptions | None,
 ) -> NewBatch:
     batch_id = uuid7()
-    config, secrets = snapshot
+    config, secrets, endpoint = snapshot
     timeout = options.item_timeout_seconds
     return NewBatch(
         id=batch_id,
@@ -225,6 +233,7 @@ def _new(
         upstream=new_upstream(parts, batch_id, options.upstream),
         failure_threshold=_threshold(options.failure_threshold),
         budget=Budget(options.budget.max_tokens, options.budget.action) if options.budget else None,
+        circuit=circuits.name(endpoint, _own_key(options.upstream), parts.vault.fingerprint),
     )
 
 
@@ -237,9 +246,14 @@ def _threshold(options: ThresholdOptions | None) -> FailureThreshold | None:
 def new_upstream(parts: Parts, batch_id: UUID, options: UpstreamOptions | None) -> NewUpstream | None:
     if options is None:
         return None
-    secret = None if options.api_key is None else options.api_key.get_secret_value().encode()
-    sealed = None if secret is None else parts.vault.encrypt(secret, upstream_binding(batch_id))
-    return NewUpstream(options.model, sealed)
+    secret = _own_key(options)
+    sealed = None if secret is None else parts.vault.encrypt(secret.encode(), upstream_binding(batch_id))
+    circuit = circuits.name(circuits.MODEL, secret, parts.vault.fingerprint)
+    return NewUpstream(options.model, sealed, circuit)
+
+
+def _own_key(options: UpstreamOptions | None) -> str | None:
+    return options.api_key.get_secret_value() if options and options.api_key else None
 
 
 def _new_webhook(parts: Parts, batch_id: UUID, options: WebhookOptions | None) -> NewWebhook | None:

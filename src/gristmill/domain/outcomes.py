@@ -75,12 +75,14 @@ class Failure:
 @dataclass(frozen=True, slots=True)
 class Retry:
     """May work later. `waiting` means that nothing is wrong with the item (429, no capacity, upstream down):
-    it uses up no attempt and is bounded by the batch's deadline only. `delay_seconds` None: by the retry policy."""
+    it uses up no attempt and is bounded by the batch's deadline only. `delay_seconds` None: by the retry policy.
+    `outage`: the other side may be down. Should others fare the same, it waits, too (upstream/circuit.py)."""
 
     error: ItemError
     delay_seconds: float | None = None
     waiting: bool = False
     usage: Usage | None = None
+    outage: bool = False
 
 
 Outcome = Success | Failure | Retry

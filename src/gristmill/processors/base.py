@@ -14,6 +14,7 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from gristmill.documents import ParserPool
+from gristmill.domain import circuits
 from gristmill.domain.checkpoints import MAX_BYTES, Checkpoint, CheckpointTooLarge, LeaseLost
 from gristmill.domain.files import Attachment as Attachment
 from gristmill.domain.outcomes import Outcome, Turn
@@ -21,6 +22,7 @@ from gristmill.domain.retry import RetryPolicy
 from gristmill.domain.sources import OpenSource, Source, SourceRefused
 from gristmill.domain.states import ItemStatus
 from gristmill.net.session import HttpSession
+from gristmill.upstream.circuit import Circuit
 from gristmill.upstream.client import Upstream
 
 Input = TypeVar("Input", bound=BaseModel)
@@ -57,6 +59,7 @@ class Services:
     open_source: Callable[[UUID, Source], AbstractAsyncContextManager[OpenSource]] = no_sources
     checkpoints: Checkpoints | None = None  # None: every attempt begins at the beginning
     parser: ParserPool | None = None  # reads documents, in child processes
+    circuit: Circuit | None = None  # of what the batch's items call; `upstream` goes through it by itself
 
 
 @dataclass(slots=True)  # not frozen: that would cost 1 µs an item
@@ -131,6 +134,11 @@ class Processor(ABC, Generic[Input, Config]):
 
     @abstractmethod
     async def run(self, given: Input, context: Context[Config]) -> Outcome: ...
+
+    def depends_on(self, config: Config) -> str | None:
+        """What the items call under this configuration: MODEL, the URL of another endpoint, or None for nobody. While it is
+        down, none of them starts (upstream/circuit.py). Pure."""
+        return circuits.MODEL if self.uses_upstream else None
 
     def history_id(self, given: Input) -> int | None:
         """The chat this item continues, if any: no other item of that chat runs at the same time."""

@@ -2,7 +2,8 @@
 
 Permanent: 3xx, which are not followed, and 4xx but 408, 409 and 429. Waiting: 429, and 503 with `Retry-After`: the other
 side has no capacity, which is no fault of the item. Counted: all the rest, and no answer at all. Whatever kept a call from
-arriving looks the same, so that nobody can map a network by what follows.
+arriving looks the same, so that nobody can map a network by what follows. Where many calls in a row fail as in an outage, the
+circuit opens (upstream/circuit.py), and what counted before does not.
 """
 
 import random
@@ -18,7 +19,8 @@ from gristmill.net import signing
 from gristmill.net.retry_after import retry_after_seconds
 from gristmill.net.session import CallFailed, HttpSession, Response
 from gristmill.processors.refusals import Refused
-from gristmill.upstream.errors import masked, provider_words
+from gristmill.upstream.circuit import Call, Circuit, HeldOff
+from gristmill.upstream.errors import HELD_OFF, masked, may_be_an_outage, provider_words
 
 POLICY = RetryPolicy(base_seconds=5.0)
 BUSY_SECONDS = 30.0  # to wait when the other side has no capacity and does not say for how long
@@ -59,9 +61,27 @@ def all_in_clear(headers: Mapping[str, SecretStr]) -> dict[str, str]:
 
 
 async def post(
-    http: HttpSession, endpoint: Endpoint, message: Message, *, max_bytes: int, partial: bool = False
+    http: HttpSession,
+    endpoint: Endpoint,
+    message: Message,
+    *,
+    max_bytes: int,
+    partial: bool = False,
+    circuit: Circuit | None = None,
 ) -> Response:
-    """The answer, if it is a 2xx. `max_bytes` and `partial`: as in `HttpSession.request`. Raises Refused."""
+    """The answer, if it is a 2xx. `max_bytes` and `partial`: as in `HttpSession.request`. Raises Refused, also while the
+    circuit is open."""
+    try:
+        with Call(circuit) as call:
+            return await _post(http, endpoint, message, max_bytes, partial, call)
+    except HeldOff:
+        error = ItemError(500, f"{endpoint.word}_unreachable", f"{endpoint.name}: {HELD_OFF}", retryable=True)
+        raise Refused(Retry(error, waiting=True, outage=True)) from None
+
+
+async def _post(
+    http: HttpSession, endpoint: Endpoint, message: Message, max_bytes: int, partial: bool, call: Call
+) -> Response:
     signed = signing.headers(endpoint.secret, message.identifier, int(time.time()), message.body)
     ours = {"Content-Type": "application/json", "Idempotency-Key": message.idempotency_key, **signed}
     try:
@@ -75,10 +95,25 @@ async def post(
             partial=partial,
         )
     except CallFailed as failed:
-        raise Refused(_no_answer(endpoint, failed)) from None
-    if not 200 <= response.status < 300:
-        raise Refused(_refusal(endpoint, response, time.time()))
-    return response
+        outcome = _no_answer(endpoint, failed)
+        if outcome.outage:
+            call.failed("down")
+        raise Refused(outcome) from None
+    if 200 <= response.status < 300:
+        call.answered()
+        return response
+    refusal = _refusal(endpoint, response, time.time())
+    _report(call, refusal, response)
+    raise Refused(refusal)
+
+
+def _report(call: Call, refusal: Failure | Retry, response: Response) -> None:
+    if not isinstance(refusal, Retry) or not refusal.outage:
+        call.answered()
+        return
+    asked = retry_after_seconds(response.headers, time.time())
+    throttled = refusal.waiting or response.status == 429
+    call.failed("throttled" if throttled else "down", refusal.delay_seconds if throttled and asked else None)
 
 
 def _no_answer(endpoint: Endpoint, failed: CallFailed) -> Retry:
@@ -89,17 +124,19 @@ def _no_answer(endpoint: Endpoint, failed: CallFailed) -> Retry:
     }.get(failed.shown, ("connection_lost", "broke the connection before the whole answer had come"))
     message = f"{endpoint.name} {what}."
     suggestion = "Check that its URL is public and that it is up."
-    return Retry(ItemError(500, f"{endpoint.word}_{kind}", message, retryable=True, suggestion=suggestion))
+    error = ItemError(500, f"{endpoint.word}_{kind}", message, retryable=True, suggestion=suggestion)
+    return Retry(error, outage=kind != "answer_too_large")
 
 
 def _refusal(endpoint: Endpoint, response: Response, now: float) -> Failure | Retry:
     status, asked = response.status, retry_after_seconds(response.headers, now)
     if status == 429 or (status == 503 and asked is not None):
         error = _error(endpoint, response, "busy", "has no capacity right now", retryable=True)
-        return Retry(error, _later(asked or BUSY_SECONDS), waiting=True)
+        return Retry(error, _later(asked or BUSY_SECONDS), waiting=True, outage=True)
     if status >= 500 or status in _COUNTED:
         error = _error(endpoint, response, "error", "had an error of its own", retryable=True)
-        return Retry(error, None if asked is None else _later(asked))
+        delay = None if asked is None else _later(asked)
+        return Retry(error, delay, outage=may_be_an_outage(status))
     if status < 400:
         what, advice = "redirects elsewhere, which is not followed", "Name the URL at which it answers."
     else:

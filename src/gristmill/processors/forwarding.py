@@ -13,6 +13,7 @@ import orjson
 from gristmill.net.session import HttpSession
 from gristmill.processors import calls
 from gristmill.processors.calls import Endpoint, Message
+from gristmill.upstream.circuit import Circuit
 
 MAX_POST_CHARACTERS = 1_000_000  # of the chunks in one post; a larger chunk goes alone
 _MAX_ANSWER_BYTES = 64 * 1024  # read, so that the connection can be used again
@@ -61,6 +62,7 @@ class Origin:
 
 async def forward(
     http: HttpSession,
+    circuit: Circuit | None,
     sink: Endpoint,
     origin: Origin,
     chunks: Chunks,
@@ -78,7 +80,7 @@ async def forward(
         end = _end(chunks.pieces, done, per_post)
         message = _message(origin, chunks, done, end)
         # A status counts even if the body behind it never ends: the sink has said that it has them.
-        await calls.post(http, sink, message, max_bytes=_MAX_ANSWER_BYTES, partial=True)
+        await calls.post(http, sink, message, max_bytes=_MAX_ANSWER_BYTES, partial=True, circuit=circuit)
         await advance(end)
         done, posts = end, posts + 1
     return posts

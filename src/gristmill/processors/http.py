@@ -43,11 +43,18 @@ class Http(Processor[HttpInput, HttpConfig]):
     config_model = HttpConfig
     retry: RetryPolicy = calls.POLICY
 
+    def depends_on(self, config: HttpConfig) -> str | None:
+        return config.url
+
     async def run(self, given: HttpInput, context: Context[HttpConfig]) -> Outcome:
         endpoint = _endpoint(context.config)
         try:
             response = await calls.post(
-                context.services.http, endpoint, _message(given, context), max_bytes=MAX_ANSWER_BYTES
+                context.services.http,
+                endpoint,
+                _message(given, context),
+                max_bytes=MAX_ANSWER_BYTES,
+                circuit=context.services.circuit,
             )
         except Refused as refused:
             return refused.outcome

@@ -48,6 +48,9 @@ class Parse(Processor[DocumentInput, ParseConfig]):
     uses_upstream: ClassVar[bool] = True
     uses_checkpoints: ClassVar[bool] = True
 
+    def depends_on(self, config: ParseConfig) -> str | None:
+        return super().depends_on(config) if config.mode == "agentic" else None
+
     def item_name(self, given: DocumentInput) -> str | None:
         return documents.name_of(given)
 

@@ -72,6 +72,9 @@ class Pipeline(Processor[PipelineInput, PipelineConfig]):
     uses_parser: ClassVar[bool] = True
     uses_checkpoints: ClassVar[bool] = True
 
+    def depends_on(self, config: PipelineConfig) -> str | None:
+        return config.sink.url
+
     def stage(self, status: ItemStatus, saved: str | None) -> str:
         return _STAGES[status][saved is not None]
 
@@ -98,6 +101,7 @@ class Pipeline(Processor[PipelineInput, PipelineConfig]):
         made = Chunks.of_text(saved.data or "")
         posts = await forward(
             context.services.http,
+            context.services.circuit,
             _endpoint(context.config.sink),
             Origin(str(context.batch_id), context.ordinal, context.custom_id),
             made,

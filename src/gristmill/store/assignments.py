@@ -17,6 +17,7 @@ class Assignment:
     item_timeout_seconds: float
     upstream: str | None = None  # JSON {model, own_key}: what the batch brought for its calls to the model
     upstream_key: bytes | None = None  # encrypted
+    circuit: str | None = None  # what its items call (domain/circuits.py)
 
 
 async def load(connection: Transaction, batch_id: UUID) -> Assignment | None:
@@ -24,7 +25,7 @@ async def load(connection: Transaction, batch_id: UUID) -> Assignment | None:
     row = await connection.fetchrow(
         """
         SELECT id, tenant_id, processor, config, config_secrets, max_attempts, item_timeout_seconds,
-            upstream, upstream_key
+            upstream, upstream_key, circuit
         FROM batch WHERE id = $1
         """,
         batch_id,

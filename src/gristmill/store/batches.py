@@ -47,6 +47,7 @@ class NewUpstream:
 
     model: str | None = None
     key: bytes | None = None
+    circuit: str | None = None  # of calls with that key (domain/circuits.py)
 
     def as_json(self) -> str:
         """What may be shown, and stays."""
@@ -93,6 +94,7 @@ class NewBatch:
     origin: Origin | None = None
     failure_threshold: FailureThreshold | None = None
     budget: Budget | None = None
+    circuit: str | None = None  # what its items call (domain/circuits.py)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +142,8 @@ class Batch:
     throughput: float | None  # items a second
     next_at: datetime | None  # when the next waiting item may start; None: now, or nothing waits
     throttled: bool  # it waits for the upstream
+    circuit_until: datetime | None  # what its items call is closed off until the next probe; None: it is not
+    circuit_reason: str | None  # throttled or down
     waits_for_chat: bool
     queued: bool  # it could start, has been able to for more than a moment, and others' items run
     has_worker: bool
@@ -184,6 +188,9 @@ class Batch:
             return None
         if not self.has_worker:
             return "no worker for this processor"
+        if self.circuit_until is not None:
+            what = "throttled until" if self.circuit_reason == "throttled" else "upstream down until"
+            return f"{what} {self.circuit_until:%Y-%m-%dT%H:%M:%SZ}"
         if self.waits_for_chat:
             return "another item of the same chat is running"
         if self.next_at is not None:
@@ -216,10 +223,12 @@ COLUMNS = f"""
         ELSE c.rate * {faded("c.last_result_at", "now()")} / greatest(1 - {faded("c.started_at", "now()")}, 0.0001)
     END AS throughput,
     w.next_at, w.throttled, w.waits_for_chat, w.queued, w.has_worker, b.dialect, b.dialect_key, b.dialect_facts,
+    circuit.until AS circuit_until, circuit.reason AS circuit_reason,
     EXISTS (SELECT FROM ingest WHERE ingest.batch_id = b.id) AS ingesting
 """
 SOURCE = """
     batch b JOIN batch_count c ON c.batch_id = b.id
+    LEFT JOIN circuit ON circuit.tenant_id = b.tenant_id AND circuit.name = b.circuit
     CROSS JOIN LATERAL (SELECT coalesce(sum(remaining), 0) AS processing FROM lease WHERE lease.batch_id = b.id) l
     CROSS JOIN LATERAL (
         SELECT CASE WHEN first_at > now() AND first_at < 'infinity' THEN first_at END AS next_at,
@@ -240,10 +249,10 @@ WITH new AS (
     INSERT INTO batch (
         id, tenant_id, status, processor, agent_id, config, name, metadata, collection, created_by, priority,
         max_attempts, item_timeout_seconds, max_concurrency, deadline_seconds, deadline_at, total,
-        webhook_url, webhook_events, webhook_secret, configuration_id, retention_days
+        webhook_url, webhook_events, webhook_secret, configuration_id, retention_days, circuit
     ) VALUES (
         $1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9, $10, $11, $12, $13, $14, $15::int, now() + make_interval(secs => $15::int),
-        $16, $17, $18, $19, $20, $22
+        $16, $17, $18, $19, $20, $22, $23
     )
 )
 INSERT INTO batch_count (batch_id, total, failed, kept, finished_from, failed_from) VALUES ($1, $16, $21, $21, $21, $21)
@@ -313,6 +322,7 @@ async def insert(tx: Transaction, new: NewBatch, total: int, failed: int = 0) ->
         new.configuration_id,
         failed,
         new.retention_days,
+        new.circuit,
     )
     if new.config_secrets is not None:  # a statement of its own, for the few batches that have some
         await tx.execute("UPDATE batch SET config_secrets = $2 WHERE id = $1", new.id, new.config_secrets)
@@ -327,8 +337,11 @@ async def insert(tx: Transaction, new: NewBatch, total: int, failed: int = 0) ->
 
 async def bring(tx: Transaction, batch_id: UUID, upstream: NewUpstream) -> None:
     """Let the batch call the model with these. The key goes when the batch ends (store/endings.py)."""
-    statement = "UPDATE batch SET upstream = $2, upstream_key = $3 WHERE id = $1"
-    await tx.execute(statement, batch_id, upstream.as_json(), upstream.key)
+    statement = """
+        UPDATE batch SET upstream = $2, upstream_key = $3, circuit = CASE WHEN circuit IS NOT NULL THEN $4::text END
+        WHERE id = $1
+    """
+    await tx.execute(statement, batch_id, upstream.as_json(), upstream.key, upstream.circuit)
 
 
 async def add_items(tx: Transaction, batch_id: UUID, first: int, items: Sequence[NewItem]) -> None:

@@ -115,9 +115,8 @@ async def record(tx: Transaction, worker_id: int, flush: Flush, *, alone: bool =
     await turns.append(tx, inserted)
     await _give_chats_up(tx, ended)
     await _forget_checkpoints(tx, inserted)
-    await spans.put_back(
-        tx, [_waiting(r) for r in again] + [w for lease_id, w in flush.unstarted if lease_id in held]
-    )
+    back = [_waiting(r) for r in again] + [w for lease_id, w in flush.unstarted if lease_id in held]
+    await spans.put_back(tx, spans.joined(back))
     await spans.set_remaining(
         tx, {lease_id: n for lease_id, n in flush.remaining.items() if lease_id in held}
     )

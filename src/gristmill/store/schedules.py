@@ -25,8 +25,8 @@ known AS (SELECT t.tenant_id FROM tenant_schedule t JOIN owner USING (tenant_id)
 SELECT tenant_id FROM new UNION ALL SELECT tenant_id FROM known
 """
 _ADD_BATCH = """
-INSERT INTO batch_schedule (batch_id, tenant_id, processor, weight, paused, max_concurrency, deadline_at, limited)
-SELECT id, tenant_id, processor, 10 ^ (priority / 100.0), status = 'paused', max_concurrency, deadline_at,
+INSERT INTO batch_schedule (batch_id, tenant_id, processor, weight, paused, max_concurrency, deadline_at, circuit, limited)
+SELECT id, tenant_id, processor, 10 ^ (priority / 100.0), status = 'paused', max_concurrency, deadline_at, circuit,
     num_nonnulls(c.failure_ratio, c.max_tokens) > 0
 FROM batch JOIN batch_count c ON c.batch_id = batch.id WHERE id = $1
 """

@@ -3,7 +3,7 @@
 No item row is ever touched by this. What is claimed comes from one batch, chosen fairly (`store/schedules.py`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
@@ -35,6 +35,7 @@ class Lease:
     losses: int
     started_at: datetime
     items: Sequence[ClaimedItem]
+    probing: bool = False  # its circuit is open: this is to find out whether the other side is back
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +52,21 @@ class Claim:
 # Tenants are sorted before the batches are looked at: else a batch of every tenant is locked, and the others find nothing.
 # `next.vtime` is as of the lock, the one it is compared with as of the statement's beginning: if another claim of the batch
 # committed in between, `running` does not count its items, and a batch with a limit is left to the next claim.
+# A batch whose circuit is open is passed over until the next probe is due, and then gives one item. The circuit's row says to
+# whom of several claims: the others take nothing.
 _CLAIM = f"""
 WITH free AS (SELECT * FROM unnest($2::text[], $3::int[]) AS free (processor, slots)),
+held AS (SELECT * FROM unnest($4::uuid[], $5::text[], $6::int[]) AS held (tenant_id, circuit, slots)),
 pick AS (
     SELECT next.*, t.batches_started, (SELECT max(started) FROM tenant_schedule) AS tenants_started
     FROM (SELECT * FROM tenant_schedule ORDER BY vtime OFFSET 0) t CROSS JOIN LATERAL (
-        SELECT s.batch_id, s.tenant_id, s.weight, s.vtime, s.max_concurrency,
-            least(free.slots, coalesce(s.max_concurrency - running.items, free.slots))::int AS slots
+        SELECT s.batch_id, s.tenant_id, s.weight, s.vtime, s.max_concurrency, s.circuit, c.until IS NOT NULL AS probing,
+            least(free.slots, coalesce(s.max_concurrency - running.items, free.slots),
+                held.slots, CASE WHEN c.until IS NOT NULL THEN 1 END)::int AS slots
         FROM batch_schedule s
         JOIN free ON free.processor = s.processor
+        LEFT JOIN circuit c ON c.tenant_id = s.tenant_id AND c.name = s.circuit
+        LEFT JOIN held ON held.tenant_id = s.tenant_id AND held.circuit = s.circuit
         CROSS JOIN LATERAL (
             SELECT CASE WHEN s.max_concurrency IS NOT NULL THEN (
                 SELECT coalesce(sum(l.remaining), 0) FROM lease l WHERE l.batch_id = s.batch_id
@@ -68,20 +75,27 @@ pick AS (
         WHERE s.tenant_id = t.tenant_id AND NOT s.paused AND s.deadline_at > now()
             AND (s.max_concurrency IS NULL OR s.max_concurrency > running.items)
             AND (NOT s.limited OR NOT EXISTS (
-                SELECT FROM batch_count c WHERE c.batch_id = s.batch_id AND c.exceeded IS NOT NULL
+                SELECT FROM batch_count k WHERE k.batch_id = s.batch_id AND k.exceeded IS NOT NULL
             ))
+            AND (c.until IS NULL OR c.until <= now()) AND (held.slots IS NULL OR held.slots > 0)
             AND EXISTS (SELECT FROM span w WHERE w.batch_id = s.batch_id AND w.available_at <= now())
         ORDER BY s.vtime, s.batch_id LIMIT 1 FOR UPDATE OF s SKIP LOCKED
     ) next
     WHERE next.max_concurrency IS NULL OR next.vtime = (SELECT vtime FROM batch_schedule o WHERE o.batch_id = next.batch_id)
     ORDER BY t.vtime LIMIT 1
 ),
+probe AS (
+    UPDATE circuit c SET until = now() + make_interval(secs => c.pause_seconds * (0.8 + 0.4 * random())),
+        pause_seconds = least(2 * c.pause_seconds, c.longest_seconds)
+    FROM pick WHERE pick.probing AND c.tenant_id = pick.tenant_id AND c.name = pick.circuit AND c.until <= now()
+    RETURNING c.name
+),
 candidate AS (
     SELECT w.* FROM pick CROSS JOIN LATERAL (
         SELECT * FROM span
         WHERE span.batch_id = pick.batch_id AND available_at <= now() AND EXISTS (SELECT FROM worker WHERE id = $1 AND NOT dead)
         ORDER BY available_at, id LIMIT least(pick.slots, {_MOST_SPANS}) FOR UPDATE
-    ) w
+    ) w WHERE NOT pick.probing OR EXISTS (SELECT FROM probe)
 ),
 running AS (SELECT *, sum(last - first + 1) OVER (ORDER BY available_at, id) AS upto FROM candidate),
 taken AS (
@@ -106,7 +120,7 @@ INSERT INTO lease (batch_id, worker_id, first, last, remaining, attempt, losses,
 SELECT t.batch_id, $1, t.first, t.taken_last, t.taken_last - t.first + 1, t.attempts + 1, t.losses,
     now() + make_interval(secs => 2 * b.item_timeout_seconds + {LEASE_SLACK_SECONDS})
 FROM taken t JOIN batch b ON b.id = t.batch_id
-RETURNING id, batch_id, first, last, attempt, losses, started_at
+RETURNING id, batch_id, first, last, attempt, losses, started_at, (SELECT probing FROM pick) AS probing
 """
 
 # A second statement, range by range: a plain join of ranges and items falls off a plan cliff at a million items.
@@ -121,20 +135,37 @@ CROSS JOIN LATERAL (
 _ENDED = "SELECT ordinal FROM result WHERE batch_id = $1 AND ordinal = ANY ($2)"
 
 
-async def claim(tx: Transaction, worker_id: int, free: Mapping[str, int]) -> Claim:
-    """Lease items of one batch to this worker, at most as many as it has free slots for the batch's processor.
+async def claim(
+    tx: Transaction,
+    worker_id: int,
+    free: Mapping[str, int],
+    held: Sequence[tuple[UUID, str, int]] = (),
+) -> Claim:
+    """Lease items of one batch to this worker, at most as many as it has free slots for the batch's processor, and for the
+    batch's circuit where `held` has a number for it: (tenant, circuit, slots).
 
     Takes none when nothing may start, when another claim holds the only batch that could, or when this worker was
     declared dead. Items whose chat is busy are parked (`store/histories.py`): taken, and in no lease.
     """
     open_slots = {processor: slots for processor, slots in free.items() if slots > 0}
-    rows = await tx.fetch(_CLAIM, worker_id, list(open_slots), list(open_slots.values()))
+    tenants, circuits, slots = (list(column) for column in zip(*held, strict=True)) if held else ([], [], [])
+    rows = await tx.fetch(
+        _CLAIM, worker_id, list(open_slots), list(open_slots.values()), tenants, circuits, slots
+    )
     if not rows:
         return Claim([], 0)
     batch_id = rows[0]["batch_id"]
     items = await _items(tx, batch_id, [(row["id"], row["first"], row["last"]) for row in rows])
     leases = [
-        Lease(row["id"], batch_id, row["attempt"], row["losses"], row["started_at"], items[row["id"]])
+        Lease(
+            row["id"],
+            batch_id,
+            row["attempt"],
+            row["losses"],
+            row["started_at"],
+            items[row["id"]],
+            row["probing"],
+        )
         for row in rows
     ]
     sizes = {row["id"]: row["last"] - row["first"] + 1 for row in rows}
@@ -239,6 +270,19 @@ class Waiting:
     losses: int
     delay_seconds: float = 0.0
     upstream_busy: bool = False  # why it waits: 429, no capacity, upstream down; else for its next attempt
+
+
+def joined(waiting: Iterable[Waiting]) -> list[Waiting]:
+    """What waits for the other side becomes one range again where neighbours wait alike: an outage leaves a batch as it was.
+    Those that were lost more than once stay apart (store/leases.py)."""
+    ranges: list[Waiting] = []
+    for one in sorted(waiting, key=_place):
+        last = ranges[-1] if ranges else one
+        if one.upstream_busy and one.losses < 2 and one == replace(last, first=last.last + 1, last=one.last):
+            ranges[-1] = replace(last, last=one.last)
+        else:
+            ranges.append(one)
+    return ranges
 
 
 async def put_back(tx: Transaction, waiting: Sequence[Waiting]) -> None:

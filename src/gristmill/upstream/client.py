@@ -19,10 +19,13 @@ from gristmill import metrics
 from gristmill.net.session import USER_AGENT
 from gristmill.settings import Settings
 from gristmill.upstream import answers, errors
+from gristmill.upstream.circuit import Call, Circuit, HeldOff
 from gristmill.upstream.errors import UpstreamError
+from gristmill.upstream.large import LargeAnswer, LargeAnswers
 from gristmill.upstream.outage import Outage
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024  # after decompression
+LARGE_ANSWERS = 4  # read at a time
 _EXCERPT_BYTES = 64 * 1024  # of the body of an error
 _EXCERPT_SECONDS = 5.0
 _CONNECT_SECONDS = 10.0
@@ -51,6 +54,8 @@ class Upstream:
         self._timeout_seconds = settings.llm_timeout_seconds
         self._prices = (settings.llm_price_prompt, settings.llm_price_completion)
         self._outage = Outage()
+        self._large = LargeAnswers(LARGE_ANSWERS)
+        self._circuit: Circuit | None = None
         self._urls: dict[str, URL] = {}
         self._session: aiohttp.ClientSession
         self.model = settings.llm_model
@@ -76,25 +81,42 @@ class Upstream:
         await self._session.close()
 
     async def post(self, path: str, body: dict[str, Any], *, request_id: str | None = None) -> UpstreamAnswer:
-        """Sends `body` to a path such as `/chat/completions`. Raises UpstreamError.
+        """Sends `body` to a path such as `/chat/completions`. Raises UpstreamError, also while the circuit is open.
 
         `request_id` goes along as X-Client-Request-Id, which providers log to find calls by.
         """
+        try:
+            with Call(self._circuit) as call:
+                return await self._post(call, path, orjson.dumps(body), request_id)
+        except HeldOff:
+            raise errors.held_off() from None
+
+    async def _post(self, call: Call, path: str, body: bytes, request_id: str | None) -> UpstreamAnswer:
         started = time.monotonic()
         try:
-            answer = await self._exchange(path, orjson.dumps(body), request_id)
+            answer = await self._exchange(path, body, request_id)
         except UpstreamError as error:
             status = error.error.upstream_status or error.error.type
             metrics.upstream_called(str(status), time.monotonic() - started)
-            if self._of_a_batch:
-                errors.tell_of_own_key(error)
-            if error.waiting:
-                planned = self._outage.delay(time.monotonic())
-                error.delay_seconds = planned if error.delay_seconds is None else error.delay_seconds
+            self._failed(call, error)
             raise
         metrics.upstream_called(str(answer.status), time.monotonic() - started)
         self._outage.over()
+        call.answered()
         return answer
+
+    def _failed(self, call: Call, error: UpstreamError) -> None:
+        if error.outage:
+            throttled = error.error.upstream_status == 429
+            hold = error.delay_seconds if error.waiting else None
+            call.failed("throttled" if throttled or hold is not None else "down", hold)
+        elif not error.error.retryable:
+            call.answered()
+        if self._of_a_batch:
+            errors.tell_of_own_key(error)
+        if error.waiting:
+            planned = self._outage.delay(time.monotonic())
+            error.delay_seconds = planned if error.delay_seconds is None else error.delay_seconds
 
     def with_own(self, api_key: str | None, model: str | None) -> Self:
         """The same endpoint with a batch's own key and model; None: the operator's. It shares the session: a caller's key
@@ -106,6 +128,12 @@ class Upstream:
         if model is not None and model != self.model:
             other.model = model
             other._prices = (None, None)  # those of the settings are for another model
+        return other
+
+    def on(self, circuit: Circuit | None) -> Self:
+        """The same, with calls that go through this circuit."""
+        other = copy(self)
+        other._circuit = circuit
         return other
 
     @property
@@ -149,9 +177,10 @@ class Upstream:
         if not 200 <= response.status < 300:
             told = await _excerpt(response)
             raise errors.of_status(response.status, response.headers, told, now=now, secret=self._secret)
-        raw = await _whole(response, MAX_ANSWER_BYTES)
-        found = answers.read(response.status, response.content_type, raw, now=now, secret=self._secret)
-        return UpstreamAnswer(response.status, found)
+        async with self._large.one() as answer:
+            raw = await _whole(response, MAX_ANSWER_BYTES, answer)
+            found = answers.read(response.status, response.content_type, raw, now=now, secret=self._secret)
+            return UpstreamAnswer(response.status, found)
 
 
 def _base_url(text: str | None) -> URL:
@@ -170,7 +199,7 @@ def _base_url(text: str | None) -> URL:
     return url
 
 
-async def _whole(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+async def _whole(response: aiohttp.ClientResponse, max_bytes: int, answer: LargeAnswer) -> bytes:
     """The body. Raises UpstreamError as soon as it is larger than `max_bytes`, or silent for too long."""
     pieces: list[bytes] = []
     size = 0
@@ -182,6 +211,8 @@ async def _whole(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
                 if size > max_bytes:
                     raise errors.too_large(max_bytes)
                 pieces.append(piece)
+                silence.reschedule(None)
+                await answer.grown_to(size)
                 silence.reschedule(now() + _SILENCE_SECONDS)
     except TimeoutError:
         if silence.expired():

@@ -25,21 +25,27 @@ _QUOTA_DELAY_SECONDS = 60.0
 
 
 class UpstreamError(Exception):
-    """A call that gave no usable answer. `waiting` and `delay_seconds` are those of `outcomes.Retry`."""
+    """A call that gave no usable answer. `waiting`, `delay_seconds` and `outage` are those of `outcomes.Retry`."""
 
     def __init__(
-        self, error: ItemError, *, waiting: bool = False, delay_seconds: float | None = None
+        self,
+        error: ItemError,
+        *,
+        waiting: bool = False,
+        delay_seconds: float | None = None,
+        outage: bool = False,
     ) -> None:
         super().__init__(f"{error.type}: {error.message}")
         self.error = error
         self.waiting = waiting
         self.delay_seconds = delay_seconds
+        self.outage = outage
 
     def outcome(self, usage: Usage | None = None) -> Failure | Retry:
         """What the item that made the call ends with; `usage` is what its earlier calls have cost."""
         if not self.error.retryable:
             return Failure(self.error, usage)
-        return Retry(self.error, self.delay_seconds, self.waiting, usage)
+        return Retry(self.error, self.delay_seconds, self.waiting, usage, self.outage)
 
 
 class _Rule(NamedTuple):
@@ -131,7 +137,21 @@ def _error(
     error = ItemError(
         500, rule.type, message, upstream_status=status, retryable=retryable, suggestion=rule.suggestion
     )
-    return UpstreamError(error, waiting=waiting, delay_seconds=delay)
+    return UpstreamError(error, waiting=waiting, delay_seconds=delay, outage=may_be_an_outage(status))
+
+
+def may_be_an_outage(status: int) -> bool:
+    """Whether an answer with this status may come of how the other side is, and not of what it was asked."""
+    return status >= 500 or status in (408, 429)
+
+
+HELD_OFF = "It was not called: it is down, or has asked to be left alone for a while."
+
+
+def held_off() -> UpstreamError:
+    """The circuit is open (upstream/circuit.py)."""
+    error = ItemError(500, "upstream_unavailable", f"The model's endpoint: {HELD_OFF}", retryable=True)
+    return UpstreamError(error, waiting=True, outage=True)
 
 
 def tell_of_own_key(error: UpstreamError) -> None:
@@ -152,18 +172,19 @@ def unreachable(why: str) -> UpstreamError:
         retryable=True,
         suggestion="Check GRISTMILL_LLM_BASE_URL and that the endpoint is up.",
     )
-    return UpstreamError(error, waiting=True)
+    return UpstreamError(error, waiting=True, outage=True)
 
 
 def timed_out(seconds: float, what: str = "did not answer") -> UpstreamError:
     message = f"The model's endpoint {what} within {seconds:g} seconds."
     suggestion = "Raise GRISTMILL_LLM_TIMEOUT_SECONDS if answers take longer."
-    return UpstreamError(ItemError(500, "upstream_timeout", message, retryable=True, suggestion=suggestion))
+    error = ItemError(500, "upstream_timeout", message, retryable=True, suggestion=suggestion)
+    return UpstreamError(error, outage=True)
 
 
 def connection_lost() -> UpstreamError:
     message = "The connection to the model's endpoint broke before the whole answer had come."
-    return UpstreamError(ItemError(500, "upstream_connection_lost", message, retryable=True))
+    return UpstreamError(ItemError(500, "upstream_connection_lost", message, retryable=True), outage=True)
 
 
 def too_large(max_bytes: int) -> UpstreamError:

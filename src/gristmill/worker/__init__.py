@@ -13,6 +13,7 @@ from gristmill.settings import Settings
 from gristmill.storage.base import Storage
 from gristmill.store import workers
 from gristmill.vault import Vault
+from gristmill.worker.circuits import Circuits
 from gristmill.worker.deliveries import Deliveries
 from gristmill.worker.discards import Discards
 from gristmill.worker.heartbeat import Heartbeat
@@ -48,11 +49,13 @@ class Worker:
         self._recorder = Recorder(
             database, ended_batches=self._batches_may_have_ended, drained=self._there_is_room
         )
+        self._circuits = Circuits(database, settings, changed=self._there_is_room)
         self._items = Items(
             database,
             services,
             self._registry,
             self._recorder,
+            self._circuits,
             concurrency=settings.concurrency,
             upstream_concurrency=settings.llm_concurrency,
             parser_concurrency=ITEMS_PER_CHILD * default_children(),
@@ -93,6 +96,7 @@ class Worker:
         self._recording = asyncio.create_task(self._recorder.run(self._stop_recording))
         lease = self._settings.lease_seconds
         self._duty("watch", self._items.watch, 0.1)
+        self._duty("circuits", self._circuits.step, poll, self._circuits.news)
         self._duty("deliveries", self._deliveries.step, poll, self._deliveries_news)
         self._ingesting = self._duty("ingests", self._ingests.step, poll, self._ingests_news)
         self._duty("reaper", self._upkeep.reap, min(5.0, lease / 3))

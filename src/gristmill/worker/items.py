@@ -6,19 +6,25 @@ a timeout per item 5.9 (docs/performance.md). One watch ends what runs over its 
 
 import asyncio
 import logging
+import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 from gristmill import metrics
 from gristmill.db import Database
+from gristmill.domain.outcomes import Outcome, Retry
 from gristmill.processors.base import Processor, Services
 from gristmill.store import assignments, leases, spans
 from gristmill.store.recording import Ended, Retried
+from gristmill.upstream.circuit import CALLER, Caller, Circuit
+from gristmill.worker.circuits import Circuits
 from gristmill.worker.loop import first_of
 from gristmill.worker.recorder import FULL, Recorder
-from gristmill.worker.work import HeldLease, Job, Work, prepared, run, settle, timed_out
+from gristmill.worker.work import HeldLease, Job, Work, excused, prepared, run, settle, timed_out
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +47,7 @@ class Items:
         services: Services,
         processors: Mapping[str, Processor[Any, Any]],
         recorder: Recorder,
+        circuits: Circuits,
         *,
         concurrency: int,
         upstream_concurrency: int,
@@ -53,6 +60,7 @@ class Items:
         self._services = services
         self._processors = processors
         self._recorder = recorder
+        self._circuits = circuits
         self._concurrency = concurrency
         self._upstream_concurrency = upstream_concurrency
         self._parser_concurrency = parser_concurrency
@@ -94,13 +102,14 @@ class Items:
         if self._in_doubt:
             await self._settle_doubt()
         self._in_doubt = True
+        claimed_at = time.monotonic()
         async with self._database.transaction(durable=False) as tx:
-            claim = await spans.claim(tx, self.worker_id, free)
+            claim = await spans.claim(tx, self.worker_id, free, self._circuits.held())
         self._in_doubt = False
         held = [HeldLease(lease, len(lease.items)) for lease in claim.leases]
         self._held.update({one.lease.id: one for one in held})
         if held:
-            await self._take(held)
+            await self._take(held, claimed_at)
         return claim.taken
 
     def _free(self) -> dict[str, int]:
@@ -134,7 +143,7 @@ class Items:
         if len(self._held) > 2 * self._concurrency or not self._running:
             self._held = {i: held for i, held in self._held.items() if held.remaining > 0}
 
-    async def _take(self, claimed: Sequence[HeldLease]) -> None:
+    async def _take(self, claimed: Sequence[HeldLease], claimed_at: float) -> None:
         """Make the items of these leases, which are of one batch, ready to run."""
         try:
             job = await self._job(claimed[0].lease.batch_id)
@@ -145,8 +154,11 @@ class Items:
             for held in claimed:
                 self._held.pop(held.lease.id, None)
             return
+        if job.circuit and not job.circuit.admits(claimed[0].lease.probing, claimed_at):
+            self._give_back(claimed)
+            return
         works = [Work(held, item, job) for held in claimed for item in held.lease.items]
-        self._in_hand[job.assignment.processor] += len(works)
+        self._hold(job, len(works))
         self._ready.extend(works)
         self._wake(WOKEN)
 
@@ -160,13 +172,21 @@ class Items:
         if assignment is None:
             return None
         processor = self._processors[assignment.processor]
-        job = prepared(assignment, processor, self._services)
+        name = assignment.circuit
+        circuit = None if name is None else self._circuits.of(assignment.tenant_id, name)
+        job = prepared(assignment, processor, self._services, circuit)
         if assignment.upstream is not None:  # a retry may bring another key, and none is to outlive its use
             return job
         self._jobs[batch_id] = job
         if len(self._jobs) > JOBS_KEPT:
             self._jobs.popitem(last=False)
         return job
+
+    def _hold(self, job: Job, count: int) -> None:
+        """So many more, or fewer, are claimed and without a verdict."""
+        self._in_hand[job.assignment.processor] += count
+        if job.circuit:
+            job.circuit.in_hand += count
 
     # --- running ---
 
@@ -222,20 +242,58 @@ class Items:
             self._slice.set_result(None)
 
     async def _run(self, task: asyncio.Task[None], work: Work, now: float) -> None:
+        circuit = work.job.circuit
+        if circuit is not None:
+            await self._run_on(circuit, task, work, now)
+            return
+        self._settle(work, await self._outcome(task, work, now))
+
+    async def _run_on(self, circuit: Circuit, task: asyncio.Task[None], work: Work, now: float) -> None:
+        """An item that calls somebody: not while the circuit is open, and judged by how others fare."""
+        lease = work.held.lease
+        if circuit.is_open and not lease.probing:
+            self._hold(work.job, -1)
+            self._recorder.give_back(work.held, work.item.ordinal)
+            return
+        caller = Caller((lease.batch_id, work.item.ordinal), lease.probing)
+        began, token = circuit.clock(), CALLER.set(caller)
+        try:
+            outcome = await self._outcome(task, work, now, caller)
+        finally:
+            CALLER.reset(token)
+            if lease.probing:
+                circuit.probe_ended(caller)
+        if not (isinstance(outcome, Retry) and outcome.outage):
+            self._settle(work, outcome)
+            return
+        if caller.cut_off:
+            circuit.failed(began, caller, "down")
+        self._circuits.doubt(circuit, began, partial(self._settle_doubtful, work, outcome))
+        self._circuits.review()
+
+    async def _outcome(
+        self, task: asyncio.Task[None], work: Work, now: float, caller: Caller | None = None
+    ) -> Outcome:
         self._running[task] = (now + work.job.assignment.item_timeout_seconds, work)
         try:
-            outcome = await run(work)
+            return await run(work)
         except asyncio.CancelledError:
             if task not in self._overdue:
                 self._recorder.give_back(work.held, work.item.ordinal)
                 raise
-            outcome = timed_out(work)
+            late = timed_out(work)
+            return replace(late, outage=True) if caller and caller.cut_off else late
         finally:
             self._running.pop(task, None)
-            self._in_hand[work.job.assignment.processor] -= 1
+            self._hold(work.job, -1)
             if task in self._overdue:  # also when the processor went on in spite of it
                 self._overdue.discard(task)
                 task.uncancel()
+
+    def _settle_doubtful(self, work: Work, outcome: Retry, is_excused: bool) -> None:
+        self._settle(work, excused(outcome) if is_excused else outcome)
+
+    def _settle(self, work: Work, outcome: Outcome) -> None:
         verdict = settle(work, outcome)
         self._recorder.add(work.held, verdict)
         self._note(work.job.assignment.processor, verdict)
@@ -252,7 +310,8 @@ class Items:
         self.news.set()
 
     async def watch(self) -> int:
-        """End what runs over its time, and measure how fast items end of late."""
+        """End what runs over its time, judge what had to wait for that, and measure how fast items end of late."""
+        self._circuits.review()
         now = self._loop.time()
         for task, (deadline, _) in list(self._running.items()):
             if now > deadline and task not in self._overdue:
@@ -292,13 +351,14 @@ class Items:
     def _return_ready(self) -> None:
         while self._ready:
             work = self._ready.popleft()
-            self._in_hand[work.job.assignment.processor] -= 1
+            self._hold(work.job, -1)
             self._recorder.give_back(work.held, work.item.ordinal)
 
     def drop(self) -> None:
         """This worker has been declared dead: what it has not started is others' now."""
+        self._circuits.review(all_of_them=True)
         for work in self._ready:
-            self._in_hand[work.job.assignment.processor] -= 1
+            self._hold(work.job, -1)
         self._ready.clear()
         self._held.clear()
         self._in_doubt = False
@@ -316,5 +376,6 @@ class Items:
             self._slots
         ):  # a processor that does not let itself be interrupted must not keep the others from being recorded
             await asyncio.wait(self._slots, timeout=INTERRUPT_SECONDS)
+        self._circuits.review(all_of_them=True)
         if self._linger is not None:
             self._linger.cancel()

@@ -5,6 +5,7 @@ import time
 from gristmill import metrics
 from gristmill.db import Database, unavailable
 from gristmill.store import (
+    circuits,
     endings,
     histories,
     idempotency,
@@ -60,6 +61,7 @@ class Upkeep:
             await workers.forget(tx)
             await idempotency.forget(tx)
             await retention.forget_tombstones(tx)
+            await circuits.forget(tx)
         async with self._database.transaction() as tx:
             await schedules.forget_tenants(tx)
         return 0

@@ -29,6 +29,7 @@ from gristmill.processors.secrets import binding, put_back, upstream_binding
 from gristmill.store.assignments import Assignment
 from gristmill.store.recording import Ended, Retried
 from gristmill.store.spans import ClaimedItem, Lease
+from gristmill.upstream.circuit import Circuit
 from gristmill.vault import VaultError
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Job:
     config: Any
     read: Callable[[str], Any]  # from JSON to the processor's input model
     services: Services  # with the batch's own key and model, where it brought some
+    circuit: Circuit | None  # of what the items call
     refusal: Failure | None  # set: what was stored cannot be used here, so none of the items can be run
 
 
@@ -61,16 +63,23 @@ class Work:
     job: Job
 
 
-def prepared(assignment: Assignment, processor: Processor[Any, Any], services: Services) -> Job:
+def prepared(
+    assignment: Assignment, processor: Processor[Any, Any], services: Services, circuit: Circuit | None = None
+) -> Job:
     read = processor.input_model.__pydantic_validator__.validate_json  # model_validate_json costs 1.4 µs more
     try:
-        services = _with_own_upstream(assignment, services)
+        services = _on(circuit, _with_own_upstream(assignment, services))
         config = processor.config_model.model_validate_json(_opened(assignment, services.decrypt))
     except VaultError:
-        return Job(assignment, processor, None, read, services, _UNREADABLE)
+        return Job(assignment, processor, None, read, services, None, _UNREADABLE)
     except Exception:  # nearly always a ValidationError; a validator of its own may raise anything
-        return Job(assignment, processor, None, read, services, _UNFIT)
-    return Job(assignment, processor, config, read, services, None)
+        return Job(assignment, processor, None, read, services, None, _UNFIT)
+    return Job(assignment, processor, config, read, services, circuit, None)
+
+
+def _on(circuit: Circuit | None, services: Services) -> Services:
+    upstream = None if services.upstream is None else services.upstream.on(circuit)
+    return services if circuit is None else replace(services, circuit=circuit, upstream=upstream)
 
 
 def _with_own_upstream(assignment: Assignment, services: Services) -> Services:
@@ -173,7 +182,7 @@ def _tell(work: Work, error: BaseException) -> None:
     )
 
 
-def timed_out(work: Work) -> Outcome:
+def timed_out(work: Work) -> Retry:
     seconds = work.job.assignment.item_timeout_seconds
     return Retry(
         ItemError(
@@ -184,6 +193,11 @@ def timed_out(work: Work) -> Outcome:
             suggestion="Allow more time with item_timeout_seconds.",
         )
     )
+
+
+def excused(outcome: Retry) -> Retry:
+    """The other side is away: it was no attempt, and the circuit says when the next may begin."""
+    return replace(outcome, waiting=True, delay_seconds=0.0)
 
 
 def settle(work: Work, outcome: Outcome) -> Ended | Retried:

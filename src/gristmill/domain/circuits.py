@@ -1,0 +1,19 @@
+"""Names of circuits: what a tenant's items call. A name says what is the same and nothing more: neither a key nor a URL."""
+
+from collections.abc import Callable
+
+MODEL = "model"  # the model's endpoint of the settings; as a name: with the operator's key
+_DIGEST_CHARACTERS = 32  # 128 bits
+
+
+def name(endpoint: str | None, own_key: str | None, fingerprint: Callable[[bytes], bytes]) -> str | None:
+    """`endpoint`: MODEL, a URL, or None for items that call nobody; `own_key`: the batch's own for the model."""
+    if endpoint is None:
+        return None
+    if endpoint != MODEL:
+        return f"url:{_digest(endpoint, fingerprint)}"
+    return MODEL if own_key is None else f"{MODEL}:{_digest(own_key, fingerprint)}"
+
+
+def _digest(text: str, fingerprint: Callable[[bytes], bytes]) -> str:
+    return fingerprint(text.encode()).hex()[:_DIGEST_CHARACTERS]

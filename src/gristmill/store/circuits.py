@@ -1,0 +1,56 @@
+"""Circuits that are open: a row exists exactly as long as nothing but probes may call (upstream/circuit.py).
+
+`until` is when the next probe may start. The claim that takes it moves it on (store/spans.py), so that of all processes one
+probes at a time, and a probe that hangs or dies with its worker is followed by another. Lock order: taken by itself here; by a
+claim after the schedule and before the span.
+"""
+
+from uuid import UUID
+
+from gristmill.db import Transaction
+
+FIRST_PAUSE_SECONDS = 1.0  # before the first probe; each that follows waits twice as long, up to the longest
+_JITTER = 0.2
+_OPEN = f"""
+INSERT INTO circuit (tenant_id, name, reason, until, pause_seconds, longest_seconds)
+VALUES ($1, $2, $3, now() + make_interval(secs => coalesce($4::float8, $5 * (1 + {_JITTER} * random()))), least(2 * $5, $6), $6)
+ON CONFLICT (tenant_id, name) DO UPDATE SET
+    until = greatest(circuit.until, excluded.until), reason = excluded.reason, longest_seconds = excluded.longest_seconds
+"""
+
+
+async def open_(
+    tx: Transaction,
+    tenant_id: UUID,
+    name: str,
+    *,
+    reason: str,
+    seconds: float | None,
+    longest_seconds: float,
+) -> None:
+    """No probe for so many seconds; None: a first pause. One that is open already stays so for as long as it would."""
+    first = min(FIRST_PAUSE_SECONDS, longest_seconds)
+    await tx.execute(_OPEN, tenant_id, name, reason, seconds, first, longest_seconds)
+
+
+async def close(tx: Transaction, tenant_id: UUID, name: str) -> None:
+    await tx.execute("DELETE FROM circuit WHERE tenant_id = $1 AND name = $2", tenant_id, name)
+
+
+async def let_probe(tx: Transaction, tenant_id: UUID, name: str) -> None:
+    """The last probe came to an end without a call: the next may start now."""
+    await tx.execute(
+        "UPDATE circuit SET until = now() WHERE tenant_id = $1 AND name = $2 AND until > now()",
+        tenant_id,
+        name,
+    )
+
+
+async def open_ones(connection: Transaction) -> set[tuple[UUID, str]]:
+    rows = await connection.fetch("SELECT tenant_id, name FROM circuit")
+    return {(row["tenant_id"], row["name"]) for row in rows}
+
+
+async def forget(tx: Transaction) -> None:
+    """Remove those that nothing has wanted to probe for a day: their batches have ended."""
+    await tx.execute("DELETE FROM circuit WHERE until < now() - interval '1 day'")
