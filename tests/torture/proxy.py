@@ -139,7 +139,7 @@ class Proxy:
         assert task is not None
         self._tasks.add(task)
         try:
-            with suppress(OSError):
+            with suppress(OSError, asyncio.CancelledError):  # asyncio's streams would log the end of the test
                 await self._carry(reader, writer)
         finally:
             self._tasks.discard(task)

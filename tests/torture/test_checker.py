@@ -95,6 +95,15 @@ def test_a_sender_that_was_killed_may_have_sent_what_it_did_not_write_down() -> 
     assert findings(evidence) == []
 
 
+def test_an_item_may_run_again_if_the_server_crashed_soon_after_its_claim_and_only_then() -> None:
+    evidence = honest()
+    evidence.ledger.add(f"begin {ALIVE} b 3 1 5000.0")
+    evidence.server_crashes = [5001.0]
+    assert findings(evidence) == []
+    evidence.server_crashes = [6000.0]
+    assert findings(evidence) != []
+
+
 @pytest.mark.parametrize("harm", HARM)
 def test_harm_is_seen(harm: str) -> None:
     evidence = deepcopy(honest())
