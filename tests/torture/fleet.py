@@ -142,10 +142,10 @@ class Fleet:
         await asyncio.to_thread(api.process.wait, 30)
         api.process = await self._serve(api.number, api.port)
 
-    async def hire(self) -> Worker:
+    async def hire(self, program: Sequence[str] | None = None) -> Worker:
         """Another worker process, at work."""
         name = f"worker-{next(self._numbers)}"
-        command = self._command(name, self._program)
+        command = self._command(name, program or self._program)
         process = self._stack.enter_context(command.start("worker"))
         await asyncio.to_thread(wait_for, process, "at work")
         assert command.log
