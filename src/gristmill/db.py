@@ -6,6 +6,7 @@ Everything else is SQLAlchemy Core on `Database.engine`. Both hold no state in t
 transaction mode works.
 """
 
+import asyncio
 import os
 import ssl
 from collections.abc import AsyncIterator, Iterator
@@ -15,10 +16,11 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import asyncpg
 import orjson
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import AsyncAdaptedQueuePool
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
 if TYPE_CHECKING:
     Transaction = asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]
@@ -46,6 +48,7 @@ LOST = (
     OSError,
 )
 
+PING_SECONDS = 3.0  # for the shortest of statements, beside the work of a busy server
 _TRANSACTION_TIMEOUT_SINCE = 17  # the version of Postgres
 
 
@@ -56,6 +59,11 @@ def _milliseconds(seconds: float) -> int:
 def unavailable(error: BaseException) -> bool:
     """Whether this says that Postgres is away or can take no more; looks through what SQLAlchemy wraps."""
     return any(isinstance(one, (*LOST, PoolTimeoutError)) for one in _causes(error))
+
+
+def full(error: BaseException) -> bool:
+    """Whether this says that Postgres has no room to write. It goes on reading, and writes again once there is some."""
+    return any(isinstance(one, asyncpg.DiskFullError) for one in _causes(error))
 
 
 def unstorable(error: BaseException) -> bool:
@@ -94,12 +102,13 @@ class Database:
             pool_size=5,
             max_overflow=5,
             pool_timeout=timeout_seconds,
-            pool_pre_ping=True,
             isolation_level="READ COMMITTED",
             # JSONB gives 1e308 back as an integer of 309 digits; the standard parser would make one of it that no answer holds.
             json_deserializer=orjson.loads,
             hide_parameters=True,  # an error's text would hold what callers sent
         )
+        event.listen(self.engine.sync_engine, "connect", _is_fresh)
+        event.listen(self.engine.sync_engine, "checkout", self._ping)
 
     async def open(self) -> "Database":
         self.pool = await asyncpg.create_pool(
@@ -136,19 +145,74 @@ class Database:
         on it also ends one that lasts longer than `longest_seconds` (None: six times that): a process that is stopped
         between two messages of one statement is not silent as Postgres sees it.
         """
-        async with self.pool.acquire(timeout=self.timeout_seconds) as connection, connection.transaction():
-            begin = self._begin
-            if connection.get_server_version().major >= _TRANSACTION_TIMEOUT_SINCE:
-                longest = 6 * self.timeout_seconds if longest_seconds is None else longest_seconds
-                begin += f"; SET LOCAL transaction_timeout = {_milliseconds(longest)}"
-            await connection.execute(begin if durable else f"{begin}; SET LOCAL synchronous_commit = off")
-            yield connection
+        async with self.pool.acquire(timeout=self.timeout_seconds) as connection:
+            try:
+                transaction = connection.transaction()
+                await transaction.start()
+                try:
+                    await self._begun(connection, durable=durable, longest_seconds=longest_seconds)
+                    yield connection
+                except TimeoutError:  # a rollback might wait as long again
+                    raise
+                except BaseException:
+                    await transaction.rollback()
+                    raise
+                else:
+                    await transaction.commit()
+            except TimeoutError:
+                await self._doubt(connection)
+                raise
+
+    async def _begun(self, connection: Transaction, *, durable: bool, longest_seconds: float | None) -> None:
+        begin = self._begin
+        if connection.get_server_version().major >= _TRANSACTION_TIMEOUT_SINCE:
+            longest = 6 * self.timeout_seconds if longest_seconds is None else longest_seconds
+            begin += f"; SET LOCAL transaction_timeout = {_milliseconds(longest)}"
+        await connection.execute(begin if durable else f"{begin}; SET LOCAL synchronous_commit = off")
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Transaction]:
         """A connection without a transaction: each statement is one of its own. For reads."""
         async with self.pool.acquire(timeout=self.timeout_seconds) as connection:
-            yield connection
+            try:
+                yield connection
+            except TimeoutError:
+                await self._doubt(connection)
+                raise
+
+    async def _doubt(self, connection: Transaction) -> None:
+        """It did not answer in time. If the link is dead, those of all idle connections may be: one after the other would
+        cost its time. A server that is only slow cancels the statement at once, as it has been asked to."""
+        try:
+            async with asyncio.timeout(PING_SECONDS):
+                await connection.execute("ROLLBACK")
+        except Exception:
+            connection.terminate()
+            self._distrust()
+
+    def _distrust(self) -> None:
+        """Every connection of the pool is made anew before its next use."""
+        if hasattr(self, "pool"):
+            self._expiring = asyncio.ensure_future(self.pool.expire_connections())
+
+    def _ping(self, connection: Any, record: ConnectionPoolEntry, _: object) -> None:
+        """As `pool_pre_ping` does, but a dead link shows soon; and then all others are in doubt, here and in the pool."""
+        if record.info.pop("fresh", False):
+            return
+        try:
+            connection.run_async(_answers)
+        except Exception as error:
+            self._distrust()
+            raise InvalidatePoolError("the link to Postgres is dead") from error
+
+
+def _is_fresh(_: object, record: ConnectionPoolEntry) -> None:
+    record.info["fresh"] = True
+
+
+async def _answers(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    async with asyncio.timeout(PING_SECONDS):
+        await connection.execute("SELECT")
 
 
 async def _nothing(connection: Any) -> None:

@@ -17,6 +17,9 @@ from torture.ledger import Item, Ledger
 UNRECORDED_SECONDS = (
     5.0  # a sender that is killed so soon after its POST may not have written down that it was accepted
 )
+FORGOTTEN_SECONDS = (
+    10.0  # a run that began so soon before Postgres crashed may be in a claim that was not on disk
+)
 
 
 @dataclass
@@ -49,6 +52,7 @@ class Evidence:
     chats: Mapping[int, Sequence[str]] = field(
         default_factory=dict
     )  # by history_id: what the user said, in order
+    server_crashes: Sequence[float] = ()  # of Postgres, Unix seconds
     violations: Sequence[object] = ()  # of store/audit.py
     noticed: Sequence[str] = ()  # by who looked on meanwhile
 
@@ -124,7 +128,7 @@ def _about_runs(evidence: Evidence) -> Iterator[str]:
     yield from (f"{item}: ran without having been submitted" for item in runs.keys() - submitted.keys())
     for item, given in submitted.items():
         pids = runs.get(item, [])
-        most = 1 + given.get("retries", 0) + _hits(evidence, pids)
+        most = 1 + given.get("retries", 0) + _hits(evidence, pids) + _claims_lost(evidence, item)
         if not 1 <= len(pids) <= most:
             yield f"{item}: ran {len(pids)} times, at most {most} were due"
     for item, count in evidence.recorded_before.items():
@@ -135,6 +139,14 @@ def _about_runs(evidence: Evidence) -> Iterator[str]:
 def _hits(evidence: Evidence, pids: Sequence[int]) -> int:
     """How often a process was struck that had begun the item."""
     return sum(evidence.struck[pid].times for pid in set(pids) if pid in evidence.struck)
+
+
+def _claims_lost(evidence: Evidence, item: Item) -> int:
+    """How often the server crashed soon after a run had begun: a claim does not wait for the disk, and may be forgotten."""
+    return sum(
+        any(0 <= crash - at <= FORGOTTEN_SECONDS for at in evidence.ledger.begun[item])
+        for crash in evidence.server_crashes
+    )
 
 
 # --- webhooks -----------------------------------------------------------------------------------------------------

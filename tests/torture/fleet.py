@@ -1,9 +1,11 @@
-"""The service as it is run at scale: one API process, several worker processes, one Postgres, all real."""
+"""The service as it is run at scale: API processes, several worker processes, one Postgres, all real."""
 
 import asyncio
 import signal
+import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import count
@@ -13,7 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from command import Command, Running, wait_for
+from command import Command, wait_for
 
 KEY = "gm_a-key-for-tests-of-the-whole-fleet"
 _DECLARED_DEAD = "declared dead; taking a new identity"
@@ -42,13 +44,43 @@ class Worker:
         return self.log.read_text("utf-8").count(_DECLARED_DEAD)
 
 
-class Fleet:
-    """`async with` starts the API and the workers. `workers` are those at work, `gone` those that have left."""
+@dataclass
+class Api:
+    """One `gristmill serve --no-worker`, on a port that it keeps when it is started again."""
 
-    def __init__(self, database_url: str, folder: Path, *, workers: int = 2, **settings: object) -> None:
+    number: int
+    port: int
+    client: httpx2.AsyncClient
+    process: "subprocess.Popen[str]"
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+class Fleet:
+    """`async with` starts the APIs and the workers. `workers` are those at work, `gone` those that have left.
+
+    `source`: a folder with another `gristmill` in it than the one that is installed. `program`: Python's arguments in place
+    of `-m gristmill`, for the workers.
+    """
+
+    def __init__(
+        self,
+        database_url: str,
+        folder: Path,
+        *,
+        workers: int = 2,
+        apis: int = 1,
+        source: Path | None = None,
+        program: Sequence[str] = ("-m", "gristmill"),
+        **settings: object,
+    ) -> None:
         self._folder = folder
-        self._count = workers
+        self._counts = (apis, workers)
         self._database_url = database_url
+        self._source = source
+        self._program = program
         self._settings = {
             "database_pool_size": 4,
             "data_dir": folder,
@@ -62,6 +94,7 @@ class Fleet:
         } | settings
         self._stack = ExitStack()
         self._numbers = count(1)
+        self.apis: list[Api] = []
         self.workers: list[Worker] = []
         self.gone: list[Worker] = []
 
@@ -69,23 +102,50 @@ class Fleet:
     def ever(self) -> list[Worker]:
         return [*self.gone, *self.workers]
 
+    @property
+    def client(self) -> httpx2.AsyncClient:
+        return self.apis[0].client
+
     async def __aenter__(self) -> Self:
-        self.api: Running = await asyncio.to_thread(
-            self._stack.enter_context, self._command("api").serve("--no-worker")
-        )
-        headers = {"x-api-key": KEY}
-        self.client = httpx2.AsyncClient(base_url=self.api.url, headers=headers, timeout=60, trust_env=False)
-        await asyncio.gather(*(self.hire() for _ in range(self._count)))
+        apis, workers = self._counts
+        try:
+            await self._open_api(0)  # which migrates
+            await asyncio.gather(
+                *(self._open_api(number) for number in range(1, apis)), *(self.hire() for _ in range(workers))
+            )
+        except BaseException:
+            await self.__aexit__()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.client.aclose()
+        for api in self.apis:
+            await api.client.aclose()
         await asyncio.to_thread(self._stack.close)  # kills what is left
 
-    async def hire(self) -> Worker:
+    async def _open_api(self, number: int) -> None:
+        port = _free_port()
+        headers = {"x-api-key": KEY}
+        base = f"http://127.0.0.1:{port}"
+        client = httpx2.AsyncClient(base_url=base, headers=headers, timeout=60, trust_env=False)
+        self.apis.append(Api(number, port, client, await self._serve(number, port)))
+
+    async def _serve(self, number: int, port: int) -> "subprocess.Popen[str]":
+        command = self._command(f"api-{number}")
+        process = self._stack.enter_context(command.start("serve", "--no-worker", "--port", str(port)))
+        await asyncio.to_thread(wait_for, process, "serves on")
+        return process
+
+    async def kill_api(self, api: Api) -> None:
+        """kill -9, and the same again at the same address."""
+        api.process.send_signal(signal.SIGKILL)
+        await asyncio.to_thread(api.process.wait, 30)
+        api.process = await self._serve(api.number, api.port)
+
+    async def hire(self, program: Sequence[str] | None = None) -> Worker:
         """Another worker process, at work."""
         name = f"worker-{next(self._numbers)}"
-        command = self._command(name)
+        command = self._command(name, program or self._program)
         process = self._stack.enter_context(command.start("worker"))
         await asyncio.to_thread(wait_for, process, "at work")
         assert command.log
@@ -112,9 +172,22 @@ class Fleet:
         self.workers.remove(worker)
         self.gone.append(worker)
 
-    def _command(self, name: str) -> Command:
+    def _command(self, name: str, program: Sequence[str] = ("-m", "gristmill")) -> Command:
         url = urlsplit(self._database_url)
         named = url._replace(query=f"{url.query}&application_name={name}".lstrip("&")).geturl()
         settings = {"database_url": named} | self._settings
         environment = {f"GRISTMILL_{key.upper()}": str(value) for key, value in settings.items()}
-        return Command(environment, log=self._folder / f"{name}.log")
+        if self._source is not None:
+            environment["PYTHONPATH"] = str(self._source)
+        return Command(environment, program, log=self._folder / f"{name}.log")
+
+    def logs(self) -> str:
+        """What all processes of the service have said on stderr."""
+        return "".join(path.read_text("utf-8") for path in sorted(self._folder.glob("*.log")))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

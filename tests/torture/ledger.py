@@ -11,10 +11,12 @@ class Item(NamedTuple):
 
 
 class Ledger:
-    """`runs` has, for each item that ever ran, the process of each of its runs. `ended` counts runs by process."""
+    """`runs` has, for each item that ever ran, the process of each of its runs, `begun` the moments (Unix seconds).
+    `ended` counts runs by process."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.runs: defaultdict[Item, list[int]] = defaultdict(list)
+        self.begun: defaultdict[Item, list[float]] = defaultdict(list)
         self.ended: Counter[int] = Counter()
         self._open: Counter[tuple[int, Item]] = Counter()
         self._path = path
@@ -32,10 +34,11 @@ class Ledger:
         return self
 
     def add(self, line: str) -> None:
-        what, pid, batch_id, ordinal, _attempt = line.split(" ")
+        what, pid, batch_id, ordinal, _attempt, at = line.split(" ")
         item = Item(batch_id, int(ordinal))
         if what == "begin":
             self.runs[item].append(int(pid))
+            self.begun[item].append(float(at))
             self._open[int(pid), item] += 1
         else:
             self.ended[int(pid)] += 1
@@ -44,3 +47,7 @@ class Ledger:
     def open_of(self, pid: int) -> int:
         """How many runs that process has begun and not ended."""
         return sum(count for (one, _), count in self._open.items() if one == pid)
+
+    def cut_off(self, pid: int) -> list[Item]:
+        """The items whose run that process has begun and not ended."""
+        return [item for (one, item), count in self._open.items() if one == pid and count > 0]

@@ -40,7 +40,7 @@ def honest() -> Evidence:
     ledger = Ledger()
     runs = [(KILLED, 0, 1), (ALIVE, 0, 2), (ALIVE, 1, 1), (ALIVE, 1, 2), (ALIVE, 2, 1), (ALIVE, 3, 1)]
     for pid, ordinal, attempt in runs:
-        ledger.add(f"begin {pid} b {ordinal} {attempt}")
+        ledger.add(f"begin {pid} b {ordinal} {attempt} 1.0")
     delivery = {"event_id": "evt_1", "status": "delivered", "log": [{"status_code": 200}]}
     told = Told("b", INPUTS, "/hook", view, [row(n, one) for n, one in enumerate(INPUTS)], [delivery])
     body = orjson.dumps({"event": "batch.completed", "data": view})
@@ -65,10 +65,10 @@ HARM: dict[str, Callable[[Evidence], object]] = {
     "something is still counted as running": lambda e: e.batches[0].view.update(processing_requests=1),
     "the batch has not ended": lambda e: e.batches[0].view.update(status="in_progress"),
     "a request never ran": lambda e: e.ledger.runs.pop(Item("b", 3)),
-    "a request ran twice without a reason": lambda e: e.ledger.add(f"begin {ALIVE} b 3 1"),
-    "a request ran more often than processes were killed": lambda e: e.ledger.add(f"begin {ALIVE} b 0 3"),
+    "a request ran twice without a reason": lambda e: e.ledger.add(f"begin {ALIVE} b 3 1 1.0"),
+    "a request ran more often than processes were killed": lambda e: e.ledger.add(f"begin {ALIVE} b 0 3 1.0"),
     "what had its result ran again": lambda e: e.recorded_before.update({Item("b", 3): 0}),
-    "something ran that nobody had submitted": lambda e: e.ledger.add(f"begin {ALIVE} b 4 1"),
+    "something ran that nobody had submitted": lambda e: e.ledger.add(f"begin {ALIVE} b 4 1 1.0"),
     "no webhook came": lambda e: e.received.clear(),
     "two events were sent for one end": lambda e: again(e, headers={"webhook-id": "evt_2"}),
     "an event was sent with other bytes": lambda e: again(e, body=b"{}", at=KILLED_AT - 1),
@@ -93,6 +93,15 @@ def test_a_sender_that_was_killed_may_have_sent_what_it_did_not_write_down() -> 
     evidence = honest()
     again(evidence, at=KILLED_AT - 1)
     assert findings(evidence) == []
+
+
+def test_an_item_may_run_again_if_the_server_crashed_soon_after_its_claim_and_only_then() -> None:
+    evidence = honest()
+    evidence.ledger.add(f"begin {ALIVE} b 3 1 5000.0")
+    evidence.server_crashes = [5001.0]
+    assert findings(evidence) == []
+    evidence.server_crashes = [6000.0]
+    assert findings(evidence) != []
 
 
 @pytest.mark.parametrize("harm", HARM)

@@ -14,29 +14,15 @@ import asyncpg
 import pytest
 
 from fakes.receiver import Receiver
-from gristmill.db import Database
-from gristmill.store.audit import audit
-from torture.checker import Evidence, Struck, findings
+from torture.checker import Evidence, findings
+from torture.evidence import gathered
 from torture.fleet import Fleet, Worker
 from torture.ledger import Item
-from torture.load import Load
+from torture.load import PATIENCE_SECONDS, Load
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 FAIR_SHARE = 5  # runs that each of the first workers has ended before anything happens to one
-
-
-async def gathered(load: Load, database_url: str) -> Evidence:
-    evidence = await load.evidence()
-    evidence.struck = {
-        worker.pid: Struck(worker.struck_at, max(len(worker.struck_at), worker.times_declared_dead()))
-        for worker in load.fleet.ever
-    }
-    database = await Database(database_url).open()
-    async with database.connection() as connection:
-        evidence.violations = await audit(connection)
-    await database.close()
-    return evidence
 
 
 async def in_the_middle(load: Load, more: int) -> None:
@@ -97,17 +83,18 @@ async def test_a_worker_killed_at_work_loses_nothing_and_counts_nothing_twice(
 
 
 async def test_workers_are_replaced_at_work_without_a_loss_or_a_second_run(
-    own_database_url: str, folder: Path, receiver: Receiver
+    own_database_url: str, folder: Path, receiver: Receiver, at_length: bool
 ) -> None:
-    """Three rolling restarts by SIGTERM. No lease runs out: nothing ran a second time, and the lease time is long."""
+    """Rolling restarts by SIGTERM. No lease runs out: nothing ran a second time, and the lease time is long."""
     rng, began = random.Random(4), time.monotonic()
+    moments = [40, 20, 60] if not at_length else [rng.randint(20, 100) for _ in range(20)]
     exits: list[tuple[int, float]] = []
     left: list[int] = []
     async with Fleet(own_database_url, folder, lease_seconds=60) as fleet:
-        load = Load(fleet, receiver, folder, rng)
+        load = Load(fleet, receiver, folder, rng, patience_seconds=1000 if at_length else PATIENCE_SECONDS)
 
         async def restarts() -> None:
-            for more in (40, 20, 60):
+            for more in moments:
                 await in_the_middle(load, more)
                 leaving = rng.choice(fleet.workers)
                 await load.note_recorded()
@@ -121,9 +108,50 @@ async def test_workers_are_replaced_at_work_without_a_loss_or_a_second_run(
         evidence = await gathered(load, own_database_url)
         told(4, load, evidence, began)
         assert findings(evidence) == []
-    assert [status for status, _ in exits] == [0, 0, 0]
+    print(f"{len(exits)} restarts, the slowest exit took {max(seconds for _, seconds in exits):.1f} s")
+    assert [status for status, _ in exits] == [0] * len(moments)
     assert max(seconds for _, seconds in exits) <= 30
-    assert left == [0, 0, 0]
+    assert left == [0] * len(moments)
+
+
+async def test_a_second_sigterm_skips_the_wait_and_never_the_flush(
+    own_database_url: str, folder: Path
+) -> None:
+    """Results are held up on their way into the database while the worker is told to go, twice."""
+    async with Fleet(own_database_url, folder, workers=1, lease_seconds=60, drain_seconds=60) as fleet:
+        load = Load(fleet, None, folder, random.Random(7))
+        (worker,) = fleet.workers
+        connection = await asyncpg.connect(own_database_url)
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute("LOCK TABLE result IN SHARE MODE")
+        told = await load.post([{"text": "x", "seconds": 0.1}] * 5 + [{"text": "y", "seconds": 300}] * 3)
+        await load.until(lambda: has_ended(load, worker, 5))
+
+        worker.process.send_signal(signal.SIGTERM)
+        await load.until(lambda: was_heard(worker, signal.SIGTERM))
+        leaving = asyncio.create_task(fleet.retire(worker))
+        await asyncio.sleep(0)  # it sends the second
+        await load.until(lambda: was_heard(worker, signal.SIGTERM))
+        await transaction.rollback()
+        await connection.close()
+        status, seconds = await leaving
+        assert (status, await leases_of(own_database_url, worker)) == (0, 0)
+        assert seconds < 30
+        await load.watch_once(told)
+        counts = [told.view[f"{name}_requests"] for name in ("completed", "pending", "processing")]
+        assert counts == [5, 3, 0]
+
+
+async def has_ended(load: Load, worker: Worker, count: int) -> bool:
+    return load.ledger.ended[worker.pid] >= count
+
+
+async def was_heard(worker: Worker, number: signal.Signals) -> bool:
+    """The signal is not pending any more."""
+    lines = Path(f"/proc/{worker.pid}/status").read_text("ascii").splitlines()
+    pending = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd"))]
+    return not any(mask >> (number - 1) & 1 for mask in pending)
 
 
 async def leases_of(database_url: str, worker: Worker) -> int:
@@ -139,10 +167,12 @@ async def leases_of(database_url: str, worker: Worker) -> int:
 
 
 async def test_a_worker_that_was_stopped_and_comes_back_changes_nothing(
-    own_database_url: str, folder: Path, receiver: Receiver
+    own_database_url: str, folder: Path, receiver: Receiver, at_length: bool
 ) -> None:
+    """At length for 90 s, three times the lease of the product."""
     rng, began = random.Random(5), time.monotonic()
-    async with Fleet(own_database_url, folder) as fleet:
+    lease_seconds = 30 if at_length else 3
+    async with Fleet(own_database_url, folder, lease_seconds=lease_seconds) as fleet:
         load = Load(fleet, receiver, folder, rng)
         stopped: list[Worker] = []
 
@@ -159,6 +189,8 @@ async def test_a_worker_that_was_stopped_and_comes_back_changes_nothing(
         others = {one.id: (one.view, one.rows) for one in before.batches}
 
         (zombie,) = stopped
+        await load.until(lambda: has_lain(zombie, 3 * lease_seconds))
+        print(f"stopped for {time.time() - zombie.struck_at[0]:.0f} s")
         zombie.process.send_signal(signal.SIGCONT)
         await load.until(lambda: noticed_its_death(zombie))
         await works_again(load, zombie)
@@ -167,6 +199,10 @@ async def test_a_worker_that_was_stopped_and_comes_back_changes_nothing(
         told(5, load, evidence, began)
         assert findings(evidence) == []
         assert {one.id: (one.view, one.rows) for one in evidence.batches if one.id in others} == others
+
+
+async def has_lain(worker: Worker, seconds: float) -> bool:
+    return time.time() - worker.struck_at[0] >= seconds
 
 
 async def noticed_its_death(worker: Worker) -> bool:

@@ -12,7 +12,7 @@ from gristmill.domain.errors import Invalid, Problem, RequestTimeout, TooLarge, 
 from gristmill.intake import json
 
 IDLE_SECONDS = 10.0  # between two pieces of a body
-GRACE_SECONDS = 30.0  # until then any pace will do …
+GRACE_SECONDS = 28.0  # until then any pace will do: refused and closed within 30 …
 MIN_BYTES_PER_SECOND = 64 * 1024  # … from then on this one, over the whole body
 
 T = TypeVar("T", dict[str, Any], list[Any])

@@ -97,7 +97,7 @@ def response(scope: Scope, error: Exception) -> Response:
     if db.unavailable(error):
         metrics.database_unavailable()
         logger.warning("database unavailable: %s", type(error).__name__)
-        return _service_error(scope, errors.Unavailable("the database cannot be reached; try again soon"))
+        return _service_error(scope, _away(error))
     if db.unstorable(error):
         logger.warning("a value reached the database that it cannot hold: %s", type(error).__name__)
         return _service_error(scope, Invalid([Problem("", "unstorable_value", "a value cannot be stored")]))
@@ -105,6 +105,13 @@ def response(scope: Scope, error: Exception) -> Response:
     return _body(
         scope, 500, "internal_error", "Internal error", "internal error; the log has it under request_id"
     )
+
+
+def _away(error: Exception) -> errors.Unavailable:
+    if db.full(error):
+        detail = "the database has no room for it: what is there can be read; try again later"
+        return errors.Unavailable(detail, code="storage_full")
+    return errors.Unavailable("the database cannot be reached; try again soon")
 
 
 def _service_error(scope: Scope, error: ServiceError) -> Response:

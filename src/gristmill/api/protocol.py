@@ -5,7 +5,9 @@ import asyncio
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-HEADER_SECONDS = 10.0  # from the first byte of a request, or the connect, to the end of its headers
+HEADER_SECONDS = (
+    9.0  # from the first byte of a request, or the connect, to the end of its headers: closed within 10
+)
 MAX_HEADER_BYTES = 64 * 1024
 STALL_SECONDS = 60.0  # in which a reader takes nothing of an answer
 

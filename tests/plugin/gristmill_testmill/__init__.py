@@ -162,7 +162,8 @@ class Recorded(Processor[Entry, LedgerConfig]):
 
 def _note(context: Context[LedgerConfig], what: str) -> None:
     """One short write in append mode: whole, whoever else writes, and kept when this process is killed after it."""
-    line = f"{what} {os.getpid()} {context.batch_id} {context.ordinal} {context.attempt}\n".encode()
+    run = f"{context.batch_id} {context.ordinal} {context.attempt}"
+    line = f"{what} {os.getpid()} {run} {time.time()}\n".encode()
     ledger = os.open(context.config.ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         os.write(ledger, line)
