@@ -21,6 +21,7 @@ from gristmill.embedded.postgres import THROWAWAY, EmbeddedPostgres
 from gristmill.store import schema
 from gristmill.tables import metadata
 
+settings.register_profile("fuzz")  # --hypothesis-profile fuzz: `make fuzz`, see tests/documented.py
 settings.register_profile("thorough")  # --hypothesis-profile thorough: see tests/engine/test_state_machine.py
 _IN_MEMORY = Path("/dev/shm")
 _ROOM_BYTES = 2 * 1024**3  # containers often have 64 MB there
