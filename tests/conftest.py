@@ -38,6 +38,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--seeds", type=int, default=2, help="runs of each such test, with a seed each")
     group.addoption("--first-seed", type=int, default=1, help="the seed of the first of them")
     group.addoption("--kills", type=int, default=1, help="workers killed in each run")
+    group = parser.getgroup("fuzz", "tests/fuzz: Schemathesis, from outside")
+    group.addoption("--schemathesis", help="the program")
+    group.addoption("--fuzz-seconds", type=int, default=1200, help="how long it may go on")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,4 +1,4 @@
-"""Which methods a path knows: of all routes together, where the framework says only those of the first that fits."""
+"""Which methods a path knows: of all its routes, where the framework names only those of the first."""
 
 from collections.abc import Iterable
 
@@ -8,10 +8,13 @@ from fastapi.routing import APIRoute
 
 class Methods:
     def __init__(self, routers: Iterable[APIRouter]) -> None:
-        routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
-        self._known = [(route.path_regex, route.methods) for route in routes]
+        self._routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
 
     def of(self, path: str) -> list[str]:
         """In the order of the alphabet. Whoever answers GET answers HEAD, too (`front.Front`)."""
-        found = {method for regex, methods in self._known if regex.match(path) for method in methods}
+        first = next((route for route in self._routes if route.path_regex.match(path)), None)
+        if first is None:
+            return []
+        same = [route.methods or set() for route in self._routes if route.path_format == first.path_format]
+        found = set().union(*same)
         return sorted(found | ({"HEAD"} if "GET" in found else set()))
