@@ -21,6 +21,7 @@ from gristmill.embedded.postgres import THROWAWAY, EmbeddedPostgres
 from gristmill.store import schema
 from gristmill.tables import metadata
 
+settings.register_profile("fuzz")  # --hypothesis-profile fuzz: `make fuzz`, see tests/documented.py
 settings.register_profile("thorough")  # --hypothesis-profile thorough: see tests/engine/test_state_machine.py
 _IN_MEMORY = Path("/dev/shm")
 _ROOM_BYTES = 2 * 1024**3  # containers often have 64 MB there
@@ -40,6 +41,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--long", action="store_true", help="at the figures of docs/reliability.md: each takes minutes"
     )
     group.addoption("--kills", type=int, default=1, help="workers killed in each run")
+    group = parser.getgroup("fuzz", "tests/fuzz: Schemathesis, from outside")
+    group.addoption("--schemathesis", help="the program")
+    group.addoption("--fuzz-seconds", type=int, default=1200, help="how long it may go on")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -116,6 +116,15 @@ async def test_a_part_of_a_file_can_be_had(caller: Caller) -> None:
     assert (answer.status_code, answer.content) == (206, b"234")
 
 
+@pytest.mark.parametrize(
+    "asked", ["bytes=9-2", "bytes=99-", "bytes=x", "furlongs=1-2", "bytes=0-0,2-2", "", "bytes=-1"]
+)
+async def test_a_range_that_is_not_understood_gets_the_whole(caller: Caller, asked: str) -> None:
+    file_id = await caller.upload(b"0123456789")
+    answer = await caller.get(f"{FILES}/{file_id}/content", headers={"range": asked})
+    assert (answer.status_code, answer.content) == (200, b"0123456789")
+
+
 async def test_files_are_listed_newest_first_and_deleted_with_their_bytes(
     caller: Caller, settings: Settings
 ) -> None:

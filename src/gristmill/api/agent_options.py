@@ -94,7 +94,7 @@ AGENT_EXAMPLES = {
                 {
                     "name": "orders",
                     "url": "https://tools.example.com/mcp",
-                    "headers": {"Authorization": "Bearer …"},
+                    "headers": {"Authorization": "Bearer your-token"},
                 }
             ],
         }

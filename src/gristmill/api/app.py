@@ -28,6 +28,7 @@ from gristmill.api import (
 )
 from gristmill.api.front import Front
 from gristmill.api.keyring import KeyRing
+from gristmill.api.methods import Methods
 from gristmill.api.parts import Parts
 from gristmill.api.tokens import Tokens
 from gristmill.api.watch import Watch
@@ -75,6 +76,7 @@ def create_app(
         watch=Watch(database),
         draining=asyncio.Event(),
     )
+    app.state.methods = Methods(room.router for room in _ROUTERS)
     for room in _ROUTERS:
         app.include_router(room.router)
     errors.install(app)

@@ -18,7 +18,9 @@ _RANGE = re.compile(r"bytes=([0-9]{1,18})-([0-9]{0,18})")
 
 
 async def content(request: Request, key: str, file: File) -> Response:
-    """Always as a download: nothing of a caller's is shown under this origin. Raises NotFound."""
+    """Always as a download: nothing of a caller's is shown under this origin. Raises NotFound.
+
+    One range is understood, every other wish gets the whole (RFC 9110 allows it)."""
     of = parts(request)
     headers = {
         "Content-Disposition": f"attachment; filename*=UTF-8''{quote(file.filename, safe='')}",
@@ -29,13 +31,15 @@ async def content(request: Request, key: str, file: File) -> Response:
         return await _streamed(request, of, key, file, headers)
     if not await asyncio.to_thread(path.is_file):
         raise _gone()
+    if _range(request.headers.get("range", ""), file.size) is None:
+        _forget_range(request)
     return FileResponse(path, headers=headers, media_type=file.media_type)
 
 
 async def _streamed(
     request: Request, of: Parts, key: str, file: File, headers: dict[str, str]
 ) -> StreamingResponse:
-    """Out of a store: one range is understood, every other wish gets the whole (RFC 9110 allows it)."""
+    """Out of a store."""
     wanted = _range(request.headers.get("range", ""), file.size)
     start, end = wanted or (0, file.size)
     pieces = of.storage.read(key, start, end if wanted else None)
@@ -65,6 +69,11 @@ def _range(header: str, size: int) -> tuple[int, int] | None:
     start = int(found[1])
     end = min(int(found[2]) + 1, size) if found[2] else size
     return (start, end) if start < end else None
+
+
+def _forget_range(request: Request) -> None:
+    """Else Starlette would refuse what it does not understand, in words of its own."""
+    request.scope["headers"] = [one for one in request.scope["headers"] if one[0] != b"range"]
 
 
 def _gone() -> NotFound:

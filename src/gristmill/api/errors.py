@@ -126,7 +126,10 @@ def _http_error(scope: Scope, error: HTTPException) -> Response:
     code = _CODES.get(error.status_code, "http_error")
     title = HTTPStatus(error.status_code).phrase
     detail = _DETAILS.get(error.status_code, title)
-    return _body(scope, error.status_code, code, title, detail, headers=error.headers)
+    headers = error.headers
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers = {"Allow": ", ".join(scope["app"].state.methods.of(scope["path"]))}
+    return _body(scope, error.status_code, code, title, detail, headers=headers)
 
 
 def _body(

@@ -40,6 +40,8 @@ _FILTERS_DOCUMENTED = (
     parameter("created_before", _INSTANT, "Only files made before this instant"),
 )
 
+_ANY_CONTENT = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
+
 router = APIRouter(prefix="/api/v1/files", tags=["Files"])
 
 
@@ -143,7 +145,11 @@ async def get_file(request: Request, file_id: str) -> Response:
 @router.get(
     "/{file_id}/content",
     summary="Download a file",
-    responses={**responses(*READ), 200: {"content": {"application/octet-stream": {}}}},
+    responses={
+        **responses(*READ),
+        200: {"content": _ANY_CONTENT},
+        206: {"description": "The one range that was asked for", "content": _ANY_CONTENT},
+    },
     openapi_extra=documented(),
 )
 async def get_content(request: Request, file_id: str) -> Response:

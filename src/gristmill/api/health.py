@@ -34,7 +34,11 @@ async def _database(of: Parts) -> dict[str, bool]:
         return {"database": False, "schema": False}
 
 
-@router.get("/metrics", summary="Prometheus metrics")
+@router.get(
+    "/metrics",
+    summary="Prometheus metrics",
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
 async def scrape() -> Response:
     text, media_type = metrics.render()
     return Response(text, media_type=media_type)

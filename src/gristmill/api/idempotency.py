@@ -21,7 +21,12 @@ _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z:/]+")
 
 HEADER = openapi.header(
     _FIELD,
-    {"type": "string", "minLength": 1, "maxLength": MAX_CHARACTERS + 2},
+    {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": MAX_CHARACTERS + 2,
+        "pattern": f"^({_STRING.pattern.decode()}|{_TOKEN.pattern.decode()})$",
+    },
     "A name of your choice for this request, such as a UUID, bare or in double quotes. Sent again under it, by any key of "
     "the tenant, the same body gets the first answer again, with `Idempotency-Replayed: true`, and makes no second "
     "batch; another body is a 422. While the first is at work, the second is a 409 with `Retry-After`. A refused "

@@ -37,6 +37,7 @@ FORM: dict[str, Any] = {
         "schema": {
             "type": "object",
             "required": [FIELD],
+            "additionalProperties": False,
             "properties": {FIELD: {"type": "string", "format": "binary"}},
         }
     },

@@ -1,4 +1,4 @@
-"""Three processors that need neither a model nor a network."""
+"""Processors that need neither a model nor a network."""
 
 import asyncio
 import os
@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import BaseModel, Field, RootModel, SecretStr
 
 from gristmill.domain.outcomes import Failure, ItemError, Outcome, Retry, Success, Turn
 from gristmill.domain.retry import RetryPolicy
@@ -34,6 +34,22 @@ class Noop(Processor[Text, NoConfig]):
 
     async def run(self, given: Text, context: Context[NoConfig]) -> Outcome:
         return Success(output={"text": given.text})
+
+
+class AnyJson(RootModel[Any]):
+    """Whatever JSON can say."""
+
+
+class Anything(Processor[AnyJson, NoConfig]):
+    """Takes what the service takes, and no less."""
+
+    name: ClassVar[str] = "anything"
+    description: ClassVar[str] = "Answers its input, which may be any JSON."
+    input_model = AnyJson
+    config_model = NoConfig
+
+    async def run(self, given: AnyJson, context: Context[NoConfig]) -> Outcome:
+        return Success(output=given.root)
 
 
 class FileInput(BaseModel):
