@@ -1,7 +1,7 @@
 """The tables. What Postgres can keep true, it keeps: keys, checks, uniqueness.
 
-`item`, `result` and `item_attempt` are big and only ever inserted into (save that a retry takes results out); they and
-`item_checkpoint` are partitioned by time of their batch (batch ids are UUIDv7) so that retention drops whole partitions.
+`item`, `result`, `result_log` and `item_attempt` are big and only ever inserted into (save that a retry takes results out);
+they and `item_checkpoint` are partitioned by time of their batch (batch ids are UUIDv7) so that retention drops whole partitions.
 What churns lives in tables of a few hundred narrow rows: `span`, `lease`, `batch_count`, `batch_schedule`,
 `tenant_schedule`, `history_lock`, `worker`. See docs/decisions/0001-spans-and-results.md.
 """
@@ -38,7 +38,7 @@ metadata = MetaData(
     }
 )
 
-PARTITIONED = ("item", "result", "item_attempt", "item_checkpoint")
+PARTITIONED = ("item", "result", "result_log", "item_attempt", "item_checkpoint")
 _PARTITIONED: dict[str, Any] = {"postgresql_partition_by": "RANGE (batch_id)"}
 # Few rows, many updates: room for HOT updates in the page. Vacuum settings are in the migration (no dialect option has them).
 _HOT: dict[str, Any] = {"postgresql_with": {"fillfactor": 50}}
@@ -413,6 +413,18 @@ result = Table(
     CheckConstraint("status IN (1, 2)", name="status"),
     CheckConstraint("(status = 2) = (code IS NOT NULL)", name="code"),
     Index("result_failed_idx", "batch_id", "ordinal", postgresql_where=text("status = 2")),
+    **_PARTITIONED,
+)
+
+# In what order items ended: a row for each transaction that counted some, in the order of their commits (store/feed.py).
+result_log = Table(
+    "result_log",
+    metadata,
+    Column("batch_id", Uuid, primary_key=True),
+    Column("run", SmallInteger, primary_key=True, autoincrement=False),
+    Column("upto", Integer, primary_key=True, autoincrement=False),  # so many had ended with these
+    Column("ordinals", ARRAY(Integer), nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),  # = their processed_at
     **_PARTITIONED,
 )
 

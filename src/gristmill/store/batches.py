@@ -428,7 +428,8 @@ async def delete(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> None:
         batch_id,
     )
     for table in (
-        "ingest", "delivery", "event", "batch_count", "span", "item_checkpoint", "item_attempt", "result", "item",
+        "ingest", "delivery", "event", "batch_count", "span", "item_checkpoint", "item_attempt", "result_log", "result",
+        "item",
     ):  # fmt: skip
         await tx.execute(f"DELETE FROM {table} WHERE batch_id = $1", batch_id)
 

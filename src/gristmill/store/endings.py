@@ -135,9 +135,10 @@ WITH ended AS (
     SELECT b, ordinal, {ResultStatus.FAILED:d}, c, a
     FROM unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::int[]) AS given (b, f, l, c, a)
     CROSS JOIN LATERAL generate_series(f, l) AS ordinal ORDER BY b, ordinal
-    ON CONFLICT DO NOTHING RETURNING batch_id, code
+    ON CONFLICT DO NOTHING RETURNING batch_id, ordinal, code
 )
-SELECT batch_id, count(*) FILTER (WHERE code = 499)::int AS cancelled, count(*) FILTER (WHERE code = 408)::int AS expired
+SELECT batch_id, array_agg(ordinal) AS ordinals, count(*) FILTER (WHERE code = 499)::int AS cancelled,
+    count(*) FILTER (WHERE code = 408)::int AS expired
 FROM ended GROUP BY batch_id
 """
 
@@ -181,7 +182,7 @@ async def _shorten(tx: Transaction, ids: Sequence[int], lasts: Sequence[int]) ->
 
 def _tally(row: Record) -> Tally:
     cancelled, expired = row["cancelled"], row["expired"]
-    return Tally(failed=cancelled + expired, cancelled=cancelled, expired=expired)
+    return Tally(failed=cancelled + expired, cancelled=cancelled, expired=expired, ordinals=row["ordinals"])
 
 
 # Of batches that ended, or are gone, without them.

@@ -142,6 +142,14 @@ async def window(connection: Transaction, batch: Batch, first: int, size: int) -
     return [_result(row) for row in rows]
 
 
+async def at(connection: Transaction, batch: Batch, ordinals: Sequence[int]) -> list[Result]:
+    """The items with these ordinals, in input order."""
+    rows = await connection.fetch(
+        f"{_SELECT} AND i.ordinal = ANY ($2) ORDER BY i.ordinal", batch.id, list(ordinals)
+    )
+    return [_result(row) for row in rows]
+
+
 _CONDITIONS = {
     ItemStatus.SUCCESS: "r.status = 1",
     ItemStatus.FAILED: "r.status = 2",
