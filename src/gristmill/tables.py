@@ -1,7 +1,7 @@
 """The tables. What Postgres can keep true, it keeps: keys, checks, uniqueness.
 
-`item`, `result` and `item_attempt` are big and only ever inserted into (save that a retry takes results out); they and
-`item_checkpoint` are partitioned by time of their batch (batch ids are UUIDv7) so that retention drops whole partitions.
+`item`, `result`, `result_log` and `item_attempt` are big and only ever inserted into (save that a retry takes results out);
+they and `item_checkpoint` are partitioned by time of their batch (batch ids are UUIDv7) so that retention drops whole partitions.
 What churns lives in tables of a few hundred narrow rows: `span`, `lease`, `batch_count`, `batch_schedule`,
 `tenant_schedule`, `history_lock`, `worker`. See docs/decisions/0001-spans-and-results.md.
 """
@@ -39,7 +39,7 @@ metadata = MetaData(
     }
 )
 
-PARTITIONED = ("item", "result", "item_attempt", "item_checkpoint")
+PARTITIONED = ("item", "result", "result_log", "item_attempt", "item_checkpoint")
 _PARTITIONED: dict[str, Any] = {"postgresql_partition_by": "RANGE (batch_id)"}
 # Few rows, many updates: room for HOT updates in the page. Vacuum settings are in the migration (no dialect option has them).
 _HOT: dict[str, Any] = {"postgresql_with": {"fillfactor": 50}}
@@ -272,6 +272,7 @@ batch = Table(
     Column("webhook_url", Text),
     Column("webhook_events", ARRAY(Text)),
     Column("webhook_secret", LargeBinary),  # encrypted
+    Column("webhooks", Text),  # JSON: those beside it (domain/webhooks.py), their secrets encrypted
     # Where it was made through a dialect: its name, the caller's own id for it, and JSON that only the dialect reads.
     Column("dialect", Text),
     Column("dialect_key", Text),
@@ -490,6 +491,18 @@ result = Table(
     **_PARTITIONED,
 )
 
+# In what order items ended: a row for each transaction that counted some, in the order of their commits (store/feed.py).
+result_log = Table(
+    "result_log",
+    metadata,
+    Column("batch_id", Uuid, primary_key=True),
+    Column("run", SmallInteger, primary_key=True, autoincrement=False),
+    Column("upto", Integer, primary_key=True, autoincrement=False),  # so many had ended with these
+    Column("ordinals", ARRAY(Integer), nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),  # = their processed_at
+    **_PARTITIONED,
+)
+
 # Runs that did not end their item: failures that were tried again, losses, and what an earlier run of the batch ended with.
 item_attempt = Table(
     "item_attempt",
@@ -591,14 +604,16 @@ worker = Table(
 event = Table(
     "event",
     metadata,
-    Column("id", Text, primary_key=True),  # evt_…, derived from (batch, type, run)
+    Column("id", Text, primary_key=True),  # evt_…, derived from (batch, type, run, occurrence)
     Column("batch_id", Uuid, nullable=False),
     Column("tenant_id", Uuid, nullable=False),
     Column("type", Text, nullable=False),  # without the batch. prefix
     Column("run", SmallInteger, nullable=False),
-    Column("body", Text, nullable=False),  # the exact bytes of every send
+    Column("body", Text, nullable=False),  # the exact bytes of every send, save where a delivery has its own
     _created_at(),
-    Index(None, "batch_id", "type", "run", unique=True),
+    # The n-th of its type in its run.
+    Column("occurrence", Integer, nullable=False, server_default=text("1")),
+    Index(None, "batch_id", "type", "run", "occurrence", unique=True),
 )
 
 delivery = Table(
@@ -609,7 +624,7 @@ delivery = Table(
     Column("batch_id", Uuid, nullable=False, index=True),
     Column("tenant_id", Uuid, nullable=False),
     Column("url", Text, nullable=False),
-    Column("secret", LargeBinary),  # encrypted
+    Column("secret", LargeBinary),  # encrypted; of one in a batch's list: its headers, too
     Column("status", Text, nullable=False, server_default=text("'pending'")),
     _number("attempts"),  # all sends so far
     _number("position", SmallInteger),  # in the schedule; starts again at a redelivery
@@ -617,6 +632,9 @@ delivery = Table(
     _at("leased_until"),  # a sender has it until then
     _at("delivered_at"),
     _created_at(),
+    Column("hook", SmallInteger),  # its place in the batch's list; null: it is the batch's `webhook`
+    Column("signatures", ARRAY(Text)),  # null: the usual two
+    Column("body", Text),  # null: that of the event
     CheckConstraint("status IN ('pending', 'delivered', 'dead')", name="status"),
     CheckConstraint("(status = 'delivered') = (delivered_at IS NOT NULL)", name="delivered_at"),
     Index("delivery_next_idx", "next_at", postgresql_where=text("status = 'pending'")),

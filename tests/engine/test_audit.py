@@ -28,6 +28,12 @@ DAMAGES = {
         "UPDATE batch_count SET cancelled = 1 WHERE batch_id = live",
         "DELETE FROM result WHERE batch_id = ended AND ordinal = 0",
     ],
+    "the log has each result of its batch once, and no place twice": [
+        "DELETE FROM result_log WHERE batch_id = ended",
+        "UPDATE result_log SET ordinals[1] = 19 WHERE batch_id = live",
+        "UPDATE result_log SET at = now() WHERE batch_id = again AND run = 2",
+        "UPDATE result_log SET ordinals = ordinals || 5 WHERE batch_id = ended",
+    ],
     "there are as many items as the total": ["DELETE FROM item WHERE batch_id = ended AND ordinal = 0"],
     "a batch is terminal exactly when its counts are complete": [
         "UPDATE batch SET status = 'in_progress', completed_at = NULL, expires_at = NULL WHERE id = ended",

@@ -76,7 +76,7 @@ UNIQUE = {
     """,
     "ordinal_pkey": "INSERT INTO result SELECT * FROM result",
     "event_pkey": "INSERT INTO event SELECT * FROM event",
-    "event_batch_id_type_run_idx": """
+    "event_batch_id_type_run_occurrence_idx": """
         INSERT INTO event (id, batch_id, tenant_id, type, run, body)
         SELECT 'evt_', batch_id, tenant_id, type, run, body FROM event
     """,

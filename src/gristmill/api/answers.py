@@ -57,6 +57,10 @@ class WebhookAnswer(BaseModel):
     events: list[str]
 
 
+class ListedWebhookAnswer(WebhookAnswer):
+    signatures: list[str]
+
+
 class UpstreamAnswer(BaseModel):
     """What the batch brought for its calls to the model."""
 
@@ -113,6 +117,7 @@ class BatchAnswer(BaseModel):
     retention_days: int
     expires_at: datetime | None
     webhook: WebhookAnswer | None
+    webhooks: list[ListedWebhookAnswer]
     error: dict[str, Any] | None
 
 

@@ -18,6 +18,7 @@ from gristmill.api import (
     docs,
     dry_run,
     errors,
+    events,
     files,
     health,
     keys,
@@ -39,7 +40,7 @@ from gristmill.storage.base import Storage
 from gristmill.vault import Vault
 
 _ROUTERS = (
-    agents, configurations, files, directories, results, deliveries, dry_run, retry, batches, tasks, chats, processors,
+    agents, configurations, files, directories, results, events, deliveries, dry_run, retry, batches, tasks, chats, processors,
     keys, acts, health, docs,
 )  # fmt: skip
 

@@ -31,6 +31,7 @@ from gristmill.api.schemas import BATCH_EXAMPLES, BatchChange
 from gristmill.domain.errors import NotFound
 from gristmill.domain.limits import FailureThreshold
 from gristmill.domain.states import BatchStatus
+from gristmill.domain.webhooks import from_json
 from gristmill.intake import json, problems
 from gristmill.store import batches
 from gristmill.store.batches import Batch, BatchFilters, Changes
@@ -93,6 +94,10 @@ def view(batch: Batch) -> dict[str, Any]:
         "retention_days": batch.retention_days,
         "expires_at": batch.expires_at,
         "webhook": {"url": batch.webhook_url, "events": batch.webhook_events} if batch.webhook_url else None,
+        "webhooks": [
+            {"url": one.url, "events": one.events, "signatures": one.signatures}
+            for one in from_json(batch.webhooks)
+        ],
         "error": fragment(batch.error),
     }
 

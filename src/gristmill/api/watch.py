@@ -1,13 +1,24 @@
-"""Waiting for a batch to change: readers of one batch share one look at the database per interval."""
+"""Waiting for a batch to change: readers of one batch share one look at the database per interval.
+
+`follow` is the feed behind GET …/events and whatever else tells of items as they end: each reader pulls what comes after its own
+position, so that a slow one keeps nothing but its present window in memory; those at the same position share the reading.
+"""
 
 import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
 from uuid import UUID
 
 from gristmill.db import Database
-from gristmill.store import batches
+from gristmill.domain.states import TERMINAL
+from gristmill.store import batches, feed
 from gristmill.store.batches import Batch
+from gristmill.store.feed import Position, Window
 
 INTERVAL_SECONDS = 0.25
+FIRST_WINDOW = 8  # items read at once at first, until their size is known: a result may have 16 MiB …
+WINDOW = 500  # … and at most, if together they have no more than about …
+WINDOW_BYTES = 2 * 1024 * 1024  # … so many
 
 
 class Watch:
@@ -16,22 +27,55 @@ class Watch:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._looks: dict[UUID, asyncio.Task[Batch]] = {}
+        self._windows: dict[tuple[UUID, Position, Position, int], asyncio.Task[Window | None]] = {}
 
     async def changed(self, batch: Batch, seconds: float, stop: asyncio.Event) -> Batch:
         """The batch as soon as its status is another one, after so many seconds, or at `stop`. Raises NotFound."""
         clock = asyncio.get_running_loop()
         until, status = clock.time() + seconds, batch.status
         while batch.status is status and clock.time() < until and not stop.is_set():
-            batch = await self._next(batch.tenant_id, batch.id)
+            batch = await self.next(batch.tenant_id, batch.id)
         return batch
 
-    async def _next(self, tenant_id: UUID, batch_id: UUID) -> Batch:
+    async def follow(
+        self, batch: Batch, position: Position, stop: asyncio.Event, *, staged: bool = False
+    ) -> AsyncIterator[Batch | Window]:
+        """Windows of items that have ended since `position`, then the batch as it stood by then, and so on, once an interval:
+        until the batch it gave has ended, or `stop`. `staged`: with checkpoints. Raises NotFound once the batch is deleted."""
+        size = FIRST_WINDOW
+        while True:
+            while (window := await self._window(batch, position, size, staged)) is not None:
+                yield window
+                position, size = window.upto, _next_size(window)
+            yield batch
+            if batch.status in TERMINAL or stop.is_set():
+                return
+            batch = await self.next(batch.tenant_id, batch.id)
+
+    async def next(self, tenant_id: UUID, batch_id: UUID) -> Batch:
+        """The batch as it is after an interval. Raises NotFound."""
         look = self._looks.get(batch_id)
         if look is None:
             look = self._looks[batch_id] = asyncio.create_task(self._look(tenant_id, batch_id))
             look.add_done_callback(_take_exception)
         # A reader that goes away must not take the look from the others.
         return await asyncio.shield(look)
+
+    async def _window(self, batch: Batch, after: Position, size: int, staged: bool) -> Window | None:
+        until = feed.end_of(batch)
+        if after >= until:
+            return None
+        asked = (batch.id, after, until, size)
+        reading = self._windows.get(asked)
+        if reading is None:
+            reading = self._windows[asked] = asyncio.create_task(self._read(batch, after, size, staged))
+            reading.add_done_callback(_take_exception)
+            reading.add_done_callback(lambda _: self._windows.pop(asked))
+        return await asyncio.shield(reading)
+
+    async def _read(self, batch: Batch, after: Position, size: int, staged: bool) -> Window | None:
+        async with self._database.connection() as connection:
+            return await feed.window(connection, batch, after, size, with_checkpoints=staged)
 
     async def _look(self, tenant_id: UUID, batch_id: UUID) -> Batch:
         try:
@@ -42,6 +86,13 @@ class Watch:
             del self._looks[batch_id]
 
 
-def _take_exception(look: asyncio.Task[Batch]) -> None:
+def _next_size(window: Window) -> int:
+    """Of results of this size, what makes about WINDOW_BYTES; grows step by step, as the next may be larger."""
+    count = max(len(window.ended), 1)
+    size = sum(len(one.content or "") + len(one.output or "") for _, one in window.ended)
+    return max(1, min(WINDOW, 8 * count, WINDOW_BYTES * count // max(size, 1)))
+
+
+def _take_exception(look: asyncio.Task[Any]) -> None:
     if not look.cancelled():
         look.exception()

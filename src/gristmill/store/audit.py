@@ -35,6 +35,21 @@ RULES = {
         WHERE NOT {_REFUSED} AND (c.success, c.failed, c.cancelled, c.expired) IS DISTINCT FROM
             (coalesce(r.success, 0), coalesce(r.failed, 0), coalesce(r.cancelled, 0), coalesce(r.expired, 0))
     """,
+    "the log has each result of its batch once, and no place twice": f"""
+        SELECT c.batch_id FROM batch_count c JOIN batch b ON b.id = c.batch_id CROSS JOIN LATERAL (
+            SELECT count(*) AS results, count(DISTINCT o.ordinal) AS items
+            FROM result_log l CROSS JOIN unnest(l.ordinals) AS o (ordinal)
+            JOIN result r ON r.batch_id = l.batch_id AND r.ordinal = o.ordinal AND r.processed_at = l.at
+            WHERE l.batch_id = c.batch_id
+        ) logged
+        WHERE NOT {_REFUSED} AND (logged.results, logged.items) <> (c.success + c.failed, c.success + c.failed)
+            OR EXISTS (
+                SELECT FROM (
+                    SELECT upto - cardinality(ordinals) AS since, lag(upto, 1, 0) OVER (PARTITION BY run ORDER BY upto) AS before,
+                        run FROM result_log l WHERE l.batch_id = c.batch_id
+                ) places WHERE since < before
+            )
+    """,
     "there are as many items as the total": f"""
         SELECT b.id FROM batch b WHERE b.total <> (SELECT count(*) FROM item WHERE batch_id = b.id)
             AND NOT {_INGESTING} AND NOT {_REFUSED}

@@ -16,7 +16,8 @@ from gristmill.db import Transaction
 from gristmill.domain.errors import Conflict, Gone, NotFound
 from gristmill.domain.limits import Budget, FailureThreshold, LimitAction
 from gristmill.domain.states import TERMINAL, BatchStatus, Ending
-from gristmill.store import endings, histories, limits, rejects, retention, schedules
+from gristmill.domain.webhooks import Hook, as_json
+from gristmill.store import announcements, endings, histories, limits, rejects, retention, schedules
 from gristmill.store.counts import faded
 
 
@@ -89,6 +90,7 @@ class NewBatch:
     start_paused: bool = False
     retention_days: int = 30
     webhook: NewWebhook | None = None
+    webhooks: tuple[Hook, ...] = ()  # beside it
     config_secrets: bytes | None = None
     upstream: NewUpstream | None = None
     origin: Origin | None = None
@@ -124,6 +126,7 @@ class Batch:
     error: str | None  # JSON
     webhook_url: str | None
     webhook_events: Sequence[str] | None
+    webhooks: str | None  # JSON (domain/webhooks.py), with what must not be shown
     created_at: datetime
     completed_at: datetime | None
     cancelled_at: datetime | None
@@ -211,7 +214,7 @@ COLUMNS = f"""
     b.id, b.tenant_id, b.status, b.ending, b.paused_by, b.processor, b.agent_id, b.configuration_id, b.upstream, b.name,
     b.metadata::text AS metadata, b.collection, b.created_by,
     b.priority, b.max_attempts, b.item_timeout_seconds, b.max_concurrency, b.deadline_seconds,
-    b.deadline_at, b.run, b.error, b.webhook_url, b.webhook_events, b.created_at, b.completed_at, b.cancelled_at,
+    b.deadline_at, b.run, b.error, b.webhook_url, b.webhook_events, b.webhooks, b.created_at, b.completed_at, b.cancelled_at,
     b.retention_days, b.expires_at,
     c.total, c.success, c.failed, c.cancelled, c.expired, c.calls, c.prompt_tokens, c.completion_tokens,
     c.cost_microusd, c.failure_ratio, c.failure_minimum, c.failure_action, c.max_tokens, c.budget_action,
@@ -249,10 +252,10 @@ WITH new AS (
     INSERT INTO batch (
         id, tenant_id, status, processor, agent_id, config, name, metadata, collection, created_by, priority,
         max_attempts, item_timeout_seconds, max_concurrency, deadline_seconds, deadline_at, total,
-        webhook_url, webhook_events, webhook_secret, configuration_id, retention_days, circuit
+        webhook_url, webhook_events, webhook_secret, configuration_id, retention_days, circuit, webhooks
     ) VALUES (
         $1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9, $10, $11, $12, $13, $14, $15::int, now() + make_interval(secs => $15::int),
-        $16, $17, $18, $19, $20, $22, $23
+        $16, $17, $18, $19, $20, $22, $23, $24
     )
 )
 INSERT INTO batch_count (batch_id, total, failed, kept, finished_from, failed_from) VALUES ($1, $16, $21, $21, $21, $21)
@@ -323,6 +326,7 @@ async def insert(tx: Transaction, new: NewBatch, total: int, failed: int = 0) ->
         failed,
         new.retention_days,
         new.circuit,
+        as_json(new.webhooks),
     )
     if new.config_secrets is not None:  # a statement of its own, for the few batches that have some
         await tx.execute("UPDATE batch SET config_secrets = $2 WHERE id = $1", new.id, new.config_secrets)
@@ -333,6 +337,8 @@ async def insert(tx: Transaction, new: NewBatch, total: int, failed: int = 0) ->
         await tx.execute(statement, new.id, origin.dialect, origin.key, origin.facts)
     if new.failure_threshold is not None or new.budget is not None:
         await limits.lay_down(tx, new.id, new.failure_threshold, new.budget)
+    if webhook or new.webhooks:
+        await announcements.announce(tx, new.id, "created")
 
 
 async def bring(tx: Transaction, batch_id: UUID, upstream: NewUpstream) -> None:
@@ -419,6 +425,7 @@ async def pause(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> Batch:
     await schedules.lock(tx, batch_id)
     await _turn(tx, tenant_id, batch_id, BatchStatus.IN_PROGRESS, BatchStatus.PAUSED, "pause")
     await schedules.set_paused(tx, batch_id, True)
+    await announcements.announce(tx, batch_id, "paused")
     return await get(tx, tenant_id, batch_id)
 
 
@@ -429,6 +436,7 @@ async def resume(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> Batch:
     await _turn(tx, tenant_id, batch_id, BatchStatus.PAUSED, BatchStatus.IN_PROGRESS, "resume")
     await schedules.set_paused(tx, batch_id, False)
     await histories.let_go(tx, batch_id)
+    await announcements.announce(tx, batch_id, "resumed")
     return await get(tx, tenant_id, batch_id)
 
 

@@ -5,7 +5,7 @@ Only results that were really inserted are counted. When the counts reach the to
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
@@ -25,6 +25,7 @@ class Tally:
     completion_tokens: int = 0
     cost_microusd: int = 0
     started_at: datetime | None = None  # of the earliest item among them
+    ordinals: list[int] = field(default_factory=list)  # of all of them
 
 
 def faded(since: str, until: str) -> str:
@@ -55,7 +56,9 @@ _EXCEEDED = f"""
 
 # `rate` is the exponentially weighted number of items a second with a time constant of 30 s: it fades with the time
 # since the last result, then gets what ended now. Readers divide by 1 - exp(-age / 30) so that a young batch shows right.
+# The row stays locked until the commit: what is written into the log beside it is in the order of the commits.
 _ADD = f"""
+WITH counted AS (
 UPDATE batch_count c SET
     success = c.success + g.success, failed = c.failed + g.failed,
     cancelled = c.cancelled + g.cancelled, expired = c.expired + g.expired,
@@ -66,10 +69,17 @@ UPDATE batch_count c SET
     last_result_at = clock_timestamp(), exceeded = {_EXCEEDED}
 FROM unnest(
     $1::uuid[], $2::int[], $3::int[], $4::int[], $5::int[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[],
-    $10::timestamptz[]
-) AS g (batch_id, success, failed, cancelled, expired, calls, prompt_tokens, completion_tokens, cost_microusd, started_at)
+    $10::timestamptz[], $11::text[]
+) AS g (
+    batch_id, success, failed, cancelled, expired, calls, prompt_tokens, completion_tokens, cost_microusd, started_at, ordinals
+)
 WHERE c.batch_id = g.batch_id
-RETURNING c.batch_id, c.success + c.failed = c.total AS complete
+RETURNING c.batch_id, c.success + c.failed AS upto, c.success + c.failed = c.total AS complete, g.ordinals
+), logged AS (
+    INSERT INTO result_log (batch_id, run, upto, ordinals)
+    SELECT batch.id, batch.run, upto, ordinals::int[] FROM counted JOIN batch ON batch.id = counted.batch_id
+)
+SELECT batch_id, complete FROM counted
 """
 
 
@@ -87,5 +97,7 @@ async def add(tx: Transaction, tallies: Mapping[UUID, Tally]) -> list[UUID]:
 
 
 def _columns(tallies: Collection[Tally]) -> list[list[object]]:
-    names = Tally.__slots__
-    return [[getattr(tally, name) for tally in tallies] for name in names]
+    *names, _ = Tally.__slots__
+    columns: list[list[object]] = [[getattr(tally, name) for tally in tallies] for name in names]
+    # Lists of several lengths are no array of Postgres: each goes as the text of one.
+    return [*columns, [f"{{{','.join(map(str, tally.ordinals))}}}" for tally in tallies]]

@@ -41,7 +41,7 @@ UPDATE batch SET
 FROM batch_count c
 WHERE batch.id = ANY ($1) AND c.batch_id = batch.id AND status IN ('in_progress', 'paused', 'cancelling')
 RETURNING batch.id, tenant_id, status, run, c.total, success, failed, coalesce(completed_at, cancelled_at) AS at,
-    webhook_url, webhook_events, webhook_secret
+    webhook_url, webhook_events, webhook_secret, webhooks
 """
 
 
@@ -76,6 +76,7 @@ async def _announce(tx: Transaction, ended: Record) -> None:
         webhook_url=ended["webhook_url"],
         webhook_events=ended["webhook_events"],
         webhook_secret=ended["webhook_secret"],
+        webhooks=ended["webhooks"],
     )
 
 
@@ -93,7 +94,7 @@ WITH ended AS (
 )
 UPDATE batch_count c SET failed = c.total FROM ended WHERE c.batch_id = ended.id
 RETURNING ended.id, tenant_id, status, run, c.total, success, failed, coalesce(completed_at, cancelled_at) AS at,
-    webhook_url, webhook_events, webhook_secret
+    webhook_url, webhook_events, webhook_secret, webhooks
 """
 
 
@@ -148,9 +149,9 @@ WITH ended AS (
     SELECT b, ordinal, {ResultStatus.FAILED:d}, c, a, e
     FROM unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::int[], $6::text[]) AS given (b, f, l, c, a, e)
     CROSS JOIN LATERAL generate_series(f, l) AS ordinal ORDER BY b, ordinal
-    ON CONFLICT DO NOTHING RETURNING batch_id, code
+    ON CONFLICT DO NOTHING RETURNING batch_id, ordinal, code
 )
-SELECT batch_id, count(*)::int AS failed, count(*) FILTER (WHERE code = 499)::int AS cancelled,
+SELECT batch_id, array_agg(ordinal) AS ordinals, count(*)::int AS failed, count(*) FILTER (WHERE code = 499)::int AS cancelled,
     count(*) FILTER (WHERE code = 408)::int AS expired
 FROM ended GROUP BY batch_id
 """
@@ -202,7 +203,9 @@ async def _shorten(tx: Transaction, ids: Sequence[int], lasts: Sequence[int]) ->
 
 
 def _tally(row: Record) -> Tally:
-    return Tally(failed=row["failed"], cancelled=row["cancelled"], expired=row["expired"])
+    return Tally(
+        failed=row["failed"], cancelled=row["cancelled"], expired=row["expired"], ordinals=row["ordinals"]
+    )
 
 
 # Of batches that ended, or are gone, without them.

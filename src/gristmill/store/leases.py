@@ -90,7 +90,11 @@ async def _take(tx: Transaction, lease: Record, tallies: dict[UUID, Tally]) -> l
         ranges = spans.runs(missing) if losses < 2 else [(ordinal, ordinal) for ordinal in missing]
         await spans.put_back(tx, [spans.Waiting(batch_id, a, b, attempt, losses) for a, b in ranges])
         return []
-    tallies.setdefault(batch_id, Tally()).failed += await _fail(tx, batch_id, missing, attempt)
+    failed = await _fail(tx, batch_id, missing, attempt)
+    if failed:
+        tally = tallies.setdefault(batch_id, Tally())
+        tally.failed += len(failed)
+        tally.ordinals += failed
     return [(batch_id, first, last) for first, last in spans.runs(missing)]
 
 
@@ -113,7 +117,7 @@ async def _keep_attempts(tx: Transaction, lease: Record, ordinals: list[int]) ->
     )
 
 
-async def _fail(tx: Transaction, batch_id: UUID, ordinals: list[int], attempt: int) -> int:
+async def _fail(tx: Transaction, batch_id: UUID, ordinals: list[int], attempt: int) -> list[int]:
     rows = await tx.fetch(
         f"""
         INSERT INTO result (batch_id, ordinal, status, code, attempt, error)
@@ -125,7 +129,7 @@ async def _fail(tx: Transaction, batch_id: UUID, ordinals: list[int], attempt: i
         attempt,
         _WORKER_LOST,
     )
-    return len(rows)
+    return [row["ordinal"] for row in rows]
 
 
 async def _end(tx: Transaction, leases: Collection[Record]) -> None:

@@ -12,7 +12,7 @@ from asyncpg import Record
 
 from gristmill.db import Transaction
 from gristmill.domain.limits import Budget, FailureThreshold, LimitAction
-from gristmill.store import schedules
+from gristmill.store import announcements, schedules
 
 _SET = """
 UPDATE batch_count SET failure_ratio = $2, failure_minimum = $3, failure_action = $4, max_tokens = $5, budget_action = $6
@@ -73,11 +73,14 @@ async def _fail(tx: Transaction, beyond: Record) -> None:
 async def _pause(tx: Transaction, beyond: Record) -> None:
     """Also of a batch that its owner paused meanwhile: it says why it should stay so."""
     paused = """
-        UPDATE batch SET status = 'paused', paused_by = $2
-        WHERE id = $1 AND status IN ('in_progress', 'paused') AND ending IS NULL
+        UPDATE batch b SET status = 'paused', paused_by = $2 FROM batch was
+        WHERE b.id = $1 AND was.id = $1 AND b.status IN ('in_progress', 'paused') AND b.ending IS NULL
+        RETURNING was.status = 'in_progress'
     """
-    await tx.execute(paused, beyond["batch_id"], beyond["exceeded"])
+    turned = await tx.fetchval(paused, beyond["batch_id"], beyond["exceeded"])
     await schedules.set_paused(tx, beyond["batch_id"], True)
+    if turned:
+        await announcements.announce(tx, beyond["batch_id"], "paused")
 
 
 _STOPPED = """

@@ -236,6 +236,7 @@ def _tallies(inserted: Sequence[Ended]) -> dict[UUID, Tally]:
             tally = tallies[e.batch_id] = Tally(started_at=e.started_at)
         elif e.started_at is not None and (tally.started_at is None or e.started_at < tally.started_at):
             tally.started_at = e.started_at
+        tally.ordinals.append(e.ordinal)
         if e.status is ResultStatus.SUCCESS:
             tally.success += 1
         else:

@@ -170,6 +170,14 @@ async def settled(connection: Transaction, batch: Batch) -> int:
     return batch.total - 1 if first is None else first - 1
 
 
+async def at(connection: Transaction, batch: Batch, ordinals: Sequence[int]) -> list[Result]:
+    """The items with these ordinals, in input order."""
+    rows = await connection.fetch(
+        f"{_SELECT} AND i.ordinal = ANY ($2) ORDER BY i.ordinal", batch.id, list(ordinals)
+    )
+    return [_result(row) for row in rows]
+
+
 _CONDITIONS = {
     ItemStatus.SUCCESS: "r.status = 1",
     ItemStatus.FAILED: "r.status = 2",
