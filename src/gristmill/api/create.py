@@ -61,7 +61,8 @@ async def check(
         kind = await _configured(parts, key, kind, draft)
     processor = _processor(kind, draft) if kind else None
     failing = options is not None and options.on_invalid == "fail_items"
-    source = laid_out or await _source(parts, key, body, options, processor, draft)
+    config_given = kind.config if kind else None
+    source = laid_out or await _source(parts, key, body, options, processor, config_given, draft)
     if "requests" in body:
         await run(_read, body["requests"], processor, draft, failing)
     config = await _config(parts, key, kind, processor, draft) if kind and processor else None
@@ -97,6 +98,7 @@ async def _source(
     body: dict[str, Any],
     options: BatchOptions | None,
     processor: AnyProcessor | None,
+    config: dict[str, Any] | None,
     draft: Draft,
 ) -> FromFile | FromDirectory | None:
     if "requests" not in body and "source" not in body:
@@ -107,7 +109,9 @@ async def _source(
     if options is None or options.source is None:
         return None
     failing = options.on_invalid == "fail_items"
-    return await sources.chosen(parts, key.tenant_id, options.source, processor, draft, fail_items=failing)
+    return await sources.chosen(
+        parts, key.tenant_id, options.source, processor, draft, fail_items=failing, config=config
+    )
 
 
 # A configuration as JSON, and its secrets in clear (processors/secrets.py).
