@@ -1,4 +1,5 @@
-"""One file out of a multipart/form-data body, piece by piece: nothing of it is kept in memory or on disk here."""
+"""One file out of a multipart/form-data body, piece by piece: nothing of it is kept in memory or on disk here, save small
+texts that stand beside it where they are allowed."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -9,7 +10,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from gristmill.domain.errors import Invalid, Problem
 
 FIELD = "file"
-_MAX_PARTS = 10
+_MAX_PARTS = 20
+_MAX_TEXT_BYTES = 4096
 
 
 @dataclass(slots=True)
@@ -22,9 +24,16 @@ class _Part:
 
 @dataclass(slots=True)
 class FilePart:
-    """Fed with pieces of the body; answers with pieces of the file. The name is known before the first of them."""
+    """Fed with pieces of the body; answers with pieces of the file. The name is known before the first of them.
+
+    `lenient`: parts beside the file are passed over, and those that are texts are in `texts` by their names, at the end.
+    """
 
     filename: str | None = None
+    lenient: bool = False
+    texts: dict[str, str] = field(default_factory=dict)
+    _value: bytes = b""
+    _in_file: bool = False
     _part: _Part = field(default_factory=_Part)
     _parts: int = 0
     _ready: list[bytes] = field(default_factory=list)
@@ -60,6 +69,7 @@ class FilePart:
                 "on_header_end": self._header_end,
                 "on_headers_finished": self._headers_finished,
                 "on_part_data": self._data,
+                "on_part_end": self._part_end,
                 "on_end": self._end,
             },
         )
@@ -85,14 +95,29 @@ class FilePart:
         self._part.header = self._part.value = b""
 
     def _headers_finished(self) -> None:
-        if self._part.name != FIELD or self._part.filename is None:
-            raise _refusal("unknown_field", f"the form takes one file, called {FIELD}, and nothing else")
+        self._in_file = self._part.name == FIELD and self._part.filename is not None
+        self._value = b""
+        if not self._in_file:
+            if not self.lenient:
+                raise _refusal("unknown_field", f"the form takes one file, called {FIELD}, and nothing else")
+            return
         if self.filename is not None:
             raise _refusal("too_many_files", "one file at a time")
         self.filename = self._part.filename
 
     def _data(self, data: bytes, start: int, end: int) -> None:
-        self._ready.append(data[start:end])
+        if self._in_file:
+            self._ready.append(data[start:end])
+            return
+        self._value += data[start:end]
+        if len(self._value) > _MAX_TEXT_BYTES:
+            raise _refusal(
+                "field_too_large", f"a part beside the file is larger than {_MAX_TEXT_BYTES} bytes"
+            )
+
+    def _part_end(self) -> None:
+        if not self._in_file and self._part.filename is None:
+            self.texts[self._part.name] = _text(self._value)
 
     def _end(self) -> None:
         self._ended = True

@@ -214,9 +214,11 @@ async def get_result(request: Request, batch_id: str, custom_id: str) -> Respons
 # --- streams: window by window, no connection held while the reader takes its time ------------------------------
 
 
-async def _windows(
-    of: Parts, batch: Batch, filters: Filters, after: int | None, *, with_stages: bool = False
+async def windows(
+    of: Parts, batch: Batch, filters: Filters, after: int | None = None, *, with_stages: bool = False
 ) -> AsyncIterator[Sequence[Result]]:
+    """All that match behind the ordinal `after`, in input order, in windows of bounded size. No connection is held between
+    them."""
     limit = min(FIRST_WINDOW, WINDOW)
     while True:
         async with of.database.connection() as connection:
@@ -245,14 +247,14 @@ def _line(result: Result, staged: AnyProcessor | None) -> bytes:
 
 async def _ndjson(of: Parts, batch: Batch, filters: Filters, after: int | None) -> AsyncIterator[bytes]:
     staged = staged_by(batch)
-    async for window in _windows(of, batch, filters, after, with_stages=staged is not None):
+    async for window in windows(of, batch, filters, after, with_stages=staged is not None):
         yield b"".join([_line(result, staged) for result in window])
 
 
 async def _csv(of: Parts, batch: Batch, filters: Filters, after: int | None) -> AsyncIterator[bytes]:
     if after is None:
         yield _table([_COLUMNS])
-    async for window in _windows(of, batch, filters, after):
+    async for window in windows(of, batch, filters, after):
         yield _table([_cells(result) for result in window])
 
 
