@@ -154,6 +154,7 @@ configuration = Table(
     Column("config", LargeBinary, nullable=False),  # JSON, encrypted: it may hold secrets
     _created_at(),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("dialect_facts", Text),  # JSON that only the dialect reads it was made through
     Index(None, "tenant_id", "id"),
 )
 
@@ -193,6 +194,7 @@ directory = Table(
     Column("tenant_id", Uuid, nullable=False),
     Column("name", Text, nullable=False),
     _created_at(),
+    Column("dialect_facts", Text),  # JSON, as above
     Index(None, "tenant_id", "id"),
 )
 
@@ -203,6 +205,7 @@ directory_file = Table(
     Column("file_id", Uuid, primary_key=True),
     Column("name", Text, nullable=False),  # in this directory: the file's own, or its path in an archive
     Column("added_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("dialect_facts", Text),  # JSON, as above
     Index(None, "file_id"),
 )
 

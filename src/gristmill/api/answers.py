@@ -334,6 +334,11 @@ class FileAnswer(BaseModel):
     expires_at: datetime | None
 
 
+class LinkAnswer(BaseModel):
+    url: str
+    expires_at: datetime
+
+
 class DirectoryAnswer(BaseModel):
     id: UUID
     name: str
@@ -392,6 +397,7 @@ MODELS: tuple[type[BaseModel], ...] = (
     NewKeyAnswer,
     ActAnswer,
     FileAnswer,
+    LinkAnswer,
     DirectoryAnswer,
     DirectoryFileAnswer,
     ChatAnswer,

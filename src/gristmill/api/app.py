@@ -21,6 +21,7 @@ from gristmill.api import (
     files,
     health,
     keys,
+    links,
     processors,
     results,
     retry,
@@ -38,7 +39,7 @@ from gristmill.storage.base import Storage
 from gristmill.vault import Vault
 
 _ROUTERS = (
-    agents, configurations, files, directories, results, deliveries, dry_run, retry, batches, tasks, chats, processors,
+    agents, configurations, files, links, directories, results, deliveries, dry_run, retry, batches, tasks, chats, processors,
     keys, acts, health, docs,
 )  # fmt: skip
 

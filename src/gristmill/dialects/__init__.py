@@ -8,9 +8,10 @@ What works and what differs: docs/dialects.md.
 from fastapi import FastAPI
 
 from gristmill.api import errors
+from gristmill.dialects import llamacloud
 from gristmill.dialects.base import Dialect
 
-DIALECTS: tuple[Dialect, ...] = ()
+DIALECTS: tuple[Dialect, ...] = (llamacloud.DIALECT,)
 
 
 def install(app: FastAPI) -> None:

@@ -454,6 +454,7 @@ class BatchFilters:
     created_by: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     dialect: str | None = None
+    statuses: Sequence[BatchStatus] = ()  # any of these; none named: any at all
 
     def where(self, tenant_id: UUID) -> tuple[str, list[Any]]:
         """A condition on `b`, and its arguments."""
@@ -468,6 +469,7 @@ class BatchFilters:
             ("b.collection = {}", self.collection),
             ("b.created_by = {}", self.created_by),
             ("b.dialect = {}", self.dialect),
+            ("b.status = ANY ({})", [one.value for one in self.statuses] or None),
             (
                 "b.metadata @> {}::jsonb",
                 orjson.dumps(dict(self.metadata)).decode() if self.metadata else None,
