@@ -273,6 +273,7 @@ batch = Table(
     Column("webhook_url", Text),
     Column("webhook_events", ARRAY(Text)),
     Column("webhook_secret", LargeBinary),  # encrypted
+    Column("webhooks", Text),  # JSON: those beside it (domain/webhooks.py), their secrets encrypted
     # Where it was made through a dialect: its name, the caller's own id for it, and JSON that only the dialect reads.
     Column("dialect", Text),
     Column("dialect_key", Text),
@@ -519,14 +520,16 @@ worker = Table(
 event = Table(
     "event",
     metadata,
-    Column("id", Text, primary_key=True),  # evt_…, derived from (batch, type, run)
+    Column("id", Text, primary_key=True),  # evt_…, derived from (batch, type, run, occurrence)
     Column("batch_id", Uuid, nullable=False),
     Column("tenant_id", Uuid, nullable=False),
     Column("type", Text, nullable=False),  # without the batch. prefix
     Column("run", SmallInteger, nullable=False),
-    Column("body", Text, nullable=False),  # the exact bytes of every send
+    Column("body", Text, nullable=False),  # the exact bytes of every send, save where a delivery has its own
     _created_at(),
-    Index(None, "batch_id", "type", "run", unique=True),
+    # The n-th of its type in its run.
+    Column("occurrence", Integer, nullable=False, server_default=text("1")),
+    Index(None, "batch_id", "type", "run", "occurrence", unique=True),
 )
 
 delivery = Table(
@@ -537,7 +540,7 @@ delivery = Table(
     Column("batch_id", Uuid, nullable=False, index=True),
     Column("tenant_id", Uuid, nullable=False),
     Column("url", Text, nullable=False),
-    Column("secret", LargeBinary),  # encrypted
+    Column("secret", LargeBinary),  # encrypted; of one in a batch's list: its headers, too
     Column("status", Text, nullable=False, server_default=text("'pending'")),
     _number("attempts"),  # all sends so far
     _number("position", SmallInteger),  # in the schedule; starts again at a redelivery
@@ -545,6 +548,9 @@ delivery = Table(
     _at("leased_until"),  # a sender has it until then
     _at("delivered_at"),
     _created_at(),
+    Column("hook", SmallInteger),  # its place in the batch's list; null: it is the batch's `webhook`
+    Column("signatures", ARRAY(Text)),  # null: the usual two
+    Column("body", Text),  # null: that of the event
     CheckConstraint("status IN ('pending', 'delivered', 'dead')", name="status"),
     CheckConstraint("(status = 'delivered') = (delivered_at IS NOT NULL)", name="delivered_at"),
     Index("delivery_next_idx", "next_at", postgresql_where=text("status = 'pending'")),

@@ -416,7 +416,7 @@ async def test_events_may_have_the_prefix_and_are_kept_without(
         ({"url": "https://[::1]/"}, "/webhook/url"),
         ({"url": "https://a.example.com/" + "x" * 2048}, "/webhook/url"),
         ({"url": 5}, "/webhook/url"),
-        ({"url": "https://a.example.com/", "events": ["started"]}, "/webhook/events/0"),
+        ({"url": "https://a.example.com/", "events": ["item.failed"]}, "/webhook/events/0"),
         ({"url": "https://a.example.com/", "events": []}, "/webhook/events"),
         ({"url": "https://a.example.com/", "events": "completed"}, "/webhook/events"),
         ({"url": "https://a.example.com/", "secret": "x" * 256}, "/webhook/secret"),

@@ -5,6 +5,8 @@ Seed 004, rules 29 to 32.
 
 import asyncio
 import base64
+import hashlib
+import hmac
 import logging
 import time
 from datetime import UTC, datetime
@@ -18,6 +20,7 @@ import svix.webhooks
 
 from fakes.receiver import Receiver, bomb, drip, endless, hang, hold, huge_header, raw, reset, status
 from gristmill.domain.ids import uuid7
+from gristmill.domain.webhooks import Form, Hook, Signature, Wire, as_json, binding
 from gristmill.net.session import USER_AGENT, HttpSession
 from gristmill.settings import Settings
 from gristmill.store import deliveries
@@ -51,8 +54,18 @@ async def sender(database, http):
     await sender.drain(0)
 
 
-async def queue(database, url, *, tenant_id=TENANT, secret=SECRET, vault=VAULT, event="completed"):
-    batch_id = uuid7()
+async def queue(
+    database,
+    url,
+    *,
+    tenant_id=TENANT,
+    secret=SECRET,
+    vault=VAULT,
+    event="completed",
+    batch_id=None,
+    webhooks=None,
+):
+    batch_id = batch_id or uuid7()
     async with database.transaction() as tx:
         await deliveries.queue(
             tx,
@@ -68,6 +81,7 @@ async def queue(database, url, *, tenant_id=TENANT, secret=SECRET, vault=VAULT, 
             webhook_url=url,
             webhook_events=("completed", "failed"),
             webhook_secret=vault.encrypt(secret.encode(), f"webhook:{batch_id}") if secret else None,
+            webhooks=webhooks,
         )
     return batch_id
 
@@ -107,6 +121,51 @@ async def test_one_delivery_satisfies_every_receiver(database, sender, receiver)
     delivery = await listed(database, batch_id)
     assert (delivery.status, delivery.event_id, delivery.attempts) == ("delivered", event.id, 1)
     assert (delivery.log[0].status_code, delivery.log[0].response) == (200, "")
+
+
+async def test_a_webhook_of_the_list_is_signed_as_it_wants_and_gets_its_headers(database, sender, receiver):
+    batch_id = uuid7()
+    secrets = orjson.dumps({"secret": SECRET, "headers": {"Authorization": "Bearer of-the-receiver"}})
+    hooks = [
+        Hook(
+            receiver.url,
+            ("completed",),
+            (Signature.LLAMACLOUD,),
+            VAULT.encrypt(secrets, binding(batch_id, 0)),
+        ),
+        Hook(
+            f"{receiver.url}/bare",
+            ("completed",),
+            tuple(Signature),
+            wire=Wire(Form.FLAT, {"completed": ("done", "OK")}),
+        ),
+        Hook(
+            f"{receiver.url}/all",
+            ("completed",),
+            tuple(Signature),
+            VAULT.encrypt(secrets, binding(batch_id, 2)),
+        ),
+        Hook(f"{receiver.url}/moved", ("completed",), (), VAULT.encrypt(secrets, binding(batch_id, 2))),
+    ]
+    await queue(database, None, batch_id=batch_id, webhooks=as_json(hooks))
+    await work(sender)
+    by_path = {request.path: request for request in receiver.received}
+    assert sorted(by_path) == [
+        "/hook",
+        "/hook/all",
+        "/hook/bare",
+    ]  # a secret moved to another place does not open
+    first, every, bare = by_path["/hook"], by_path["/hook/all"], by_path["/hook/bare"]
+    digest = hmac.new(SECRET.encode(), first.body, hashlib.sha256).hexdigest()
+    assert first.headers["lc-signature"] == every.headers["lc-signature"] == f"sha256={digest}"
+    assert first.headers["authorization"] == every.headers["authorization"] == "Bearer of-the-receiver"
+    assert not {"webhook-signature", "x-codeer-signature"} & set(first.headers)
+    standardwebhooks.Webhook(SECRET).verify(every.body, every.headers)
+    assert "x-codeer-signature" in every.headers
+    assert not {"authorization", "lc-signature", "webhook-signature"} & set(bare.headers)
+    assert orjson.loads(bare.body)["event_type"] == "done"
+    assert first.body == every.body
+    assert first.headers["webhook-id"] == every.headers["webhook-id"]
 
 
 async def test_without_a_secret_nothing_is_signed(database, sender, receiver):

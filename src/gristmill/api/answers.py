@@ -56,6 +56,10 @@ class WebhookAnswer(BaseModel):
     events: list[str]
 
 
+class ListedWebhookAnswer(WebhookAnswer):
+    signatures: list[str]
+
+
 class UpstreamAnswer(BaseModel):
     """What the batch brought for its calls to the model."""
 
@@ -97,6 +101,7 @@ class BatchAnswer(BaseModel):
     deadline_at: datetime
     run: int
     webhook: WebhookAnswer | None
+    webhooks: list[ListedWebhookAnswer]
     error: dict[str, Any] | None
 
 

@@ -30,6 +30,7 @@ from gristmill.api.query import Query, uuid_of
 from gristmill.api.schemas import BATCH_EXAMPLES
 from gristmill.domain.errors import NotFound
 from gristmill.domain.states import BatchStatus
+from gristmill.domain.webhooks import from_json
 from gristmill.intake import json
 from gristmill.store import batches
 from gristmill.store.batches import Batch, BatchFilters
@@ -87,6 +88,10 @@ def view(batch: Batch) -> dict[str, Any]:
         "deadline_at": batch.deadline_at,
         "run": batch.run,
         "webhook": {"url": batch.webhook_url, "events": batch.webhook_events} if batch.webhook_url else None,
+        "webhooks": [
+            {"url": one.url, "events": one.events, "signatures": one.signatures}
+            for one in from_json(batch.webhooks)
+        ],
         "error": fragment(batch.error),
     }
 

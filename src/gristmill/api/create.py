@@ -11,11 +11,13 @@ from gristmill import processors
 from gristmill.api import configurations, sources
 from gristmill.api.aside import Run, at_once
 from gristmill.api.parts import Parts
-from gristmill.api.schemas import BatchOptions, UpstreamOptions, WebhookOptions
+from gristmill.api.schemas import BatchOptions, ListedWebhook, UpstreamOptions, WebhookOptions
 from gristmill.api.sources import FromDirectory, FromFile
 from gristmill.db import Transaction
 from gristmill.domain.errors import Invalid
 from gristmill.domain.ids import uuid7
+from gristmill.domain.webhooks import Hook, Signature
+from gristmill.domain.webhooks import binding as webhook_binding
 from gristmill.intake import items, problems, snapshots
 from gristmill.intake.draft import MAX_ITEM_BYTES, AnyProcessor, Draft, is_list, read_requests
 from gristmill.intake.items import PROBLEMS_EACH
@@ -64,13 +66,14 @@ async def check(parts: Parts, key: Key, body: dict[str, Any], run: Run = at_once
     config = await _config(parts, key, kind, processor, draft) if kind and processor else None
     if options and options.upstream and processor and not processor.uses_upstream:
         draft.wrong("/upstream", "calls_no_model", "the processor calls no model")
-    webhook = _webhook(parts, options.webhook, draft) if options else None
+    if options:
+        _check_webhooks(parts, options, draft)
     texts = await run(items.texts, draft)
     if failing:
         draft.set_aside()
     if draft.problems or options is None or processor is None or config is None:
         return Checked(draft, None)
-    new = _new(parts, key, options, processor, config, webhook)
+    new = _new(parts, key, options, processor, config)
     content: Content = await run(items.of, processor, draft, texts) if source is None else source
     return Checked(draft, (new, content))
 
@@ -179,14 +182,15 @@ async def _config(
 # --- the rest -------------------------------------------------------------------------------------------------
 
 
-def _webhook(parts: Parts, options: WebhookOptions | None, draft: Draft) -> WebhookOptions | None:
-    if options is None:
-        return None
-    try:
-        check_url(options.url, allow_private=parts.settings.allow_private_addresses)
-    except AddressRefused as refused:
-        draft.wrong("/webhook/url", "address_refused", str(refused))
-    return options
+def _check_webhooks(parts: Parts, options: BatchOptions, draft: Draft) -> None:
+    urls = {f"/webhooks/{place}/url": one.url for place, one in enumerate(options.webhooks)}
+    if options.webhook is not None:
+        urls["/webhook/url"] = options.webhook.url
+    for pointer, url in urls.items():
+        try:
+            check_url(url, allow_private=parts.settings.allow_private_addresses)
+        except AddressRefused as refused:
+            draft.wrong(pointer, "address_refused", str(refused))
 
 
 def _new(
@@ -195,7 +199,6 @@ def _new(
     options: BatchOptions,
     processor: AnyProcessor,
     snapshot: Snapshot,
-    webhook: WebhookOptions | None,
 ) -> NewBatch:
     batch_id = uuid7()
     config, secrets = snapshot
@@ -217,7 +220,8 @@ def _new(
         max_concurrency=options.max_concurrency,
         deadline_seconds=options.deadline_seconds,
         start_paused=options.start_paused,
-        webhook=_new_webhook(parts, batch_id, webhook),
+        webhook=_new_webhook(parts, batch_id, options.webhook),
+        webhooks=tuple(_hook(parts, batch_id, place, one) for place, one in enumerate(options.webhooks)),
         config_secrets=None if secrets is None else parts.vault.encrypt(secrets, binding(batch_id)),
         upstream=new_upstream(parts, batch_id, options.upstream),
     )
@@ -235,8 +239,18 @@ def _new_webhook(parts: Parts, batch_id: UUID, options: WebhookOptions | None) -
     if options is None:
         return None
     secret = options.secret
-    sealed = None if secret is None else parts.vault.encrypt(secret.encode(), f"webhook:{batch_id}")
+    sealed = None if secret is None else parts.vault.encrypt(secret.encode(), webhook_binding(batch_id, None))
     return NewWebhook(options.url, _events(options.events), sealed)
+
+
+def _hook(parts: Parts, batch_id: UUID, place: int, options: ListedWebhook) -> Hook:
+    sealed = None
+    if options.secret is not None or options.headers:
+        headers = {name: value.get_secret_value() for name, value in options.headers.items()}
+        secrets = orjson.dumps({"secret": options.secret, "headers": headers})
+        sealed = parts.vault.encrypt(secrets, webhook_binding(batch_id, place))
+    signatures = tuple(Signature(one) for one in dict.fromkeys(options.signatures))
+    return Hook(options.url, _events(options.events), signatures, sealed)
 
 
 def _events(given: Iterable[str]) -> tuple[str, ...]:

@@ -6,14 +6,23 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
+from gristmill.domain.webhooks import DEFAULT_SIGNATURES
 from gristmill.intake.draft import MAX_CUSTOM_ID, MAX_ITEMS
 from gristmill.intake.source import Delimiter, Format
 from gristmill.processors.agent_message import AgentMessageInput
-from gristmill.processors.fields import CanonicalUUID
+from gristmill.processors.fields import CanonicalUUID, SecretHeaders
 
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-Event = Literal["completed", "failed", "cancelled", "batch.completed", "batch.failed", "batch.cancelled"]
+# fmt: off
+Event = Literal[
+    "completed", "failed", "cancelled", "created", "started", "paused", "resumed",
+    "batch.completed", "batch.failed", "batch.cancelled", "batch.created", "batch.started", "batch.paused", "batch.resumed",
+]
+# fmt: on
+MAX_WEBHOOKS = 8
+MAX_HEADER_CHARACTERS = 8192
+SignatureName = Literal["standard", "codeer", "llamacloud"]
 
 
 class Strict(BaseModel):
@@ -24,10 +33,31 @@ class Strict(BaseModel):
 
 class WebhookOptions(Strict):
     url: Annotated[str, Field(max_length=2048, description="HTTPS, port 443, a public address")]
-    events: Annotated[list[Event], Field(min_length=1, max_length=6)] = ["completed", "failed"]
+    events: Annotated[list[Event], Field(min_length=1, max_length=14)] = ["completed", "failed"]
     secret: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = Field(
         None, description="Signs each delivery. Never shown again."
     )
+
+
+class ListedWebhook(WebhookOptions):
+    """One of several, each told on its own."""
+
+    headers: SecretHeaders = Field({}, description="Sent along, encrypted at rest, never shown again")
+    signatures: Annotated[list[SignatureName], Field(min_length=1, max_length=3)] = Field(
+        [one.value for one in DEFAULT_SIGNATURES],
+        description="`standard`: webhook-signature; `codeer`: X-Codeer-Signature; `llamacloud`: LC-Signature, over the body "
+        "alone",
+    )
+
+    @model_validator(mode="after")
+    def _can_sign(self) -> Self:
+        if "signatures" in self.model_fields_set and self.secret is None:
+            raise PydanticCustomError("secret_missing", "without a secret nothing is signed")
+        if sum(len(value.get_secret_value()) for value in self.headers.values()) > MAX_HEADER_CHARACTERS:
+            raise PydanticCustomError(
+                "headers_too_large", f"all values together: at most {MAX_HEADER_CHARACTERS} characters"
+            )
+        return self
 
 
 class UpstreamOptions(Strict):
@@ -93,6 +123,9 @@ class BatchOptions(Strict):
     source: SourceOptions | None = Field(None, description="In place of requests: up to 1,000,000 of them")
     upstream: UpstreamOptions | None = None
     webhook: WebhookOptions | None = None
+    webhooks: Annotated[list[ListedWebhook], Field(max_length=MAX_WEBHOOKS)] = Field(
+        [], description="More of them, each with headers and signatures of its own"
+    )
     name: Name | None = None
     metadata: Annotated[
         dict[

@@ -6,16 +6,21 @@ from uuid import UUID, uuid5
 
 import orjson
 
-# Events a webhook may subscribe to in this version, without the `batch.` prefix.
-SUBSCRIBABLE = ("completed", "failed", "cancelled")
+# Events a webhook may subscribe to, without the `batch.` prefix. The ends are always written down, the others only where
+# somebody wants them: `created` and `started` once a run at most, `paused` and `resumed` as often as it happens.
+ENDS = ("completed", "failed", "cancelled")
+ON_REQUEST = ("created", "started", "paused", "resumed")
+SUBSCRIBABLE = (*ENDS, *ON_REQUEST)
 DEFAULT_SUBSCRIPTION = ("completed", "failed")
 
-# A fixed namespace: event ids derive from (batch, event, run), so that a replay carries the same id.
+# A fixed namespace: event ids derive from (batch, event, run, occurrence), so that a replay carries the same id.
 _NAMESPACE = UUID("6d1f4a52-3c77-5c0b-9a0e-5e2d0c6f7b11")
 
 
-def event_id(batch_id: UUID, event: str, run: int) -> str:
-    return f"evt_{uuid5(_NAMESPACE, f'{batch_id}:{event}:{run}').hex}"
+def event_id(batch_id: UUID, event: str, run: int, occurrence: int = 1) -> str:
+    """`occurrence`: the n-th of its kind in this run, from 1."""
+    name = f"{batch_id}:{event}:{run}" if occurrence == 1 else f"{batch_id}:{event}:{run}:{occurrence}"
+    return f"evt_{uuid5(_NAMESPACE, name).hex}"
 
 
 def instant(at: datetime) -> str:

@@ -18,6 +18,7 @@ OURS = frozenset(
         "webhook-signature",
         "x-codeer-timestamp",
         "x-codeer-signature",
+        "lc-signature",
     }
 )
 

@@ -1,14 +1,23 @@
-"""Signatures of what we send: Standard Webhooks 1.0.0 and the scheme of seed 004, both on one request."""
+"""Signatures of what we send: Standard Webhooks 1.0.0, the schemes of seeds 004 and 002, any of them on one request."""
 
 import base64
 import binascii
 import hashlib
 import hmac
+from collections.abc import Collection
+
+from gristmill.domain.webhooks import DEFAULT_SIGNATURES, Signature
 
 _PREFIX = "whsec_"
 
 
-def headers(secret: str | None, identifier: str, timestamp: int, body: bytes) -> dict[str, str]:
+def headers(
+    secret: str | None,
+    identifier: str,
+    timestamp: int,
+    body: bytes,
+    signatures: Collection[Signature] = DEFAULT_SIGNATURES,
+) -> dict[str, str]:
     """The headers of one attempt: `identifier` is the same for all, `timestamp` (Unix seconds) is its own.
 
     Without a secret nothing is signed; identifier and timestamp are sent all the same.
@@ -18,9 +27,14 @@ def headers(secret: str | None, identifier: str, timestamp: int, body: bytes) ->
         "webhook-timestamp": str(timestamp),
         "X-Codeer-Timestamp": str(timestamp),
     }
-    if secret is not None:
+    if secret is None:
+        return found
+    if Signature.STANDARD in signatures:
         found["webhook-signature"] = _standard(secret, identifier, timestamp, body)
+    if Signature.CODEER in signatures:
         found["X-Codeer-Signature"] = _codeer(secret, timestamp, body)
+    if Signature.LLAMACLOUD in signatures:
+        found["LC-Signature"] = f"sha256={hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()}"
     return found
 
 

@@ -15,7 +15,8 @@ from asyncpg import Record
 from gristmill.db import Transaction
 from gristmill.domain.errors import Conflict, NotFound
 from gristmill.domain.states import TERMINAL, BatchStatus, Ending
-from gristmill.store import endings, histories, rejects, schedules
+from gristmill.domain.webhooks import Hook, as_json
+from gristmill.store import announcements, endings, histories, rejects, schedules
 from gristmill.store.counts import faded
 
 
@@ -86,6 +87,7 @@ class NewBatch:
     deadline_seconds: int = 86_400
     start_paused: bool = False
     webhook: NewWebhook | None = None
+    webhooks: tuple[Hook, ...] = ()  # beside it
     config_secrets: bytes | None = None
     upstream: NewUpstream | None = None
     origin: Origin | None = None
@@ -117,6 +119,7 @@ class Batch:
     error: str | None  # JSON
     webhook_url: str | None
     webhook_events: Sequence[str] | None
+    webhooks: str | None  # JSON (domain/webhooks.py), with what must not be shown
     created_at: datetime
     completed_at: datetime | None
     cancelled_at: datetime | None
@@ -190,7 +193,7 @@ COLUMNS = f"""
     b.id, b.tenant_id, b.status, b.ending, b.processor, b.agent_id, b.configuration_id, b.upstream, b.name,
     b.metadata::text AS metadata, b.collection, b.created_by,
     b.priority, b.max_attempts, b.item_timeout_seconds, b.max_concurrency, b.deadline_seconds,
-    b.deadline_at, b.run, b.error, b.webhook_url, b.webhook_events, b.created_at, b.completed_at, b.cancelled_at,
+    b.deadline_at, b.run, b.error, b.webhook_url, b.webhook_events, b.webhooks, b.created_at, b.completed_at, b.cancelled_at,
     c.total, c.success, c.failed, c.cancelled, c.expired, c.calls, c.prompt_tokens, c.completion_tokens,
     c.cost_microusd, least(l.processing, c.total - c.success - c.failed)::int AS processing,
     CASE
@@ -224,10 +227,10 @@ WITH new AS (
     INSERT INTO batch (
         id, tenant_id, status, processor, agent_id, config, name, metadata, collection, created_by, priority,
         max_attempts, item_timeout_seconds, max_concurrency, deadline_seconds, deadline_at, total,
-        webhook_url, webhook_events, webhook_secret, configuration_id
+        webhook_url, webhook_events, webhook_secret, configuration_id, webhooks
     ) VALUES (
         $1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9, $10, $11, $12, $13, $14, $15::int, now() + make_interval(secs => $15::int),
-        $16, $17, $18, $19, $20
+        $16, $17, $18, $19, $20, $22
     )
 )
 INSERT INTO batch_count (batch_id, total, failed, kept) VALUES ($1, $16, $21, $21)
@@ -296,6 +299,7 @@ async def insert(tx: Transaction, new: NewBatch, total: int, failed: int = 0) ->
         webhook.secret if webhook else None,
         new.configuration_id,
         failed,
+        as_json(new.webhooks),
     )
     if new.config_secrets is not None:  # a statement of its own, for the few batches that have some
         await tx.execute("UPDATE batch SET config_secrets = $2 WHERE id = $1", new.id, new.config_secrets)
@@ -304,6 +308,8 @@ async def insert(tx: Transaction, new: NewBatch, total: int, failed: int = 0) ->
     if (origin := new.origin) is not None:
         statement = "UPDATE batch SET dialect = $2, dialect_key = $3, dialect_facts = $4 WHERE id = $1"
         await tx.execute(statement, new.id, origin.dialect, origin.key, origin.facts)
+    if webhook or new.webhooks:
+        await announcements.announce(tx, new.id, "created")
 
 
 async def bring(tx: Transaction, batch_id: UUID, upstream: NewUpstream) -> None:
@@ -372,6 +378,7 @@ async def pause(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> Batch:
     await schedules.lock(tx, batch_id)
     await _turn(tx, tenant_id, batch_id, BatchStatus.IN_PROGRESS, BatchStatus.PAUSED, "pause")
     await schedules.set_paused(tx, batch_id, True)
+    await announcements.announce(tx, batch_id, "paused")
     return await get(tx, tenant_id, batch_id)
 
 
@@ -380,6 +387,7 @@ async def resume(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> Batch:
     await _turn(tx, tenant_id, batch_id, BatchStatus.PAUSED, BatchStatus.IN_PROGRESS, "resume")
     await schedules.set_paused(tx, batch_id, False)
     await histories.let_go(tx, batch_id)
+    await announcements.announce(tx, batch_id, "resumed")
     return await get(tx, tenant_id, batch_id)
 
 

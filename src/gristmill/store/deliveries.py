@@ -1,8 +1,9 @@
-"""Events and their deliveries: the outbox, written in the transaction that ends a batch."""
+"""Events and their deliveries: the outbox, written in the transaction that makes an event true."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from gristmill.db import Transaction
@@ -11,6 +12,7 @@ from gristmill.domain.errors import Conflict, NotFound
 from gristmill.domain.events import DEFAULT_SUBSCRIPTION, batch_event_body, event_id
 from gristmill.domain.ids import uuid7
 from gristmill.domain.states import DeliveryStatus
+from gristmill.domain.webhooks import DEFAULT_SIGNATURES, Signature, body_for, from_json
 
 # In flight at a time, over all senders: what keeps one bad receiver from delaying others.
 MAX_PER_RECEIVER = 10
@@ -33,6 +35,8 @@ class DeliveryToSend:
     secret: bytes | None
     position: int
     leased_until: datetime
+    hook: int | None = None  # its place in the batch's list; None: it is the batch's `webhook`
+    signatures: tuple[Signature, ...] = DEFAULT_SIGNATURES
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +68,19 @@ class Delivery:
 
 _QUEUE = """
 WITH written AS (
-    INSERT INTO event (id, batch_id, tenant_id, type, run, body, created_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7)
+    INSERT INTO event (id, batch_id, tenant_id, type, run, body, created_at, occurrence)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
     ON CONFLICT DO NOTHING
     RETURNING id
 )
-INSERT INTO delivery (id, event_id, batch_id, tenant_id, url, secret)
-SELECT $8, written.id, $2, $3, $9, $10 FROM written WHERE $9::text IS NOT NULL
+INSERT INTO delivery (id, event_id, batch_id, tenant_id, url, secret, hook, signatures, body)
+SELECT g.id, written.id, $2, $3, g.url, g.secret, g.hook, string_to_array(g.signatures, ' '), g.body
+FROM written
+CROSS JOIN unnest($9::uuid[], $10::text[], $11::bytea[], $12::int[], $13::text[], $14::text[])
+    AS g (id, url, secret, hook, signatures, body)
 """
+
+_Row = tuple[UUID, str, bytes | None, int | None, str | None, str | None]
 
 
 async def queue(
@@ -89,12 +98,15 @@ async def queue(
     webhook_url: str | None,
     webhook_events: Sequence[str] | None,
     webhook_secret: bytes | None,
+    webhooks: str | None = None,
+    occurrence: int = 1,
 ) -> None:
-    """Write down, once, that `event` happened to a run of a batch, and its delivery if the webhook wants it.
+    """Write down, once, that `event` happened to a run of a batch, and a delivery for each webhook that wants it.
 
-    The body is frozen here: every attempt sends these bytes. `webhook_secret` is encrypted for the batch.
+    The body is frozen here: every attempt sends these bytes. `webhook_secret` is encrypted for the batch; `webhooks` is
+    its list as `domain/webhooks.as_json` has it.
     """
-    identifier = event_id(batch_id, event, run)
+    identifier = event_id(batch_id, event, run, occurrence)
     body = batch_event_body(
         identifier=identifier,
         event=event,
@@ -105,11 +117,20 @@ async def queue(
         success=success,
         failed=failed,
     )
-    wanted = DEFAULT_SUBSCRIPTION if webhook_events is None else webhook_events
-    url = webhook_url if event in wanted else None
-    await tx.execute(
-        _QUEUE, identifier, batch_id, tenant_id, event, run, body, at, uuid7(), url, webhook_secret
-    )
+    rows = list[_Row](_listed(webhooks, event, body))
+    if webhook_url is not None and event in (
+        DEFAULT_SUBSCRIPTION if webhook_events is None else webhook_events
+    ):
+        rows.insert(0, (uuid7(), webhook_url, webhook_secret, None, None, None))
+    columns: list[list[Any]] = [list(column) for column in zip(*rows, strict=True)] or [[]] * 6
+    await tx.execute(_QUEUE, identifier, batch_id, tenant_id, event, run, body, at, occurrence, *columns)
+
+
+def _listed(webhooks: str | None, event: str, body: str) -> Iterator[_Row]:
+    for place, hook in enumerate(from_json(webhooks)):
+        if hook.wants(event):
+            signatures = " ".join(hook.signatures)
+            yield uuid7(), hook.url, hook.sealed, place, signatures, body_for(hook, event, body)
 
 
 # `place` numbers a receiver's due deliveries and `turn` a tenant's, those in flight first: who has least of them
@@ -142,8 +163,8 @@ WITH pending AS (
 UPDATE delivery SET leased_until = clock_timestamp() + make_interval(secs => $2)
 FROM free, event
 WHERE delivery.id = free.id AND event.id = delivery.event_id
-RETURNING delivery.id, delivery.tenant_id, delivery.batch_id, event_id, event.type AS event, body, url,
-    secret, position, leased_until
+RETURNING delivery.id, delivery.tenant_id, delivery.batch_id, event_id, event.type AS event,
+    coalesce(delivery.body, event.body) AS body, url, secret, position, leased_until, hook, signatures
 """
 
 
@@ -153,7 +174,12 @@ async def claim(tx: Transaction, limit: int, lease_seconds: float) -> list[Deliv
     Reads all that is due, so that no receiver's backlog hides another's: 12 ms with 10,000 due for one that
     hangs.
     """
-    return [DeliveryToSend(**row) for row in await tx.fetch(_CLAIM, limit, lease_seconds)]
+    return [_to_send(**row) for row in await tx.fetch(_CLAIM, limit, lease_seconds)]
+
+
+def _to_send(*, signatures: list[str] | None, **row: Any) -> DeliveryToSend:
+    wanted = DEFAULT_SIGNATURES if signatures is None else tuple(Signature(one) for one in signatures)
+    return DeliveryToSend(**row, signatures=wanted)
 
 
 _RECORD = """

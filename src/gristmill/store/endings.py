@@ -28,7 +28,7 @@ UPDATE batch SET
 FROM batch_count c
 WHERE batch.id = ANY ($1) AND c.batch_id = batch.id AND status IN ('in_progress', 'paused', 'cancelling')
 RETURNING batch.id, tenant_id, status, run, c.total, success, failed, coalesce(completed_at, cancelled_at) AS at,
-    webhook_url, webhook_events, webhook_secret
+    webhook_url, webhook_events, webhook_secret, webhooks
 """
 
 
@@ -63,6 +63,7 @@ async def _announce(tx: Transaction, ended: Record) -> None:
         webhook_url=ended["webhook_url"],
         webhook_events=ended["webhook_events"],
         webhook_secret=ended["webhook_secret"],
+        webhooks=ended["webhooks"],
     )
 
 
@@ -79,7 +80,7 @@ WITH ended AS (
 )
 UPDATE batch_count c SET failed = c.total FROM ended WHERE c.batch_id = ended.id
 RETURNING ended.id, tenant_id, status, run, c.total, success, failed, coalesce(completed_at, cancelled_at) AS at,
-    webhook_url, webhook_events, webhook_secret
+    webhook_url, webhook_events, webhook_secret, webhooks
 """
 
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from uuid import UUID
 
 from gristmill.db import Transaction
-from gristmill.store import histories
+from gristmill.store import announcements, histories
 
 # A claim cuts at most so many spans: enough for a full claim of items that wait one by one for their next attempt.
 _MOST_SPANS = 200
@@ -103,7 +103,7 @@ INSERT INTO lease (batch_id, worker_id, first, last, remaining, attempt, losses,
 SELECT t.batch_id, $1, t.first, t.taken_last, t.taken_last - t.first + 1, t.attempts + 1, t.losses,
     now() + make_interval(secs => 2 * b.item_timeout_seconds + {LEASE_SLACK_SECONDS})
 FROM taken t JOIN batch b ON b.id = t.batch_id
-RETURNING id, batch_id, first, last, attempt, losses, started_at
+RETURNING id, batch_id, first, last, attempt, losses, started_at, (SELECT vtime = 0 FROM pick) AS begins
 """
 
 # A second statement, range by range: a plain join of ranges and items falls off a plan cliff at a million items.
@@ -129,6 +129,8 @@ async def claim(tx: Transaction, worker_id: int, free: Mapping[str, int]) -> Cla
     if not rows:
         return Claim([], 0)
     batch_id = rows[0]["batch_id"]
+    if rows[0]["begins"]:  # whose schedule was never charged has started nothing in this run
+        await announcements.announce(tx, batch_id, "started")
     items = await _items(tx, batch_id, [(row["id"], row["first"], row["last"]) for row in rows])
     leases = [
         Lease(row["id"], batch_id, row["attempt"], row["losses"], row["started_at"], items[row["id"]])

@@ -2,10 +2,12 @@
 
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from gristmill.domain.deliveries import Attempt
+from gristmill.domain.webhooks import DEFAULT_SIGNATURES, Signature
 from gristmill.net import signing
 from gristmill.net.retry_after import retry_after_seconds
 from gristmill.net.session import CallFailed, HttpSession, Response
@@ -18,12 +20,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """What to send where. `event_id` and `body` are the same on every attempt. `secret` in clear: never logged."""
+    """What to send where. `event_id` and `body` are the same on every attempt. `secret` and `headers` in clear: never
+    logged."""
 
     event_id: str
     body: str
     url: str
     secret: str | None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    signatures: Collection[Signature] = DEFAULT_SIGNATURES
 
     def __repr__(self) -> str:
         return f"Post({self.event_id!r})"
@@ -35,13 +40,13 @@ async def send(http: HttpSession, post: Post, timeout_seconds: float) -> Attempt
     A status line counts even if the body behind it never ends: the receiver has said that it has the event.
     """
     body = post.body.encode()
-    signed = signing.headers(post.secret, post.event_id, int(time.time()), body)
+    signed = signing.headers(post.secret, post.event_id, int(time.time()), body, post.signatures)
     began = time.monotonic()
     try:
         response = await http.request(
             "POST",
             post.url,
-            headers={"Content-Type": "application/json", **signed},
+            headers={**post.headers, "Content-Type": "application/json", **signed},
             body=body,
             timeout_seconds=timeout_seconds,
             max_bytes=MAX_RESPONSE_BYTES,

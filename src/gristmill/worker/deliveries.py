@@ -7,9 +7,12 @@ with the same id and the same bytes.
 import asyncio
 import logging
 
+import orjson
+
 from gristmill import metrics
 from gristmill.db import Database, unavailable
 from gristmill.domain.deliveries import Attempt, Dead, Delivered, RetryIn, Verdict, after
+from gristmill.domain.webhooks import binding
 from gristmill.net.session import HttpSession
 from gristmill.settings import Settings
 from gristmill.store import deliveries
@@ -86,18 +89,23 @@ class Deliveries:
 
     async def _attempt(self, delivery: DeliveryToSend) -> Attempt:
         try:
-            secret = self._secret(delivery)
+            secret, headers = self._unsealed(delivery)
         except VaultError as error:
             # Sent unsigned, it would be refused or, worse, believed. The operator may bring the key back.
             log.error("webhook secret unreadable", extra={"delivery": str(delivery.id), "reason": str(error)})
             return Attempt(duration_ms=0, error="secret_unreadable")
-        post = Post(delivery.event_id, delivery.body, delivery.url, secret)
+        post = Post(delivery.event_id, delivery.body, delivery.url, secret, headers, delivery.signatures)
         return await send(self._http, post, self._timeout_seconds)
 
-    def _secret(self, delivery: DeliveryToSend) -> str | None:
+    def _unsealed(self, delivery: DeliveryToSend) -> tuple[str | None, dict[str, str]]:
+        """Its secret and its static headers, in clear."""
         if delivery.secret is None:
-            return None
-        return self._vault.decrypt(delivery.secret, f"webhook:{delivery.batch_id}").decode()
+            return None, {}
+        opened = self._vault.decrypt(delivery.secret, binding(delivery.batch_id, delivery.hook)).decode()
+        if delivery.hook is None:
+            return opened, {}
+        found = orjson.loads(opened)
+        return found["secret"], found["headers"]
 
 
 def _tell(delivery: DeliveryToSend, attempt: Attempt, verdict: Verdict, kept: bool) -> None:
