@@ -158,6 +158,20 @@ configuration = Table(
     Index(None, "tenant_id", "id"),
 )
 
+# Where a tenant wants to be told of batches that name it: a batch takes a copy.
+webhook_endpoint = Table(
+    "webhook_endpoint",
+    metadata,
+    _id(),
+    Column("tenant_id", Uuid, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("sealed", LargeBinary),  # {secret, headers} as JSON, encrypted
+    Column("dialect_facts", Text),  # JSON, as above
+    _created_at(),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Index(None, "tenant_id", "id"),
+)
+
 file = Table(
     "file",
     metadata,

@@ -140,6 +140,7 @@ class Batch:
     queued: bool  # it could start, has been able to for more than a moment, and others' items run
     has_worker: bool
     ingesting: bool  # its items are still in a file (store/ingests.py)
+    fresh: bool  # nothing of it has been taken up yet in this run: its schedule was never charged
     dialect: str | None
     dialect_key: str | None
     dialect_facts: str | None  # JSON
@@ -203,7 +204,8 @@ COLUMNS = f"""
         ELSE c.rate * {faded("c.last_result_at", "now()")} / greatest(1 - {faded("c.started_at", "now()")}, 0.0001)
     END AS throughput,
     w.next_at, w.throttled, w.waits_for_chat, w.queued, w.has_worker, b.dialect, b.dialect_key, b.dialect_facts,
-    EXISTS (SELECT FROM ingest WHERE ingest.batch_id = b.id) AS ingesting
+    EXISTS (SELECT FROM ingest WHERE ingest.batch_id = b.id) AS ingesting,
+    EXISTS (SELECT FROM batch_schedule q WHERE q.batch_id = b.id AND q.vtime = 0) AS fresh
 """
 SOURCE = """
     batch b JOIN batch_count c ON c.batch_id = b.id

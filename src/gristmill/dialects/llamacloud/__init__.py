@@ -15,13 +15,14 @@ from gristmill.dialects.llamacloud import (
     extract,
     files,
     parse,
+    webhook_configs,
     words,
 )
 
 _TOLD = 10  # problems that the text names; all are in the list beside it
 
 router = APIRouter(include_in_schema=False)
-for room in (batches, directories, directory_files, files, configurations, parse, extract):
+for room in (batches, directories, directory_files, files, configurations, parse, extract, webhook_configs):
     router.routes += room.router.routes
 
 

@@ -1,6 +1,7 @@
 """`/api/v2/batches`: a parse or extract job for each file that a directory has now."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal
@@ -17,7 +18,8 @@ from gristmill.api.parts import Parts, parts
 from gristmill.api.query import Query
 from gristmill.db import Transaction
 from gristmill.dialects import base
-from gristmill.dialects.llamacloud import configurations, pages, words
+from gristmill.dialects.llamacloud import configurations, hooks, pages, words
+from gristmill.dialects.llamacloud.hooks import Hook
 from gristmill.dialects.llamacloud.making import MAX_FILES, Making, too_many_files
 from gristmill.dialects.llamacloud.words import Lenient
 from gristmill.domain.errors import Conflict, Invalid, Problem
@@ -55,6 +57,8 @@ class Config(Lenient):
 class BatchBody(Lenient):
     config: Config
     source_directory_id: str = Field(max_length=64)
+    webhook_configurations: list[Hook] | None = None
+    webhook_configuration_ids: list[str] | None = None
 
 
 class Status(StrEnum):
@@ -103,15 +107,24 @@ async def create_batch(request: Request) -> Response:
         return before
     of, job = parts(request), given.config.job
     directory_id = await _source(of, key, given.source_directory_id)
+    found = await hooks.chosen(
+        of, key, given.webhook_configurations or (), given.webhook_configuration_ids or ()
+    )
     body = {
         "configuration_id": job.configuration_id,
         "processor": words.PROCESSORS[job.type],
         "source": {"directory_id": str(directory_id)},
         "metadata": {_SOURCE: words.outward(words.DIRECTORY, directory_id)},
+        "webhooks": [one.hook.canonical() for one in found],
     }
     tier = await configurations.tier_of(of, key, job.configuration_id)
     origin = Origin(words.NAME, facts=words.facts(tier=tier))
-    return await making.made(body, origin, lambda batch: view(key, batch), _PLACES)
+    return await making.made(
+        body,
+        lambda new: hooks.worded(replace(new, origin=origin), found),
+        lambda batch: view(key, batch),
+        {**_PLACES, **hooks.places(found)},
+    )
 
 
 async def _source(of: Parts, key: Key, text: str) -> UUID:

@@ -12,7 +12,8 @@ from gristmill.api.parts import Parts, parts
 from gristmill.dialects.llamacloud import files, jobs, parameters, words
 from gristmill.dialects.llamacloud.jobs import Job
 from gristmill.dialects.llamacloud.making import Making
-from gristmill.dialects.llamacloud.words import JOB, Lenient
+from gristmill.dialects.llamacloud.parameters import OfJob
+from gristmill.dialects.llamacloud.words import JOB
 from gristmill.domain.errors import Invalid, Problem
 from gristmill.intake import problems
 from gristmill.processors.extract import Extract
@@ -32,7 +33,7 @@ _PLACES = dict(sorted(_PLACES.items(), key=lambda pair: -len(pair[0])))
 router = APIRouter(include_in_schema=False)
 
 
-class ExtractBody(Lenient):
+class ExtractBody(OfJob):
     file_input: str
     configuration: dict[str, Any] | None = None
     configuration_id: str | None = None
@@ -68,6 +69,7 @@ async def create_job(request: Request) -> Response:
 
 def _chosen(given: ExtractBody) -> dict[str, Any]:
     """Raises Invalid."""
+    given.check()
     if (given.configuration is None) == (given.configuration_id is None):
         detail = "give either configuration or configuration_id"
         raise Invalid([Problem("", "one_configuration", detail)])

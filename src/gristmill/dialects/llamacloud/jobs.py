@@ -1,7 +1,7 @@
 """What parse and extract jobs have in common: each is one item, of a batch over a directory or of one of its own."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -94,7 +94,9 @@ async def create(
     """`chosen`: a `config`, or a `configuration_id`. `given`: the item's input."""
     body = {"processor": processor, **chosen, "requests": [{"custom_id": _ITEM, "input": given}]}
     origin = Origin(words.JOBS, facts=facts)
-    return await making.made(body, origin, lambda batch: view(Job(batch, None)), places)
+    return await making.made(
+        body, lambda new: replace(new, origin=origin), lambda batch: view(Job(batch, None)), places
+    )
 
 
 async def cancel(request: Request, key: Key, processor: str, job_id: str) -> Job:

@@ -14,7 +14,7 @@ from gristmill.api.parts import Parts, parts
 from gristmill.domain.errors import Invalid, Problem
 from gristmill.intake import json
 from gristmill.store import batches
-from gristmill.store.batches import Batch, Origin
+from gristmill.store.batches import Batch, NewBatch
 from gristmill.store.keys import Key
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -44,11 +44,12 @@ class Making:
     async def made(
         self,
         given: Mapping[str, Any],
-        origin: Origin,
+        finished: Callable[[NewBatch], NewBatch],
         view: Callable[[Batch], dict[str, Any]],
         places: Places,
     ) -> Response:
-        """Stores the batch of the canonical body `given`. Raises Invalid with pointers into the foreign body."""
+        """Stores the batch of the canonical body `given`, with what `finished` adds to it. Raises Invalid with pointers into
+        the foreign body."""
         of: Parts = parts(self.request)
         try:
             new, content = await create.new_batch(of, self.key, dict(given))
@@ -57,7 +58,7 @@ class Making:
         async with of.database.transaction() as tx:
             if (before := await self.once.begin(tx)) is not None:
                 return before
-            await create.store(tx, replace(new, origin=origin), content)
+            await create.store(tx, finished(new), content)
             batch = await batches.get(tx, self.key.tenant_id, new.id)
             if batch.total > MAX_FILES:  # some came in since it was looked at
                 raise too_many_files()

@@ -33,7 +33,22 @@ class CropBox(Lenient):
     left: float | None = None
 
 
-class Parameters(Lenient):
+class OfJob(Lenient):
+    """What may come with a job, and is refused: nobody would be told."""
+
+    webhook_configurations: list[Any] | None = None
+    webhook_configuration_ids: list[Any] | None = None
+
+    def check(self, at: str = "") -> None:
+        """Raises Invalid."""
+        for name in ("webhook_configurations", "webhook_configuration_ids"):
+            if getattr(self, name):
+                raise _refused(
+                    f"{at}/{name}", "only batches have webhooks here: leave it out and poll the job"
+                )
+
+
+class Parameters(OfJob):
     tier: str
     version: str = Field("latest", max_length=64)
 
@@ -63,6 +78,7 @@ def read(product_type: str, given: Mapping[str, Any], at: str = "") -> Config:
     found, wrong = problems.check(model, given)
     if found is None:
         raise Invalid([replace(one, pointer=at + one.pointer) for one in wrong])
+    found.check(at)
     config = _parse(found, at) if isinstance(found, ParseParameters) else _extract(found, at)
     return config, {"tier": found.tier, "version": found.version}
 

@@ -16,7 +16,7 @@ from gristmill.api.upload import Upload
 from gristmill.dialects.llamacloud import configurations, files, jobs, pages, parameters, words
 from gristmill.dialects.llamacloud.jobs import Job
 from gristmill.dialects.llamacloud.making import Making
-from gristmill.dialects.llamacloud.words import Lenient
+from gristmill.dialects.llamacloud.parameters import OfJob
 from gristmill.domain.errors import Invalid, Problem
 from gristmill.intake import json, problems
 from gristmill.processors.parse import Parse
@@ -35,7 +35,7 @@ _PLACES = {
 router = APIRouter(include_in_schema=False)
 
 
-class ParseBody(Lenient):
+class ParseBody(OfJob):
     """The parameters of a configuration may stand beside these."""
 
     file_id: str | None = None
@@ -109,6 +109,7 @@ async def _chosen(
     of: Parts, key: Key, given: ParseBody, body: dict[str, Any]
 ) -> tuple[dict[str, Any], str | None]:
     """A stored configuration goes before parameters: official clients send some beside it in any case. Raises Invalid."""
+    given.check()
     if given.configuration_id is not None:
         tier = await configurations.tier_of(of, key, given.configuration_id)
         if tier is None:

@@ -87,14 +87,15 @@ _LIMITS = ("throttled until", "retry at", "concurrency limit")
 
 
 def batch_status(batch: Batch) -> str:
-    """One of that system's six, whatever ours is: its clients know no other."""
+    """One of that system's six, whatever ours is: its clients know no other. THROTTLED: something waits, nothing runs, and
+    only a limit or a pause before the next attempt is in the way."""
     if (ended := _ENDED.get(batch.status)) is not None:
         return ended
     if batch.status is BatchStatus.CANCELLING or batch.processing:
         return "RUNNING"
     if (batch.waiting_reason or "").startswith(_LIMITS):
         return "THROTTLED"
-    return "PENDING" if batch.success + batch.failed == 0 else "RUNNING"
+    return "PENDING" if batch.fresh or batch.ingesting else "RUNNING"
 
 
 _ITEM = {
