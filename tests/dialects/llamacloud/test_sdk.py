@@ -1,6 +1,9 @@
 """The whole life of batches and jobs by the official SDK, `AsyncLlamaCloud`, against a real server with a worker."""
 
 import asyncio
+import hashlib
+import hmac
+import json
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,6 +16,7 @@ from llama_cloud._polling import PollingError
 
 from dialects.llamacloud.reader import INVOICE, Reader
 from documents.producers import PRODUCERS
+from fakes.receiver import Receiver
 from stranger import Mill, Stranger, arrive, until
 
 pytestmark = pytest.mark.slow
@@ -326,6 +330,90 @@ async def test_a_batch_that_is_paused_through_the_other_api_never_shows_a_word_o
     if (await stranger.get_batch(canonical))["status"] == "paused":
         await stranger.act(canonical, "resume")
     assert (await ended(sdk, batch.id)).status == "COMPLETED"
+
+
+async def test_a_batch_that_the_models_endpoint_holds_up_shows_as_throttled(
+    sdk: AsyncLlamaCloud, reader: Reader
+) -> None:
+    text = b"# Mills\n\n[fault=status:429 retry-after=3*1] Water turns the wheel until the evening comes.\n"
+    directory_id, _ = await directory_of(sdk, ("mills.md", text))
+    batch = await start(sdk, directory_id, "cfg-PARSE_AGENTIC")
+
+    async def held_up() -> Any:
+        found = [one async for one in sdk.batches.list(status="THROTTLED")]
+        return found or None
+
+    [found] = await until(held_up)
+    assert found.id == batch.id
+    assert (await ended(sdk, batch.id)).status == "COMPLETED"
+
+
+async def test_webhooks_tell_of_the_batch_in_their_words_signed_over_the_body(
+    sdk: AsyncLlamaCloud, receiver: Receiver
+) -> None:
+    secret = "a secret of the receiver"
+    directory_id, _ = await directory_of(sdk, note(1))
+    job: Any = {"configuration_id": FAST, "type": "parse_v2"}
+    kept = await sdk.webhook_configs.create(
+        webhook_url=f"{receiver.url}/kept", webhook_events=["batch.success"]
+    )
+    inline: Any = {
+        "webhook_url": f"{receiver.url}/inline",
+        "webhook_headers": {"X-Tenant": "mill"},
+        "webhook_output_format": "json",
+        "webhook_signing_secret": secret,
+    }
+    batch = await sdk.batches.create(
+        config={"job": job},
+        source_directory_id=directory_id,
+        webhook_configurations=[inline],
+        webhook_configuration_ids=[kept.id],
+    )
+    told = await receiver.until(3, path="/hook/inline")
+    [end] = await receiver.until(1, path="/hook/kept")
+    seen = {}
+    for one in told:
+        expected = hmac.new(secret.encode(), one.body, hashlib.sha256).hexdigest()
+        assert one.headers["lc-signature"] == f"sha256={expected}"
+        assert one.headers["x-tenant"] == "mill"
+        body = json.loads(one.body)
+        assert body["data"]["id"] == batch.id
+        seen[body["event_type"]] = body["data"]["status"]
+    assert seen == {"batch.pending": "PENDING", "batch.running": "RUNNING", "batch.success": "COMPLETED"}
+    assert "lc-signature" not in end.headers
+    quoted = json.loads(json.loads(end.body))  # `string`, which is what is meant if nothing is said
+    assert (quoted["event_type"], quoted["data"]["id"]) == ("batch.success", batch.id)
+    assert [one.id for one in await sdk.webhook_configs.list()] == [kept.id]
+    await sdk.webhook_configs.delete(kept.id)
+
+
+async def test_documents_of_every_kind_come_out_as_pages_of_text_and_markdown(
+    sdk: AsyncLlamaCloud, tmp_path: Path
+) -> None:
+    """Behaviour 10 of the seed."""
+    written = {
+        "a.txt": b"A mill is turned by water.",
+        "a.md": b"# A mill\n\nturned by water",
+        "a.html": b"<html><body><h1>A mill</h1><p>turned by water</p></body></html>",
+        "a.csv": b"what,by\nmill,water\n",
+        "a.json": b'{"mill": "water"}',
+        "a.xml": b"<?xml version='1.0'?><mill>water</mill>",
+    }
+    for name in ("story.docx", "story.pptx", "parts.xlsx", "typed.pdf"):
+        PRODUCERS[name](tmp_path / name)
+        written[name] = (tmp_path / name).read_bytes()
+    directory_id, _ = await directory_of(sdk, *written.items())
+    done = await ended(sdk, (await start(sdk, directory_id)).id)
+    read = {}
+    for one in done.results:
+        found = await sdk.parsing.get(one.job_reference.id, expand=["text", "markdown"])
+        assert found.job.status == "COMPLETED", found.job.name
+        assert all(page.success for page in found.markdown.pages)
+        assert [page.page_number for page in found.text.pages] == list(range(1, len(found.text.pages) + 1))
+        read[found.job.name] = " ".join(page.text for page in found.text.pages)
+    assert read.keys() == written.keys()
+    assert all("water" in text for name, text in read.items() if name.startswith("a."))
+    assert all(len(text) > 100 for name, text in read.items() if not name.startswith("a."))
 
 
 def test_the_other_client_of_the_sdk_runs_a_batch_as_well(mill: Mill, stranger: Stranger) -> None:

@@ -26,6 +26,7 @@ _AT = "/configuration"
 _PLACES = {ours: _AT + theirs for ours, theirs in parameters.PLACES.items()} | {
     "/processor": "/configuration_id",
     "/configuration_id": "/configuration_id",
+    "/requests/0/input": "/file_input",
 }
 # First what is longer: a configuration_id begins like a config.
 _PLACES = dict(sorted(_PLACES.items(), key=lambda pair: -len(pair[0])))

@@ -27,7 +27,7 @@ _PATH = "/api/v2/parse"
 _TYPE = "parse_v2"
 _PLACES = {
     "/requests/0/input/file_id": "/file_id",
-    "/requests/0/input/source": "/source_url",
+    "/requests/0/input": "/source_url",
     **parameters.PLACES,
     "/processor": "/configuration_id",
 }
