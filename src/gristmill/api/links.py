@@ -64,7 +64,7 @@ def made(request: Request, tenant_id: UUID, file_id: UUID, seconds: int) -> dict
     payload = tenant_id.bytes + file_id.bytes + until.to_bytes(8)
     signature = parts(request).vault.sign(_signed(payload))
     token = base64.urlsafe_b64encode(signature + payload).decode().rstrip("=")
-    url = f"{pages.base_url(request)}/api/v1/downloads/{token}"
+    url = f"{pages.base_url(request)}/downloads/{token}"
     return {"url": url, "expires_at": datetime.fromtimestamp(until, UTC)}
 
 
@@ -73,7 +73,7 @@ def _signed(payload: bytes) -> bytes:
 
 
 @router.get(
-    "/api/v1/downloads/{token}",
+    "/downloads/{token}",
     summary="Download by a link",
     responses={**responses(400, 404, 503), 200: {"content": {"application/octet-stream": {}}}},
 )
