@@ -1,5 +1,5 @@
 # Needs git, make, Python 3.11 or newer, and a package index. uv is used where it is, else fetched into .uv.
-.PHONY: help setup check test torture run demo bench corpus lock
+.PHONY: help setup check test torture sdk run demo bench corpus lock
 .DEFAULT_GOAL := help
 
 export UV_LINK_MODE ?= copy
@@ -39,6 +39,9 @@ test: setup ## all tests; ARGS='-k name' for some
 
 torture: setup ## kill, stop and replace workers at work (docs/reliability.md); ARGS='--seeds 20 --kills 3'; takes minutes
 	$(IN)/pytest tests/torture -s --seeds 10 $(ARGS)
+
+sdk: setup ## official clients of several majors and languages into .sdk, each leads batches through a life (docs/dialects.md)
+	$(IN)/pytest tests/sdk --sdk -s $(ARGS)
 
 run: setup ## serve on an embedded Postgres; ARGS='--port 0'
 	$(IN)/gristmill serve $(ARGS)

@@ -36,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--seeds", type=int, default=2, help="runs of each such test, with a seed each")
     group.addoption("--first-seed", type=int, default=1, help="the seed of the first of them")
+    parser.addoption("--sdk", action="store_true", help="run tests/sdk, which installs official clients")
     group.addoption("--kills", type=int, default=1, help="workers killed in each run")
 
 

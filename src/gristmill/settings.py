@@ -116,6 +116,7 @@ class Settings(BaseSettings):
     llm_base_url: str | None = None  # such as https://api.openai.com/v1
     llm_api_key: SecretStr | None = None
     llm_model: str | None = None  # for agents that name none
+    llm_messages: bool = False  # it serves Anthropic's /messages itself: nothing is translated
     llm_concurrency: Annotated[int, Field(ge=1, le=10_000)] = 64  # calls in flight per worker process
     llm_timeout_seconds: Annotated[float, Field(gt=0)] = 120.0  # for one call, from connect to the last byte
     llm_price_prompt: Annotated[float, Field(ge=0)] | None = None  # US dollars per 1,000,000 tokens

@@ -55,6 +55,20 @@ async def test_the_format_is_known_by_the_name_or_has_to_be_said(caller: Caller)
     assert (await made(caller, {"file_id": file_id, "format": "jsonl"}))["total_requests"] == 2
 
 
+async def test_lines_as_openai_has_them_go_with_the_processor_that_passes_bodies_on(caller: Caller) -> None:
+    lines = b"".join(
+        b'{"custom_id": "%s", "method": "POST", "url": "/v1/%s", "body": {"input": "x"}}\n' % (name, url)
+        for name, url in ((b"a", b"embeddings"), (b"b", b"responses"))
+    )
+    source = {"file_id": await caller.upload(lines, "requests.jsonl"), "format": "openai"}
+    assert await refused(caller, source) == {"/source/format": "only_for_completion"}
+    given = {"processor": "completion", "config": {"path": "/embeddings"}}
+    assert (await made(caller, source, **given))["total_requests"] == 2
+    validated = await caller.post(f"{BATCHES}/validate", {"source": source, **given})
+    [problem] = validated.json()["data"]["errors"]
+    assert (problem["pointer"], problem["code"]) == ("/lines/2/url", "url_mismatch")
+
+
 async def test_a_file_that_cannot_be_one_is_refused(caller: Caller, other: Caller) -> None:
     theirs = await other.upload(LINES, "requests.jsonl")
     for unknown in (theirs, str(uuid4())):

@@ -14,7 +14,12 @@ _SAY = re.compile(r"\[say=([^\]]*)\]")
 
 def answer(request: "Request") -> tuple[int, dict[str, Any]]:
     """Status and body."""
-    paths = {"/v1/chat/completions": _chat, "/v1/embeddings": _embeddings, "/v1/responses": _responses}
+    paths = {
+        "/v1/chat/completions": _chat,
+        "/v1/embeddings": _embeddings,
+        "/v1/responses": _responses,
+        "/v1/messages": _messages,
+    }
     if request.path == "/v1/models":
         return 200, {"object": "list", "data": [{"id": "fake-model", "object": "model"}]}
     made = paths.get(request.path.partition("?")[0])
@@ -109,6 +114,23 @@ def _responses(request: "Request") -> dict[str, Any]:
             "output_tokens": tokens(reply),
             "total_tokens": count + tokens(reply),
         },
+    }
+
+
+def _messages(request: "Request") -> dict[str, Any]:
+    reply = _reply(request)
+    return {
+        "id": "msg_fake",
+        "type": "message",
+        "role": "assistant",
+        "model": request.body.get("model"),
+        "content": [
+            {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"},
+            {"type": "text", "text": reply},
+        ],
+        "stop_reason": "end_turn",
+        "stop_sequence": None,
+        "usage": {"input_tokens": tokens(request.said), "output_tokens": tokens(reply)},
     }
 
 

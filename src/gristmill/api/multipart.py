@@ -1,5 +1,5 @@
-"""One file out of a multipart/form-data body, piece by piece: nothing of it is kept in memory or on disk here. Values that
-may come beside it are short, and kept."""
+"""One file out of a multipart/form-data body, piece by piece: nothing of it is kept in memory or on disk here, save small
+texts that stand beside it where they are allowed."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -10,8 +10,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from gristmill.domain.errors import Invalid, Problem
 
 FIELD = "file"
-_MAX_PARTS = 10
-MAX_VALUE_BYTES = 64 * 1024  # of all values together
+_MAX_PARTS = 20
+_MAX_TEXT_BYTES = 64 * 1024
 
 
 @dataclass(slots=True)
@@ -20,28 +20,29 @@ class _Part:
     filename: str | None = None
     header: bytes = b""
     value: bytes = b""
-    text: bytes = b""
 
 
 @dataclass(slots=True)
 class FilePart:
     """Fed with pieces of the body; answers with pieces of the file. The name is known before the first of them.
 
-    `called`: the file's field. `others`: values may come beside it; all of them are known at the end of the body.
+    `called`: the file's field. `lenient`: parts beside the file are passed over, and those that are texts are in `texts` by
+    their names, at the end.
     """
 
-    called: str = FIELD
-    others: bool = False
     filename: str | None = None
-    values: dict[str, str] = field(default_factory=dict)
+    called: str = FIELD
+    lenient: bool = False
+    texts: dict[str, str] = field(default_factory=dict)
+    _value: bytes = b""
+    _in_file: bool = False
     _part: _Part = field(default_factory=_Part)
     _parts: int = 0
-    _kept: int = 0
     _ready: list[bytes] = field(default_factory=list)
     _ended: bool = False
 
     async def pieces(self, content_type: str, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Raises Invalid unless the body has one file called as it should be, and nothing beside it that may not be."""
+        """Raises Invalid unless the body has one part called `file`, and no other."""
         try:
             parser = self._parser(content_type)
             async for piece in body:
@@ -96,36 +97,34 @@ class FilePart:
         self._part.header = self._part.value = b""
 
     def _headers_finished(self) -> None:
-        if self._is_value():
+        self._in_file = self._part.name == self.called and self._part.filename is not None
+        self._value = b""
+        if not self._in_file:
+            if not self.lenient:
+                raise _refusal(
+                    "unknown_field", f"the form takes one file, called {self.called}, and nothing else"
+                )
             return
-        if self._part.name != self.called or self._part.filename is None:
-            raise _refusal(
-                "unknown_field", f"the form takes one file, called {self.called}, and nothing else"
-            )
         if self.filename is not None:
             raise _refusal("too_many_files", "one file at a time")
         self.filename = self._part.filename
 
-    def _is_value(self) -> bool:
-        return self.others and self._part.filename is None
-
     def _data(self, data: bytes, start: int, end: int) -> None:
-        if not self._is_value():
+        if self._in_file:
             self._ready.append(data[start:end])
             return
-        self._kept += end - start
-        if self._kept > MAX_VALUE_BYTES:
+        self._value += data[start:end]
+        if len(self._value) > _MAX_TEXT_BYTES:
             raise _refusal(
-                "values_too_large", f"the values beside the file have more than {MAX_VALUE_BYTES} bytes"
+                "field_too_large", f"a part beside the file is larger than {_MAX_TEXT_BYTES} bytes"
             )
-        self._part.text += data[start:end]
 
     def _part_end(self) -> None:
-        if self._is_value():
-            text = _text(self._part.text)
+        if not self._in_file and self._part.filename is None:
+            text = _text(self._value)
             if "\0" in text:
                 raise _refusal("nul_character", "the character NUL cannot be stored")
-            self.values[self._part.name] = text
+            self.texts[self._part.name] = text
 
     def _end(self) -> None:
         self._ended = True

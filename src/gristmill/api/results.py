@@ -211,9 +211,10 @@ async def get_result(request: Request, batch_id: str, custom_id: str) -> Respons
 # --- streams: window by window, no connection held while the reader takes its time ------------------------------
 
 
-async def _windows(
+async def windows(
     of: Parts, batch: Batch, filters: Filters, *, with_stages: bool = False
 ) -> AsyncIterator[Sequence[Result]]:
+    """All that match, in input order, in windows of bounded size. No connection is held between them."""
     after: int | None = None
     limit = min(FIRST_WINDOW, WINDOW)
     while True:
@@ -241,13 +242,13 @@ def _line(result: Result, staged: AnyProcessor | None) -> bytes:
 
 async def _ndjson(of: Parts, batch: Batch, filters: Filters) -> AsyncIterator[bytes]:
     staged = staged_by(batch)
-    async for window in _windows(of, batch, filters, with_stages=staged is not None):
+    async for window in windows(of, batch, filters, with_stages=staged is not None):
         yield b"".join([_line(result, staged) for result in window])
 
 
 async def _csv(of: Parts, batch: Batch, filters: Filters) -> AsyncIterator[bytes]:
     yield _table([_COLUMNS])
-    async for window in _windows(of, batch, filters):
+    async for window in windows(of, batch, filters):
         yield _table([_cells(result) for result in window])
 
 

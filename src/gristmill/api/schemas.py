@@ -90,7 +90,10 @@ class SourceOptions(Strict):
     directory_id: CanonicalUUID | None = Field(
         None, description="A directory: a request for each of its files, whose custom_id is the file's id"
     )
-    format: Format | None = Field(None, description="Of the file; otherwise its name must tell")
+    format: Format | None = Field(
+        None,
+        description="Of the file; otherwise its name must tell. openai: lines with custom_id, method, url and body",
+    )
     column_mapping: Annotated[dict[str, str | None], Field(max_length=1000)] | None = Field(
         None,
         description="Of a CSV file: column → field of the processor's input, or custom_id; null leaves a column out",

@@ -2,8 +2,10 @@
 
 import asyncio
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 from gristmill import processors
@@ -13,6 +15,7 @@ from gristmill.db import Transaction
 from gristmill.domain.errors import NotFound
 from gristmill.intake.draft import AnyProcessor, Draft
 from gristmill.intake.source import FileOptions, Format, NotReadable, take
+from gristmill.processors.completion import Completion, CompletionConfig
 from gristmill.storage.base import Missing, file_key
 from gristmill.store import batches, directories, files, ingests
 from gristmill.store.batches import NewBatch
@@ -26,14 +29,16 @@ _FORMATS: dict[str, Format] = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", 
 
 @dataclass(frozen=True, slots=True)
 class FromFile:
-    """Read by a worker; `total` is what was counted at the upload."""
+    """Read by a worker; `total` is what was counted at the upload. `owned`: see `api/inline.py`."""
 
     file_id: UUID
     options: FileOptions
     total: int
+    owned: bool = False
 
     async def create(self, tx: Transaction, new: NewBatch) -> None:
-        await ingests.create(tx, new, self.total, self.file_id, self.options.model_dump_json())
+        options = self.options.model_dump_json()
+        await ingests.create(tx, new, self.total, self.file_id, options, owned=self.owned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +58,9 @@ async def chosen(
     draft: Draft,
     *,
     fail_items: bool,
+    config: Mapping[str, Any] | None = None,
 ) -> FromFile | FromDirectory | None:
-    """None: something is wrong with it, and the draft says what."""
+    """None: something is wrong with it, and the draft says what. `config`: as the caller gave it."""
     if source.directory_id is not None:
         return await _directory(parts, tenant_id, source.directory_id, processor, draft)
     assert source.file_id is not None
@@ -63,8 +69,19 @@ async def chosen(
     if source.file_id not in found:
         draft.wrong("/source/file_id", "unknown_file", "no such file")
         return None
+    url = _url(processor, config, draft) if source.format == "openai" else None
     made = await _file(parts, tenant_id, source, found[source.file_id], processor, draft)
-    return made and replace(made, options=made.options.model_copy(update={"fail_items": fail_items}))
+    given = {"fail_items": fail_items, "url": url}
+    return made and replace(made, options=made.options.model_copy(update=given))
+
+
+def _url(processor: AnyProcessor | None, config: Mapping[str, Any] | None, draft: Draft) -> str:
+    """What OpenAI calls the path that the batch's bodies go to."""
+    if processor is not None and processor.name != Completion.name:
+        detail = f"goes with the processor {Completion.name} only"
+        draft.wrong("/source/format", "only_for_completion", detail)
+    path = (config or {}).get("path", CompletionConfig().path)
+    return f"/v1{path}"
 
 
 # --- a file ---------------------------------------------------------------------------------------------------
@@ -88,9 +105,9 @@ async def _file(
         encoding=source.encoding,
         delimiter=source.delimiter,
     )
-    if known == "jsonl":
+    if known != "csv":
         _only_for_csv(source, draft)
-    total = file.lines if known == "jsonl" else file.records
+    total = file.records if known == "csv" else file.lines
     if known == "csv" and processor is not None:
         total = await _records(parts, file_key(tenant_id, file.id), options, processor, total, draft)
     _check_total(total, draft)

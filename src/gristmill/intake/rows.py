@@ -18,5 +18,5 @@ class Row:
     problem: Problem | None = None
 
 
-def unreadable(line: int, code: str, detail: str) -> Row:
-    return Row(line, None, Problem(pointer("lines", line), code, detail))
+def unreadable(line: int, code: str, detail: str, *field: str) -> Row:
+    return Row(line, None, Problem(pointer("lines", line, *field), code, detail))

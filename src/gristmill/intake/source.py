@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from gristmill.domain.errors import Problem
-from gristmill.intake import csv, jsonl
+from gristmill.intake import csv, jsonl, openai_lines
 from gristmill.intake.columns import Columns
 from gristmill.intake.rows import Row
 
-Format = Literal["jsonl", "csv"]
+Format = Literal["jsonl", "csv", "openai"]
 Delimiter = Literal[",", ";", "\t", "|"]
 
 
@@ -25,12 +25,15 @@ class FileOptions(BaseModel):
     column_mapping: Annotated[dict[str, str | None], Field(max_length=1000)] = {}
     encoding: str | None = None
     delimiter: Delimiter | None = None
+    url: str | None = None  # of the format openai: what each line has as its url
     fail_items: bool = False  # bad records fail by themselves, instead of the whole file
 
     def rows(self, path: Path, model: type[BaseModel]) -> Iterator[Row]:
         """Raises NotReadable: then there is no record to be had at all."""
         if self.format == "jsonl":
             return jsonl.rows(path)
+        if self.format == "openai":
+            return openai_lines.rows(path, self.url or "")
         form, columns = self.columns(path, model)
         return csv.rows(path, form, columns)
 

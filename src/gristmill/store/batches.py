@@ -362,6 +362,15 @@ async def get(connection: Transaction, tenant_id: UUID, batch_id: UUID) -> Batch
     return batch_of(row)
 
 
+async def note_facts(tx: Transaction, tenant_id: UUID, batch_id: UUID, facts: Mapping[str, Any]) -> None:
+    """Add these to what its dialect keeps of a batch; what has a name of theirs is replaced."""
+    merged = """
+        UPDATE batch SET dialect_facts = (coalesce(dialect_facts, '{}')::jsonb || $3::jsonb)::text
+        WHERE id = $1 AND tenant_id = $2
+    """
+    await tx.execute(merged, batch_id, tenant_id, orjson.dumps(dict(facts)).decode())
+
+
 def batch_of(row: Record) -> Batch:
     values: dict[str, Any] = dict(row)
     values["status"] = BatchStatus(values["status"])
@@ -500,14 +509,22 @@ async def page(
     limit: int,
     offset: int = 0,
     before: UUID | None = None,
+    behind: UUID | None = None,
 ) -> tuple[list[Batch], int]:
-    """Newest first, and how many the filters match in all. `before` (the last id of a page) goes on flat at any depth."""
+    """Newest first, and how many the filters match in all. `before` (the last id of a page) goes on flat at any depth;
+    `behind` (its first id) is the page above it."""
     condition, arguments = filters.where(tenant_id)
     total = await connection.fetchval(f"SELECT count(*) FROM batch b WHERE {condition}", *arguments)
     if before is not None:
         arguments.append(before)
         condition += f" AND b.id < ${len(arguments)}"
-    ids = f"SELECT b.id FROM batch b WHERE {condition} ORDER BY b.id DESC LIMIT {limit:d} OFFSET {offset:d}"
+    if behind is not None:
+        arguments.append(behind)
+        condition += f" AND b.id > ${len(arguments)}"
+    order = "DESC" if behind is None else "ASC"
+    ids = (
+        f"SELECT b.id FROM batch b WHERE {condition} ORDER BY b.id {order} LIMIT {limit:d} OFFSET {offset:d}"
+    )
     rows = await connection.fetch(
         f"SELECT {COLUMNS} FROM {SOURCE} WHERE b.id IN ({ids}) ORDER BY b.id DESC", *arguments
     )

@@ -108,11 +108,17 @@ async def expect(connection: AsyncConnection, tenant_id: UUID, file_ids: Sequenc
 
 
 async def add(
-    connection: AsyncConnection, tenant_id: UUID, news: Sequence[NewFile], *, retention_days: int | None
+    connection: AsyncConnection,
+    tenant_id: UUID,
+    news: Sequence[NewFile],
+    *,
+    retention_days: int | None,
+    lifetime_seconds: int | None = None,
 ) -> list[File]:
     """The bytes are in their place already: a row never shows a file that is not all there.
 
-    `retention_days` None: kept until they are deleted. Raises Conflict if they are not expected (any more).
+    `retention_days` None: kept until they are deleted. `lifetime_seconds`: what their owner wants; the shorter time counts.
+    Raises Conflict if they are not expected (any more).
     """
     ids = [new.id for new in news]
     expected = await connection.execute(
@@ -124,7 +130,7 @@ async def add(
         raise Conflict("the upload took too long; send it again")
     made = await connection.execute(
         insert(file)
-        .values(expires_at=_days_from_now(retention_days))
+        .values(expires_at=_from_now(retention_days, lifetime_seconds))
         .returning(*COLUMNS, sort_by_parameter_order=True),
         [_row(tenant_id, new) for new in news],
     )
@@ -163,19 +169,26 @@ async def page(
     wanted: Filter,
     *,
     limit: int,
-    offset: int,
+    offset: int = 0,
     before: UUID | None,
+    oldest_first: bool = False,
 ) -> tuple[list[File], int]:
-    """Newest first, and how many there are in all. `before`: only files older than that one."""
+    """Newest first, and how many there are in all. `before`: only files that come behind that one."""
     mine = [file.c.tenant_id == tenant_id, *wanted.conditions()]
     total = (await connection.execute(select(func.count()).select_from(file).where(*mine))).scalar_one()
-    rows = await connection.execute(_older(before).where(*mine).limit(limit).offset(offset))
+    chosen = _newer(before) if oldest_first else _older(before)
+    rows = await connection.execute(chosen.where(*mine).limit(limit).offset(offset))
     return [File(**row._asdict()) for row in rows], total
 
 
 def _older(before: UUID | None) -> Select[tuple[object, ...]]:
     newest_first = select(*COLUMNS).order_by(file.c.id.desc())
     return newest_first if before is None else newest_first.where(file.c.id < before)
+
+
+def _newer(before: UUID | None) -> Select[tuple[object, ...]]:
+    oldest_first = select(*COLUMNS).order_by(file.c.id)
+    return oldest_first if before is None else oldest_first.where(file.c.id > before)
 
 
 async def among(connection: AsyncConnection, tenant_id: UUID, ids: Iterable[UUID]) -> dict[UUID, File]:
@@ -271,5 +284,6 @@ def _is(tenant_id: UUID, file_id: UUID) -> ColumnElement[bool]:
     return (file.c.tenant_id == tenant_id) & (file.c.id == file_id)
 
 
-def _days_from_now(days: int | None) -> object:
-    return None if days is None else func.now() + func.make_interval(0, 0, 0, days)
+def _from_now(days: int | None, seconds: int | None) -> object:
+    limits = [limit for limit in (None if days is None else days * 86_400, seconds) if limit is not None]
+    return func.now() + func.make_interval(0, 0, 0, 0, 0, 0, min(limits)) if limits else None

@@ -22,6 +22,7 @@ from gristmill.upstream import answers, errors
 from gristmill.upstream.errors import UpstreamError
 from gristmill.upstream.outage import Outage
 
+MESSAGES = "/messages"
 MAX_ANSWER_BYTES = 16 * 1024 * 1024  # after decompression
 _EXCERPT_BYTES = 64 * 1024  # of the body of an error
 _EXCERPT_SECONDS = 5.0
@@ -54,6 +55,7 @@ class Upstream:
         self._urls: dict[str, URL] = {}
         self._session: aiohttp.ClientSession
         self.model = settings.llm_model
+        self.speaks_messages = settings.llm_messages
 
     async def __aenter__(self) -> Self:
         headers = {
@@ -124,6 +126,10 @@ class Upstream:
         if path not in self._urls:
             self._urls[path] = self._base.with_path(self._base.path.rstrip("/") + path, keep_query=True)
         headers = {"Authorization": f"Bearer {self._secret}"} if self._secret else {}
+        if path == MESSAGES:  # as Anthropic's own endpoint wants them
+            headers |= {"anthropic-version": "2023-06-01"} | (
+                {"x-api-key": self._secret} if self._secret else {}
+            )
         if request_id:
             headers["X-Client-Request-Id"] = request_id
         try:

@@ -572,7 +572,7 @@ async def test_9_a_directory_remembers_what_its_owner_says_of_it_and_its_files(c
         ({"metadata": '{"a": {"b": 1}}'}, None),
         ({"unique_id": "x" * 300}, "string_too_long"),
         ({"display_name": "a\0b"}, "nul_character"),
-        ({"display_name": "x" * 100_000}, "values_too_large"),
+        ({"display_name": "x" * 100_000}, "field_too_large"),
     ],
 )
 async def test_9_a_bad_upload_leaves_no_file(caller: Caller, form: dict[str, str], code: str | None) -> None:

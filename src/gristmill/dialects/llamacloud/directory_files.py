@@ -99,9 +99,9 @@ async def upload_file(request: Request, directory_id: str) -> Response:
     async with of.database.engine.connect() as connection:
         await directories.get(connection, key.tenant_id, directory)
     async with Upload(of, key.tenant_id) as upload:
-        form = FilePart(called="upload_file", others=True)
+        form = FilePart(called="upload_file", lenient=True)
         new = await dialect_files.received(request, upload, form)
-        given = _facts(form.values)
+        given = _facts(form.texts)
         async with of.database.engine.begin() as connection:
             days = of.settings.file_retention_days
             [file] = await files.add(connection, key.tenant_id, [new], retention_days=days)

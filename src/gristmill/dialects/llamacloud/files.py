@@ -65,7 +65,7 @@ async def received(request: Request, upload: Upload, form: FilePart, purpose: st
     body.check_not_encoded(request)
     [file_id] = await upload.expect()
     inspection = await upload.bring(file_id, incoming.form_pieces(request, form))
-    purpose = (form.values.get("purpose") or purpose or "")[:_MAX_PURPOSE] or None
+    purpose = (form.texts.get("purpose") or purpose or "")[:_MAX_PURPOSE] or None
     return incoming.new_file(file_id, incoming.name_of(form.filename or ""), inspection, purpose=purpose)
 
 
@@ -75,7 +75,7 @@ async def create_file(request: Request) -> Response:
     key = await caller(request, "files:write")
     of = parts(request)
     async with Upload(of, key.tenant_id) as upload:
-        new = await received(request, upload, FilePart(others=True))
+        new = await received(request, upload, FilePart(lenient=True))
         async with of.database.engine.begin() as connection:
             days = of.settings.file_retention_days
             [file] = await files.add(connection, key.tenant_id, [new], retention_days=days)

@@ -84,9 +84,9 @@ async def upload(request: Request) -> Response:
     if not key.allows("files:write"):
         await caller(request, "files:write")
     async with Upload(of, key.tenant_id) as incoming:
-        form = FilePart(others=True)
+        form = FilePart(lenient=True)
         new = await files.received(request, incoming, form, purpose="parse")
-        body = json.parse(form.values.get("configuration", "{}").encode(), dict)
+        body = json.parse(form.texts.get("configuration", "{}").encode(), dict)
         given = problems.checked(ParseBody, body)
         await _chosen(of, key, given, body)
         async with of.database.engine.begin() as connection:

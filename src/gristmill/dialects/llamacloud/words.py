@@ -83,7 +83,12 @@ ACTIVE = (BatchStatus.IN_PROGRESS, BatchStatus.PAUSED, BatchStatus.CANCELLING)
 STATUSES = {word: (status,) for status, word in _ENDED.items()} | dict.fromkeys(
     ("PENDING", "THROTTLED", "RUNNING"), ACTIVE
 )
-_LIMITS = ("throttled until", "retry at", "concurrency limit")
+_LIMITS = (
+    "throttled until",
+    "upstream down until",
+    "retry at",
+    "concurrency limit",
+)  # of Batch.waiting_reason
 
 
 def batch_status(batch: Batch) -> str:

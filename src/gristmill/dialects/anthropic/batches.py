@@ -1,0 +1,207 @@
+"""`/v1/messages/batches`: up to 100,000 requests in one create, read as they arrive."""
+
+import hashlib
+import re
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from gristmill import metrics
+from gristmill.api import body, create, idempotency, inline
+from gristmill.api.auth import caller
+from gristmill.api.envelope import as_json, dumps
+from gristmill.api.idempotency import Once
+from gristmill.api.parts import Parts, parts
+from gristmill.api.query import Query
+from gristmill.api.results import windows
+from gristmill.api.upload import Upload
+from gristmill.dialects import base
+from gristmill.dialects.anthropic.words import BATCH, NAME, outcome, status
+from gristmill.dialects.base import inward, outward
+from gristmill.domain.errors import Conflict, Invalid, NotFound, Problem
+from gristmill.domain.states import BatchStatus
+from gristmill.intake import json
+from gristmill.intake.elements import Elements
+from gristmill.intake.problems import pointer
+from gristmill.intake.rows import MAX_LINE_BYTES
+from gristmill.processors.messages import Messages
+from gristmill.store import batches
+from gristmill.store.batches import Batch, BatchFilters, Origin
+
+MAX_REQUESTS = 100_000
+MAX_BYTES = 256 * 1024 * 1024
+_AROUND_BYTES = 64 * 1024
+_DEADLINE_SECONDS = 86_400
+_CUSTOM_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+
+router = APIRouter(prefix="/v1/messages/batches", include_in_schema=False)
+
+
+def view(batch: Batch) -> dict[str, Any]:
+    ended_at = batch.completed_at or batch.cancelled_at
+    batch_id = outward(BATCH, batch.id)
+    facts = json.parse((batch.dialect_facts or "{}").encode(), dict)
+    return {
+        "id": batch_id,
+        "type": "message_batch",
+        "processing_status": status(batch),
+        "request_counts": {
+            "processing": batch.pending + batch.processing,
+            "succeeded": batch.success,
+            "errored": batch.failed - batch.cancelled - batch.expired,
+            "canceled": batch.cancelled,
+            "expired": batch.expired,
+        },
+        "created_at": batch.created_at,
+        "expires_at": batch.deadline_at,
+        "ended_at": ended_at,
+        "cancel_initiated_at": facts.get("cancel_initiated_at"),
+        "archived_at": None,
+        # Relative: clients send their key along, so it must lead nowhere but here, by whatever name they know us.
+        "results_url": f"/v1/messages/batches/{batch_id}/results" if ended_at else None,
+    }
+
+
+@router.post("")
+async def create_batch(request: Request) -> Response:
+    key = await caller(request, "batches:write")
+    of = parts(request)
+    body.check_json_type(request)
+    once = idempotency.Once(of, request, key.tenant_id)
+    canonical = {"processor": Messages.name, "deadline_seconds": _DEADLINE_SECONDS}
+    async with Upload(of, key.tenant_id) as upload:
+        requests = _requests(request, once)
+        new, content = await inline.read(of, key, upload, canonical, requests, most=MAX_REQUESTS)
+        async with of.database.transaction() as tx:
+            if (before := await once.begin(tx)) is not None:
+                return before
+            await create.store(tx, replace(new, origin=Origin(NAME)), content)
+            batch = await batches.get(tx, key.tenant_id, new.id)
+            shown = view(batch)
+            made = as_json(shown, headers={"Location": f"/v1/messages/batches/{shown['id']}"})
+            await once.keep(tx, made)
+        upload.kept()
+    of.wake()
+    metrics.batch_created(new.processor, batch.total)
+    return made
+
+
+async def _requests(request: Request, once: Once) -> AsyncIterator[dict[str, Any]]:
+    """As they arrive. Raises Invalid for the first that is none; its parameters are looked at when it runs."""
+    elements = Elements("requests", element_bytes=MAX_LINE_BYTES, rest_bytes=_AROUND_BYTES)
+    digest = hashlib.sha256()
+    index = 0
+    async for piece in body.stream(request, MAX_BYTES):
+        digest.update(piece)
+        for text in elements.feed(piece):
+            yield _read(index, text)
+            index += 1
+    elements.rest()
+    once.fingerprint(digest.digest())
+
+
+def _read(index: int, text: bytes) -> dict[str, Any]:
+    at = pointer("requests", index)
+    try:
+        given = json.parse(text, dict)
+    except Invalid as refused:
+        raise Invalid([Problem(at, one.code, one.detail) for one in refused.problems]) from None
+    custom_id = given.get("custom_id")
+    if not isinstance(custom_id, str) or not _CUSTOM_ID.fullmatch(custom_id):
+        detail = "1 to 64 letters, digits, underscores and hyphens"
+        raise Invalid([Problem(f"{at}/custom_id", "invalid_custom_id", detail)])
+    return {"custom_id": custom_id, "input": given.get("params")}
+
+
+@router.get("")
+async def list_batches(request: Request) -> Response:
+    """Newest first; `before_id` is the page above that batch."""
+    key = await caller(request, "batches:read")
+    query = Query(request, ("after_id", "before_id", "limit"), lenient=True)
+    limit = query.integer("limit", 1, 1000, 20)
+    before, behind = _position(query, "after_id"), _position(query, "before_id")
+    query.check()
+    filters = BatchFilters(dialect=NAME)
+    async with parts(request).database.connection() as connection:
+        found, _ = await batches.page(
+            connection, key.tenant_id, filters, limit=limit + 1, before=before, behind=behind
+        )
+    more = len(found) > limit
+    shown = [view(batch) for batch in (found[:limit] if behind is None else found[-limit:])]
+    first, last = (shown[0]["id"], shown[-1]["id"]) if shown else (None, None)
+    return as_json({"data": shown, "has_more": more, "first_id": first, "last_id": last})
+
+
+def _position(query: Query, name: str) -> UUID | None:
+    text = query.text(name)
+    if text is None:
+        return None
+    try:
+        return inward(BATCH, text)
+    except NotFound:
+        query.wrong(name, "invalid_cursor", "is no id of this list")
+        return None
+
+
+@router.get("/{batch_id}")
+async def get_batch(request: Request, batch_id: str) -> Response:
+    key = await caller(request, "batches:read")
+    return as_json(view(await base.find(request, key, NAME, inward(BATCH, batch_id))))
+
+
+@router.post("/{batch_id}/cancel")
+async def cancel_batch(request: Request, batch_id: str) -> Response:
+    """What has ended by then stays."""
+    key = await caller(request, "batches:write")
+    await base.ignore_body(request)
+    of = parts(request)
+    batch = await base.find(request, key, NAME, inward(BATCH, batch_id))
+    now = {"cancel_initiated_at": datetime.now(UTC).isoformat().replace("+00:00", "Z")}
+    try:
+        async with of.database.transaction() as tx:
+            await batches.cancel(tx, key.tenant_id, batch.id)
+            await batches.note_facts(tx, key.tenant_id, batch.id, now)
+            batch = await batches.get(tx, key.tenant_id, batch.id)
+    except Conflict:
+        batch = await base.find(request, key, NAME, batch.id)
+        if batch.status is not BatchStatus.CANCELLING:
+            detail = f"a batch whose processing_status is {status(batch)} cannot be canceled"
+            raise Conflict(detail, code="wrong_status") from None
+    of.wake()
+    return as_json(view(batch))
+
+
+@router.delete("/{batch_id}")
+async def delete_batch(request: Request, batch_id: str) -> Response:
+    """With its results. Only once it has ended."""
+    key = await caller(request, "batches:write")
+    batch = await base.find(request, key, NAME, inward(BATCH, batch_id))
+    try:
+        async with parts(request).database.transaction() as tx:
+            await batches.delete(tx, key.tenant_id, batch.id)
+    except Conflict:
+        detail = f"a batch whose processing_status is {status(batch)} cannot be deleted"
+        raise Conflict(detail, code="wrong_status") from None
+    return as_json({"id": batch_id, "type": "message_batch_deleted"})
+
+
+@router.get("/{batch_id}/results")
+async def get_results(request: Request, batch_id: str) -> Response:
+    """One a line, in the order of the requests. Only once the batch has ended."""
+    key = await caller(request, "batches:read")
+    batch = await base.find(request, key, NAME, inward(BATCH, batch_id))
+    if status(batch) != "ended":
+        raise Conflict("the batch has no results before it has ended", code="wrong_status")
+    return StreamingResponse(_lines(parts(request), batch), media_type="application/x-jsonl")
+
+
+async def _lines(of: Parts, batch: Batch) -> AsyncIterator[bytes]:
+    async for window in windows(of, batch, {}):
+        lines = [dumps({"custom_id": one.custom_id, "result": outcome(one)}) for one in window]
+        yield b"\n".join(lines) + b"\n"

@@ -1,0 +1,23 @@
+from collections.abc import AsyncIterator
+
+import openai
+import pytest
+
+from databases import Server
+from served import Served, serving
+
+
+@pytest.fixture(scope="session")
+async def mill(
+    server: Server, worker_id: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Served]:
+    folder = tmp_path_factory.mktemp("openai")
+    async with serving(server, f"{server.template}_openai_{worker_id}", folder) as mill:
+        yield mill
+
+
+@pytest.fixture
+async def client(mill: Served) -> AsyncIterator[openai.AsyncOpenAI]:
+    """The official client, unmodified, with a tenant of its own."""
+    async with openai.AsyncOpenAI(base_url=f"{mill.url}/v1", api_key=await mill.key()) as client:
+        yield client
