@@ -155,6 +155,21 @@ configuration = Table(
     Column("config", LargeBinary, nullable=False),  # JSON, encrypted: it may hold secrets
     _created_at(),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("dialect_facts", Text),  # JSON that only the dialect reads it was made through
+    Index(None, "tenant_id", "id"),
+)
+
+# Where a tenant wants to be told of batches that name it: a batch takes a copy.
+webhook_endpoint = Table(
+    "webhook_endpoint",
+    metadata,
+    _id(),
+    Column("tenant_id", Uuid, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("sealed", LargeBinary),  # {secret, headers} as JSON, encrypted
+    Column("dialect_facts", Text),  # JSON, as above
+    _created_at(),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Index(None, "tenant_id", "id"),
 )
 
@@ -194,6 +209,7 @@ directory = Table(
     Column("tenant_id", Uuid, nullable=False),
     Column("name", Text, nullable=False),
     _created_at(),
+    Column("dialect_facts", Text),  # JSON, as above
     Index(None, "tenant_id", "id"),
 )
 
@@ -204,6 +220,7 @@ directory_file = Table(
     Column("file_id", Uuid, primary_key=True),
     Column("name", Text, nullable=False),  # in this directory: the file's own, or its path in an archive
     Column("added_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("dialect_facts", Text),  # JSON, as above
     Index(None, "file_id"),
 )
 

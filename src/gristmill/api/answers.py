@@ -356,6 +356,11 @@ class FileAnswer(BaseModel):
     expires_at: datetime | None
 
 
+class LinkAnswer(BaseModel):
+    url: str
+    expires_at: datetime
+
+
 class DirectoryAnswer(BaseModel):
     id: UUID
     name: str
@@ -414,6 +419,7 @@ MODELS: tuple[type[BaseModel], ...] = (
     NewKeyAnswer,
     ActAnswer,
     FileAnswer,
+    LinkAnswer,
     DirectoryAnswer,
     DirectoryFileAnswer,
     ChatAnswer,

@@ -22,6 +22,7 @@ from gristmill.api import (
     files,
     health,
     keys,
+    links,
     processors,
     results,
     retry,
@@ -40,8 +41,8 @@ from gristmill.storage.base import Storage
 from gristmill.vault import Vault
 
 _ROUTERS = (
-    agents, configurations, files, directories, results, events, deliveries, dry_run, retry, batches, tasks, chats, processors,
-    keys, acts, health, docs,
+    agents, configurations, files, links, directories, results, events, deliveries, dry_run, retry, batches, tasks, chats,
+    processors, keys, acts, health, docs,
 )  # fmt: skip
 
 

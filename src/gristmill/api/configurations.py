@@ -115,8 +115,7 @@ async def copied(of: Parts, tenant_id: UUID, configuration_id: str) -> tuple[str
             one = await configurations.get(connection, tenant_id, found)
     except NotFound:
         return None
-    config = orjson.loads(of.vault.decrypt(one.config, configurations.binding(one.id)))
-    return one.processor, config
+    return one.processor, opened(of, one)
 
 
 def _presets() -> dict[str, Processor[Any, Any]]:
@@ -131,7 +130,7 @@ def _presets() -> dict[str, Processor[Any, Any]]:
 # --- routes ---------------------------------------------------------------------------------------------------
 
 
-def _id_of(configuration_id: str) -> UUID:
+def id_of(configuration_id: str) -> UUID:
     """Raises NotFound for what cannot be an id, Conflict for a preset's."""
     if configuration_id in _presets():
         raise Conflict("a preset cannot be changed or deleted", code="preset")
@@ -174,19 +173,28 @@ async def create_configuration(request: Request) -> Response:
     """Batches name it by `configuration_id` and run with a copy of it."""
     key = await caller(request, "configurations:write")
     given = problems.checked(ConfigurationCreate, await body.read_json(request, dict, MAX_BODY_BYTES))
-    of, new_id = parts(request), uuid7()
-    _checked(of, given.processor, given.config)
-    async with of.database.engine.begin() as connection:
-        made = await configurations.create(
-            connection,
-            key.tenant_id,
-            new_id,
-            name=given.name,
-            processor=given.processor,
-            config=_sealed(of, new_id, given.config),
-        )
-    location = f"/api/v1/configurations/{PREFIX}{new_id}"
+    of = parts(request)
+    made = await create(of, key.tenant_id, given.name, given.processor, given.config)
+    location = f"/api/v1/configurations/{PREFIX}{made.id}"
     return answer(view(of.vault, made), 201, headers={"Location": location})
+
+
+async def create(
+    of: Parts, tenant_id: UUID, name: str, processor: str, config: dict[str, Any], *, facts: str | None = None
+) -> Configuration:
+    """Raises Invalid. `facts`: JSON that only a dialect reads."""
+    new_id = uuid7()
+    _checked(of, processor, config)
+    async with of.database.engine.begin() as connection:
+        return await configurations.create(
+            connection,
+            tenant_id,
+            new_id,
+            name=name,
+            processor=processor,
+            config=_sealed(of, new_id, config),
+            facts=facts,
+        )
 
 
 @router.get(
@@ -255,7 +263,7 @@ async def get_configuration(request: Request, configuration_id: str) -> Response
         return answer(_preset_view(configuration_id.removeprefix(PREFIX), preset))
     of = parts(request)
     async with of.database.engine.connect() as connection:
-        found = await configurations.get(connection, key.tenant_id, _id_of(configuration_id))
+        found = await configurations.get(connection, key.tenant_id, id_of(configuration_id))
     return answer(view(of.vault, found))
 
 
@@ -271,15 +279,29 @@ async def change_configuration(request: Request, configuration_id: str) -> Respo
     """For batches made from now on. Those made before keep their copy."""
     key = await caller(request, "configurations:write")
     given = problems.checked(ConfigurationUpdate, await body.read_json(request, dict, MAX_BODY_BYTES))
-    of, its_id = parts(request), _id_of(configuration_id)
+    of, its_id = parts(request), id_of(configuration_id)
+    return answer(view(of.vault, await change(of, key.tenant_id, its_id, given)))
+
+
+async def change(
+    of: Parts, tenant_id: UUID, its_id: UUID, given: ConfigurationUpdate, *, facts: str | None = None
+) -> Configuration:
+    """Raises NotFound, Invalid. `facts` None: as they are."""
+    changes: dict[str, Any] = {} if given.name is None else {"name": given.name}
+    if facts is not None:
+        changes["dialect_facts"] = facts
     async with of.database.engine.begin() as connection:
-        before = await configurations.get(connection, key.tenant_id, its_id)
-        changes: dict[str, Any] = {} if given.name is None else {"name": given.name}
+        before = await configurations.get(connection, tenant_id, its_id)
         if given.config is not None:
             _checked(of, before.processor, given.config)
             changes["config"] = _sealed(of, its_id, given.config)
-        changed = await configurations.change(connection, key.tenant_id, its_id, changes)
-    return answer(view(of.vault, changed))
+        return await configurations.change(connection, tenant_id, its_id, changes)
+
+
+def opened(of: Parts, one: Configuration) -> dict[str, Any]:
+    """What the processor is configured with, secrets and all: for batches, never to be shown."""
+    config: dict[str, Any] = orjson.loads(of.vault.decrypt(one.config, configurations.binding(one.id)))
+    return config
 
 
 @router.delete(
@@ -294,5 +316,5 @@ async def delete_configuration(request: Request, configuration_id: str) -> Respo
     key = await caller(request, "configurations:write")
     Query(request, ()).check()
     async with parts(request).database.engine.begin() as connection:
-        await configurations.remove(connection, key.tenant_id, _id_of(configuration_id))
+        await configurations.remove(connection, key.tenant_id, id_of(configuration_id))
     return Response(status_code=204)

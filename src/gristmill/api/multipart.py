@@ -11,7 +11,7 @@ from gristmill.domain.errors import Invalid, Problem
 
 FIELD = "file"
 _MAX_PARTS = 20
-_MAX_TEXT_BYTES = 4096
+_MAX_TEXT_BYTES = 64 * 1024
 
 
 @dataclass(slots=True)
@@ -26,10 +26,12 @@ class _Part:
 class FilePart:
     """Fed with pieces of the body; answers with pieces of the file. The name is known before the first of them.
 
-    `lenient`: parts beside the file are passed over, and those that are texts are in `texts` by their names, at the end.
+    `called`: the file's field. `lenient`: parts beside the file are passed over, and those that are texts are in `texts` by
+    their names, at the end.
     """
 
     filename: str | None = None
+    called: str = FIELD
     lenient: bool = False
     texts: dict[str, str] = field(default_factory=dict)
     _value: bytes = b""
@@ -53,7 +55,7 @@ class FilePart:
         if not self._ended:
             raise _refusal("invalid_multipart", "the multipart/form-data body ends too early")
         if self.filename is None:
-            raise _refusal("missing", f"the form has no file called {FIELD}")
+            raise _refusal("missing", f"the form has no file called {self.called}")
 
     def _parser(self, content_type: str) -> MultipartParser:
         _, options = parse_options_header(content_type)
@@ -95,11 +97,13 @@ class FilePart:
         self._part.header = self._part.value = b""
 
     def _headers_finished(self) -> None:
-        self._in_file = self._part.name == FIELD and self._part.filename is not None
+        self._in_file = self._part.name == self.called and self._part.filename is not None
         self._value = b""
         if not self._in_file:
             if not self.lenient:
-                raise _refusal("unknown_field", f"the form takes one file, called {FIELD}, and nothing else")
+                raise _refusal(
+                    "unknown_field", f"the form takes one file, called {self.called}, and nothing else"
+                )
             return
         if self.filename is not None:
             raise _refusal("too_many_files", "one file at a time")
@@ -117,7 +121,10 @@ class FilePart:
 
     def _part_end(self) -> None:
         if not self._in_file and self._part.filename is None:
-            self.texts[self._part.name] = _text(self._value)
+            text = _text(self._value)
+            if "\0" in text:
+                raise _refusal("nul_character", "the character NUL cannot be stored")
+            self.texts[self._part.name] = text
 
     def _end(self) -> None:
         self._ended = True

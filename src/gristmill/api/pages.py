@@ -61,7 +61,7 @@ def asked(request: Request, query: Query, key: Key, list_name: str) -> Page:
     cursor = query.values.get("cursor")
     if cursor is not None and "offset" in query.values:
         raise Invalid([Problem("cursor", "cursor_and_offset", "give either cursor or offset, not both")])
-    position = None if cursor is None else _open(request, key, list_name, cursor)
+    position = None if cursor is None else opened(request, key, list_name, cursor)
     return Page(limit, offset, position, list_name)
 
 
@@ -74,7 +74,7 @@ def rows(page: Page, found: Sequence[Row], total: int, position: Any) -> Rows[Ro
 
 def pagination(request: Request, query: Query, key: Key, page: Page, read: Rows[Any]) -> dict[str, Any]:
     """The object of seed 004, and `next_cursor` beside it. Links keep every filter."""
-    cursor = _seal(request, key, page.list_name, read.last) if read.more and read.last is not None else None
+    cursor = seal(request, key, page.list_name, read.last) if read.more and read.last is not None else None
     filters = {name: value for name, value in query.values.items() if name not in PARAMETERS}
     by_offset = page.position is None
     following = {"offset": page.offset + page.limit} if by_offset else {"cursor": cursor}
@@ -111,13 +111,15 @@ def _payload(key: Key, list_name: str, position: bytes) -> bytes:
     return b"cursor:" + key.tenant_id.bytes + list_name.encode() + b":" + position
 
 
-def _seal(request: Request, key: Key, list_name: str, position: str) -> str:
+def seal(request: Request, key: Key, list_name: str, position: str) -> str:
+    """A cursor: the position, tied to its list and to the key's tenant."""
     text = position.encode()
     signature = parts(request).vault.sign(_payload(key, list_name, text))
     return base64.urlsafe_b64encode(signature + text).decode().rstrip("=")
 
 
-def _open(request: Request, key: Key, list_name: str, cursor: str) -> str:
+def opened(request: Request, key: Key, list_name: str, cursor: str) -> str:
+    """The position in a cursor that `seal` made for this list. Raises Invalid."""
     try:
         raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):

@@ -8,10 +8,10 @@ What works and what differs: docs/dialects.md.
 from fastapi import FastAPI
 
 from gristmill.api import errors
-from gristmill.dialects import anthropic, openai
+from gristmill.dialects import anthropic, llamacloud, openai
 from gristmill.dialects.base import Dialect
 
-DIALECTS: tuple[Dialect, ...] = (anthropic.DIALECT, openai.DIALECT)
+DIALECTS: tuple[Dialect, ...] = (anthropic.DIALECT, llamacloud.DIALECT, openai.DIALECT)
 
 
 def install(app: FastAPI) -> None:

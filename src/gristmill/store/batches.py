@@ -151,6 +151,7 @@ class Batch:
     queued: bool  # it could start, has been able to for more than a moment, and others' items run
     has_worker: bool
     ingesting: bool  # its items are still in a file (store/ingests.py)
+    fresh: bool  # nothing of it has been taken up yet in this run: its schedule was never charged
     dialect: str | None
     dialect_key: str | None
     dialect_facts: str | None  # JSON
@@ -227,7 +228,8 @@ COLUMNS = f"""
     END AS throughput,
     w.next_at, w.throttled, w.waits_for_chat, w.queued, w.has_worker, b.dialect, b.dialect_key, b.dialect_facts,
     circuit.until AS circuit_until, circuit.reason AS circuit_reason,
-    EXISTS (SELECT FROM ingest WHERE ingest.batch_id = b.id) AS ingesting
+    EXISTS (SELECT FROM ingest WHERE ingest.batch_id = b.id) AS ingesting,
+    EXISTS (SELECT FROM batch_schedule q WHERE q.batch_id = b.id AND q.vtime = 0) AS fresh
 """
 SOURCE = """
     batch b JOIN batch_count c ON c.batch_id = b.id
@@ -566,6 +568,7 @@ class BatchFilters:
     created_by: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     dialect: str | None = None
+    statuses: Sequence[BatchStatus] = ()  # any of these; none named: any at all
 
     def where(self, tenant_id: UUID) -> tuple[str, list[Any]]:
         """A condition on `b`, and its arguments."""
@@ -580,6 +583,7 @@ class BatchFilters:
             ("b.collection = {}", self.collection),
             ("b.created_by = {}", self.created_by),
             ("b.dialect = {}", self.dialect),
+            ("b.status = ANY ({})", [one.value for one in self.statuses] or None),
             (
                 "b.metadata @> {}::jsonb",
                 orjson.dumps(dict(self.metadata)).decode() if self.metadata else None,

@@ -22,6 +22,7 @@ class Configuration:
     config: bytes  # JSON, encrypted, bound to `binding(id)`
     created_at: datetime
     updated_at: datetime
+    dialect_facts: str | None  # JSON that only a dialect reads
 
 
 _COLUMNS = (
@@ -31,6 +32,7 @@ _COLUMNS = (
     configuration.c.config,
     configuration.c.created_at,
     configuration.c.updated_at,
+    configuration.c.dialect_facts,
 )
 
 
@@ -47,10 +49,18 @@ async def create(
     name: str,
     processor: str,
     config: bytes,
+    facts: str | None = None,
 ) -> Configuration:
     made = await connection.execute(
         insert(configuration)
-        .values(id=configuration_id, tenant_id=tenant_id, name=name, processor=processor, config=config)
+        .values(
+            id=configuration_id,
+            tenant_id=tenant_id,
+            name=name,
+            processor=processor,
+            config=config,
+            dialect_facts=facts,
+        )
         .returning(*_COLUMNS)
     )
     return Configuration(**made.one()._asdict())
@@ -65,7 +75,7 @@ async def get(connection: AsyncConnection, tenant_id: UUID, configuration_id: UU
 async def change(
     connection: AsyncConnection, tenant_id: UUID, configuration_id: UUID, changes: Mapping[str, Any]
 ) -> Configuration:
-    """`changes`: name, config (encrypted), or both. Raises NotFound."""
+    """`changes`: name, config (encrypted), dialect_facts. Raises NotFound."""
     changed = await connection.execute(
         update(configuration)
         .where(_is(tenant_id, configuration_id))

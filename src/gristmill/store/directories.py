@@ -23,6 +23,7 @@ class Directory:
     id: UUID
     name: str
     created_at: datetime
+    dialect_facts: str | None  # JSON that only a dialect reads
     files: int  # how many are in it
 
 
@@ -32,6 +33,7 @@ class Entry:
 
     name: str
     added_at: datetime
+    dialect_facts: str | None  # JSON that only a dialect reads
     file: File
 
 
@@ -41,12 +43,22 @@ _FILES = (
     .where(directory_file.c.directory_id == directory.c.id)
     .scalar_subquery()
 )
-_COLUMNS = (directory.c.id, directory.c.name, directory.c.created_at, _FILES.label("files"))
+_COLUMNS = (
+    directory.c.id,
+    directory.c.name,
+    directory.c.created_at,
+    directory.c.dialect_facts,
+    _FILES.label("files"),
+)
+_ENTRY = (directory_file.c.name, directory_file.c.added_at, directory_file.c.dialect_facts, *files.COLUMNS)
 
 
-async def create(connection: AsyncConnection, tenant_id: UUID, name: str) -> Directory:
+async def create(
+    connection: AsyncConnection, tenant_id: UUID, name: str, *, facts: str | None = None
+) -> Directory:
     directory_id = uuid7()
-    await connection.execute(insert(directory).values(id=directory_id, tenant_id=tenant_id, name=name))
+    new = {"id": directory_id, "tenant_id": tenant_id, "name": name, "dialect_facts": facts}
+    await connection.execute(insert(directory).values(new))
     return await get(connection, tenant_id, directory_id)
 
 
@@ -97,9 +109,15 @@ async def remove(connection: AsyncConnection, tenant_id: UUID, directory_id: UUI
 
 
 async def add(
-    connection: AsyncConnection, tenant_id: UUID, directory_id: UUID, names: Mapping[UUID, str]
+    connection: AsyncConnection,
+    tenant_id: UUID,
+    directory_id: UUID,
+    names: Mapping[UUID, str],
+    *,
+    facts: str | None = None,
 ) -> Directory:
-    """Files of the tenant, each with its name in there; those that are in it already stay as they are.
+    """Files of the tenant, each with its name in there; those that are in it already stay as they are. `facts`: of each,
+    JSON that only a dialect reads.
 
     What is no file of the tenant's (any more) is left out. Raises NotFound for the directory, Conflict for one file
     too many.
@@ -109,7 +127,10 @@ async def add(
     rows = [{"file_id": file_id, "name": name} for file_id, name in names.items() if file_id in kept]
     if rows:
         await connection.execute(
-            insert(directory_file).values(directory_id=directory_id).on_conflict_do_nothing(), rows
+            insert(directory_file)
+            .values(directory_id=directory_id, dialect_facts=facts)
+            .on_conflict_do_nothing(),
+            rows,
         )
     found = await get(connection, tenant_id, directory_id)
     if found.files > MAX_FILES:
@@ -141,7 +162,7 @@ async def entries(
     if before is not None:
         wanted &= directory_file.c.file_id < before
     rows = await connection.execute(
-        select(directory_file.c.name, directory_file.c.added_at, *files.COLUMNS)
+        select(*_ENTRY)
         .join(file, file.c.id == directory_file.c.file_id)
         .where(wanted)
         .order_by(directory_file.c.file_id.desc())
@@ -151,9 +172,27 @@ async def entries(
     return [_entry(row._asdict()) for row in rows], total
 
 
+async def entry(connection: AsyncConnection, tenant_id: UUID, directory_id: UUID, file_id: UUID) -> Entry:
+    """Raises NotFound for either."""
+    await get(connection, tenant_id, directory_id)
+    found = await connection.execute(
+        select(*_ENTRY)
+        .join(file, file.c.id == directory_file.c.file_id)
+        .where(
+            directory_file.c.directory_id == directory_id,
+            directory_file.c.file_id == file_id,
+            file.c.tenant_id == tenant_id,
+        )
+    )
+    row = found.one_or_none()
+    if row is None:
+        raise NotFound("no such file in this directory")
+    return _entry(row._asdict())
+
+
 def _entry(row: dict[str, object]) -> Entry:
-    name, added_at = row.pop("name"), row.pop("added_at")
-    return Entry(name, added_at, File(**row))  # type: ignore[arg-type]  # columns of the statement above
+    name, added_at, facts = row.pop("name"), row.pop("added_at"), row.pop("dialect_facts")
+    return Entry(name, added_at, facts, File(**row))  # type: ignore[arg-type]  # columns of the statement above
 
 
 async def take_out(

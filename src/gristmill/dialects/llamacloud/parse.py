@@ -1,0 +1,175 @@
+"""`/api/v2/parse`: a document to text and Markdown, page by page."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gristmill.api.auth import caller
+from gristmill.api.envelope import as_json
+from gristmill.api.multipart import FilePart
+from gristmill.api.parts import Parts, parts
+from gristmill.api.upload import Upload
+from gristmill.dialects.llamacloud import configurations, files, jobs, pages, parameters, words
+from gristmill.dialects.llamacloud.jobs import Job
+from gristmill.dialects.llamacloud.making import Making
+from gristmill.dialects.llamacloud.parameters import OfJob
+from gristmill.domain.errors import Invalid, Problem
+from gristmill.intake import json, problems
+from gristmill.processors.parse import Parse
+from gristmill.store import files as stored_files
+from gristmill.store.keys import Key
+
+_PATH = "/api/v2/parse"
+_TYPE = "parse_v2"
+_PLACES = {
+    "/requests/0/input/file_id": "/file_id",
+    "/requests/0/input": "/source_url",
+    **parameters.PLACES,
+    "/processor": "/configuration_id",
+}
+
+router = APIRouter(include_in_schema=False)
+
+
+class ParseBody(OfJob):
+    """The parameters of a configuration may stand beside these."""
+
+    file_id: str | None = None
+    source_url: str | None = Field(None, min_length=1, max_length=2048)
+    configuration_id: str | None = None
+    user_metadata: dict[str, str] | None = Field(None, max_length=64)
+
+
+def view(key: Key, job: Job) -> dict[str, Any]:
+    facts, output = job.facts, job.output or {}
+    return job.view(key) | {
+        "name": output.get("filename") or facts.get("name"),
+        "tier": facts.get("tier"),
+        "usage": None,
+        "user_metadata": facts.get("user_metadata"),
+    }
+
+
+# --- create ---------------------------------------------------------------------------------------------------
+
+
+@router.post(_PATH)
+async def create_job(request: Request) -> Response:
+    """Of a file by its `file_id`, or of a document at a `source_url`."""
+    key = await caller(request, "batches:write")
+    making = Making.of(request, key)
+    body = await making.body()
+    given = problems.checked(ParseBody, body)
+    if (before := await making.once.before()) is not None:
+        return before
+    if (given.file_id is None) == (given.source_url is None):
+        raise Invalid([Problem("", "one_document", "give either file_id or source_url")])
+    if given.file_id is None:
+        document, name = {"source": given.source_url, "source_type": "url"}, None
+    else:
+        file = await files.find(parts(request), key, given.file_id)
+        document, name = {"file_id": str(file.id)}, file.filename
+    return await _made(making, body, given, document, name)
+
+
+@router.post(_PATH + "/upload")
+async def upload(request: Request) -> Response:
+    """A form with the part `file`, and its `configuration` as JSON text. What the configuration lacks keeps no file."""
+    key = await caller(request, "batches:write")
+    of, making = parts(request), Making.of(request, key)
+    if not key.allows("files:write"):
+        await caller(request, "files:write")
+    async with Upload(of, key.tenant_id) as incoming:
+        form = FilePart(lenient=True)
+        new = await files.received(request, incoming, form, purpose="parse")
+        body = json.parse(form.texts.get("configuration", "{}").encode(), dict)
+        given = problems.checked(ParseBody, body)
+        await _chosen(of, key, given, body)
+        async with of.database.engine.begin() as connection:
+            days = of.settings.file_retention_days
+            await stored_files.add(connection, key.tenant_id, [new], retention_days=days)
+        incoming.kept()
+    return await _made(making, body, given, {"file_id": str(new.id)}, new.filename)
+
+
+async def _made(
+    making: Making, body: dict[str, Any], given: ParseBody, document: dict[str, Any], name: str | None
+) -> Response:
+    key = making.key
+    chosen, tier = await _chosen(parts(making.request), key, given, body)
+    facts = words.facts(tier=tier, name=name, user_metadata=given.user_metadata)
+    return await jobs.create(making, Parse.name, chosen, document, facts, lambda job: view(key, job), _PLACES)
+
+
+async def _chosen(
+    of: Parts, key: Key, given: ParseBody, body: dict[str, Any]
+) -> tuple[dict[str, Any], str | None]:
+    """A stored configuration goes before parameters: official clients send some beside it in any case. Raises Invalid."""
+    given.check()
+    if given.configuration_id is not None:
+        tier = await configurations.tier_of(of, key, given.configuration_id)
+        if tier is None:
+            detail = "no such configuration"
+            raise Invalid([Problem("/configuration_id", "unknown_configuration", detail)])
+        return {"configuration_id": given.configuration_id}, tier
+    config, facts = parameters.read(_TYPE, body)
+    return {"config": config}, facts["tier"]
+
+
+# --- read -----------------------------------------------------------------------------------------------------
+
+
+@router.get(_PATH + "/{job_id}")
+async def get_job(request: Request, job_id: str) -> Response:
+    """`expand` fills in `text`, `markdown`, `text_full`, `markdown_full` and `metadata`, once the job has succeeded."""
+    key = await caller(request, "batches:read")
+    job = await jobs.find(parts(request), key, Parse.name, job_id)
+    read = [] if job.output is None else job.output["pages"]
+    filled = {name: _FILLED[name](read) for name in pages.expanded(request) if job.output and name in _FILLED}
+    return as_json({"job": view(key, job)} | dict.fromkeys(_FILLED) | filled)
+
+
+def _text(read: list[dict[str, Any]]) -> dict[str, Any]:
+    found = [{"page_number": page["number"], "text": page["text"]} for page in read if "text" in page]
+    return {"pages": found}
+
+
+def _markdown(read: list[dict[str, Any]]) -> dict[str, Any]:
+    found = [
+        {"page_number": page["number"], "success": True, "markdown": page["markdown"]}
+        for page in read
+        if "markdown" in page
+    ]
+    return {"pages": found}
+
+
+def _whole(name: str, read: list[dict[str, Any]]) -> str:
+    return "\n\n".join(page[name] for page in read if name in page)
+
+
+_FILLED: dict[str, Callable[[list[dict[str, Any]]], Any]] = {
+    "text": _text,
+    "markdown": _markdown,
+    "text_full": lambda read: _whole("text", read),
+    "markdown_full": lambda read: _whole("markdown", read),
+    "metadata": lambda read: {"pages": [{"page_number": page["number"]} for page in read]},
+}
+
+
+# --- end ------------------------------------------------------------------------------------------------------
+
+
+@router.post(_PATH + "/{job_id}/cancel")
+async def cancel_job(request: Request, job_id: str) -> Response:
+    key = await caller(request, "batches:write")
+    return as_json(view(key, await jobs.cancel(request, key, Parse.name, job_id)))
+
+
+@router.delete(_PATH + "/{job_id}")
+async def delete_job(request: Request, job_id: str) -> Response:
+    key = await caller(request, "batches:write")
+    return await jobs.delete(request, key, Parse.name, job_id)
