@@ -51,6 +51,7 @@ class PipelineConfig(BaseModel):
 
 
 class PipelineInput(DocumentInput):
+    chunking_strategy: Strategy | None = Field(None, description="null: as the configuration has it")
     language: Annotated[str, StringConstraints(min_length=1, max_length=35)] | None = Field(
         None, description="null: as the text seems to be"
     )
@@ -71,6 +72,9 @@ class Pipeline(Processor[PipelineInput, PipelineConfig]):
     retry: RetryPolicy = calls.POLICY
     uses_parser: ClassVar[bool] = True
     uses_checkpoints: ClassVar[bool] = True
+
+    def item_name(self, given: PipelineInput) -> str | None:
+        return documents.name_of(given)
 
     def stage(self, status: ItemStatus, saved: str | None) -> str:
         return _STAGES[status][saved is not None]
@@ -117,10 +121,9 @@ async def _chunked(given: PipelineInput, context: Context[PipelineConfig]) -> Ch
     if not document.text.strip():  # scanned pages have no more than Markdown's marks
         raise Refused(_no_valid_chunks())
     new_after = min(config.new_after, config.max_characters)
+    strategy = given.chunking_strategy or config.chunking_strategy
     try:
-        found = await asyncio.to_thread(
-            chunks, document, config.max_characters, new_after, config.chunking_strategy
-        )
+        found = await asyncio.to_thread(chunks, document, config.max_characters, new_after, strategy)
     except NotRead as refused:
         raise documents.not_read(refused) from None
     if not found:
