@@ -8,9 +8,10 @@ What works and what differs: docs/dialects.md.
 from fastapi import FastAPI
 
 from gristmill.api import errors
+from gristmill.dialects import koosearch
 from gristmill.dialects.base import Dialect
 
-DIALECTS: tuple[Dialect, ...] = ()
+DIALECTS: tuple[Dialect, ...] = (koosearch.DIALECT,)
 
 
 def install(app: FastAPI) -> None:
