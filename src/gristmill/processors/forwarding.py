@@ -34,16 +34,19 @@ class Chunks:
     metadata: dict[str, str]
     language: str | None
     pieces: tuple[Piece, ...]
+    seconds: float | None = None  # that making them took
 
     def as_text(self) -> str:
         """For a checkpoint."""
         pieces = [[piece.content, piece.metadata] for piece in self.pieces]
-        return orjson.dumps([self.filename, self.metadata, self.language, pieces]).decode()
+        return orjson.dumps([self.filename, self.metadata, self.language, pieces, self.seconds]).decode()
 
     @classmethod
     def of_text(cls, text: str) -> "Chunks":
-        filename, metadata, language, pieces = orjson.loads(text)
-        return cls(filename, metadata, language, tuple(Piece(*piece) for piece in pieces))
+        filename, metadata, language, pieces, *more = orjson.loads(
+            text
+        )  # older ones do not know how long it took
+        return cls(filename, metadata, language, tuple(Piece(*piece) for piece in pieces), *more)
 
 
 @dataclass(frozen=True, slots=True)

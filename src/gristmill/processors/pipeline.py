@@ -1,6 +1,8 @@
 """Document to chunks to a sink, stage by stage. What has been processed is kept, so forwarding is retried alone."""
 
 import asyncio
+import time
+from dataclasses import replace
 from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, Field, StringConstraints
@@ -58,7 +60,7 @@ class PipelineInput(DocumentInput):
     metadata: Annotated[
         dict[
             Annotated[str, StringConstraints(min_length=1, max_length=64)],
-            Annotated[str, StringConstraints(max_length=512)],
+            Annotated[str, StringConstraints(max_length=2048)],
         ],
         Field(max_length=32, description="Goes along with every chunk"),
     ] = Field(default_factory=dict)
@@ -90,8 +92,9 @@ class Pipeline(Processor[PipelineInput, PipelineConfig]):
 
     async def _process(self, given: PipelineInput, context: Context[PipelineConfig]) -> Checkpoint:
         """The chunks, kept. Raises Refused."""
+        began = time.monotonic()
         try:
-            made = await _chunked(given, context)
+            made = replace(await _chunked(given, context), seconds=_seconds_since(began))
         except Refused as refused:
             raise _in_our_words(refused) from None
         saved = Checkpoint(_FORWARDING, made.as_text(), 0, len(made.pieces))
@@ -99,7 +102,7 @@ class Pipeline(Processor[PipelineInput, PipelineConfig]):
         return saved
 
     async def _forward(self, saved: Checkpoint, context: Context[PipelineConfig]) -> Outcome:
-        made = Chunks.of_text(saved.data or "")
+        made, began = Chunks.of_text(saved.data or ""), time.monotonic()
         posts = await forward(
             context.services.http,
             _endpoint(context.config.sink),
@@ -111,7 +114,8 @@ class Pipeline(Processor[PipelineInput, PipelineConfig]):
         )
         characters = sum(len(piece.content) for piece in made.pieces)
         output = {"chunks": len(made.pieces), "characters": characters, "language": made.language}
-        return Success(output | {"filename": made.filename, "posts": posts})
+        times = {"processing_seconds": made.seconds, "forwarding_seconds": _seconds_since(began)}
+        return Success(output | {"filename": made.filename, "posts": posts} | times)
 
 
 async def _chunked(given: PipelineInput, context: Context[PipelineConfig]) -> Chunks:
@@ -135,6 +139,10 @@ async def _chunked(given: PipelineInput, context: Context[PipelineConfig]) -> Ch
         given.language or document.language,
         tuple(Piece(chunk.text, _of_its_own(chunk, paged)) for chunk in found),
     )
+
+
+def _seconds_since(began: float) -> float:
+    return round(time.monotonic() - began, 3)
 
 
 def _of_its_own(chunk: Chunk, paged: bool) -> dict[str, str]:
