@@ -1,4 +1,5 @@
-"""One file out of a multipart/form-data body, piece by piece: nothing of it is kept in memory or on disk here."""
+"""One file out of a multipart/form-data body, piece by piece: nothing of it is kept in memory or on disk here. Values that
+may come beside it are short, and kept."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from gristmill.domain.errors import Invalid, Problem
 
 FIELD = "file"
 _MAX_PARTS = 10
+MAX_VALUE_BYTES = 64 * 1024  # of all values together
 
 
 @dataclass(slots=True)
@@ -18,20 +20,28 @@ class _Part:
     filename: str | None = None
     header: bytes = b""
     value: bytes = b""
+    text: bytes = b""
 
 
 @dataclass(slots=True)
 class FilePart:
-    """Fed with pieces of the body; answers with pieces of the file. The name is known before the first of them."""
+    """Fed with pieces of the body; answers with pieces of the file. The name is known before the first of them.
 
+    `called`: the file's field. `others`: values may come beside it; all of them are known at the end of the body.
+    """
+
+    called: str = FIELD
+    others: bool = False
     filename: str | None = None
+    values: dict[str, str] = field(default_factory=dict)
     _part: _Part = field(default_factory=_Part)
     _parts: int = 0
+    _kept: int = 0
     _ready: list[bytes] = field(default_factory=list)
     _ended: bool = False
 
     async def pieces(self, content_type: str, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Raises Invalid unless the body has one part called `file`, and no other."""
+        """Raises Invalid unless the body has one file called as it should be, and nothing beside it that may not be."""
         try:
             parser = self._parser(content_type)
             async for piece in body:
@@ -44,7 +54,7 @@ class FilePart:
         if not self._ended:
             raise _refusal("invalid_multipart", "the multipart/form-data body ends too early")
         if self.filename is None:
-            raise _refusal("missing", f"the form has no file called {FIELD}")
+            raise _refusal("missing", f"the form has no file called {self.called}")
 
     def _parser(self, content_type: str) -> MultipartParser:
         _, options = parse_options_header(content_type)
@@ -60,6 +70,7 @@ class FilePart:
                 "on_header_end": self._header_end,
                 "on_headers_finished": self._headers_finished,
                 "on_part_data": self._data,
+                "on_part_end": self._part_end,
                 "on_end": self._end,
             },
         )
@@ -85,14 +96,36 @@ class FilePart:
         self._part.header = self._part.value = b""
 
     def _headers_finished(self) -> None:
-        if self._part.name != FIELD or self._part.filename is None:
-            raise _refusal("unknown_field", f"the form takes one file, called {FIELD}, and nothing else")
+        if self._is_value():
+            return
+        if self._part.name != self.called or self._part.filename is None:
+            raise _refusal(
+                "unknown_field", f"the form takes one file, called {self.called}, and nothing else"
+            )
         if self.filename is not None:
             raise _refusal("too_many_files", "one file at a time")
         self.filename = self._part.filename
 
+    def _is_value(self) -> bool:
+        return self.others and self._part.filename is None
+
     def _data(self, data: bytes, start: int, end: int) -> None:
-        self._ready.append(data[start:end])
+        if not self._is_value():
+            self._ready.append(data[start:end])
+            return
+        self._kept += end - start
+        if self._kept > MAX_VALUE_BYTES:
+            raise _refusal(
+                "values_too_large", f"the values beside the file have more than {MAX_VALUE_BYTES} bytes"
+            )
+        self._part.text += data[start:end]
+
+    def _part_end(self) -> None:
+        if self._is_value():
+            text = _text(self._part.text)
+            if "\0" in text:
+                raise _refusal("nul_character", "the character NUL cannot be stored")
+            self.values[self._part.name] = text
 
     def _end(self) -> None:
         self._ended = True

@@ -8,10 +8,10 @@ What works and what differs: docs/dialects.md.
 from fastapi import FastAPI
 
 from gristmill.api import errors
-from gristmill.dialects import koosearch
+from gristmill.dialects import koosearch, nexent
 from gristmill.dialects.base import Dialect
 
-DIALECTS: tuple[Dialect, ...] = (koosearch.DIALECT,)
+DIALECTS: tuple[Dialect, ...] = (koosearch.DIALECT, nexent.DIALECT)
 
 
 def install(app: FastAPI) -> None:

@@ -301,6 +301,19 @@ async def one(connection: Transaction, tenant_id: UUID, batch_id: UUID, ordinal:
     return _task(rows[0])
 
 
+async def inputs(connection: Transaction, places: Sequence[tuple[UUID, int]]) -> dict[tuple[UUID, int], str]:
+    """What the items at these places, (batch, ordinal), were given, as JSON text. Only for places that a page has told."""
+    rows = await connection.fetch(
+        """
+        SELECT batch_id, ordinal, input FROM item
+        JOIN unnest($1::uuid[], $2::int[]) AS given (b, o) ON batch_id = b AND ordinal = o
+        """,
+        [batch_id for batch_id, _ in places],
+        [ordinal for _, ordinal in places],
+    )
+    return {(batch_id, ordinal): text for batch_id, ordinal, text in rows}
+
+
 _ENDED = {ResultStatus.SUCCESS: ItemStatus.SUCCESS, ResultStatus.FAILED: ItemStatus.FAILED}
 
 
