@@ -165,10 +165,15 @@ async def _submit(
         for ordinal, (place, item) in enumerate(zip(group.places, items, strict=True)):
             ids[place] = f"{new.id}-{ordinal}"
             if item.error is not None:
-                message = orjson.loads(item.error)["message"].removeprefix("/input").removeprefix("/")
-                rejected.append({"index": place, "error": message})
+                rejected.append({"index": place, "error": _told(item.error)})
     await _store(of, made)
     return ids, sorted(rejected, key=lambda one: one["index"])
+
+
+def _told(error: str) -> str:
+    """The message of an item's error as Nexent's caller would say it: what is wrong with an input is so with its source."""
+    message: str = orjson.loads(error)["message"].removeprefix("/input").removeprefix("/")
+    return f"source{message}" if message.startswith(":") else message
 
 
 def _grouped(sources: list[dict[str, Any]]) -> list[_Group]:
