@@ -1,9 +1,12 @@
 """Document to chunks to a sink, stage by stage. What has been processed is kept, so forwarding is retried alone."""
 
 import asyncio
+import re
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, ClassVar
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from pydantic import BaseModel, Field, StringConstraints
 
@@ -18,10 +21,11 @@ from gristmill.processors.base import Context, Processor
 from gristmill.processors.calls import Endpoint
 from gristmill.processors.documents import DocumentInput
 from gristmill.processors.fields import GuardedUrl, SecretHeaders, SigningSecret
-from gristmill.processors.forwarding import Chunks, Origin, Piece, forward
+from gristmill.processors.forwarding import Chunks, Form, Origin, Piece, forward
 from gristmill.processors.refusals import Refused
 
 _FORWARDING = "FORWARDING"
+_NAMED = re.compile(r":[a-z_]{1,64}")
 
 # The words of seed 000, by whether an item's chunks are made.
 _STAGES: dict[ItemStatus, tuple[str, str]] = {
@@ -33,7 +37,17 @@ _STAGES: dict[ItemStatus, tuple[str, str]] = {
 
 
 class Sink(BaseModel):
-    url: GuardedUrl
+    url: Annotated[
+        GuardedUrl,
+        Field(description="A part of its path like `:name` is what the item's metadata has under that name"),
+    ]
+    form: Annotated[
+        Form,
+        Field(
+            description="message: the chunks, and whose they are; documents: a bare list of documents, as index services "
+            "such as Nexent's take them"
+        ),
+    ] = "message"
     secret: SigningSecret | None = None
     headers: SecretHeaders = {}
     chunks_per_post: Annotated[int, Field(ge=1, le=500)] = 64
@@ -105,10 +119,11 @@ class Pipeline(Processor[PipelineInput, PipelineConfig]):
         made, began = Chunks.of_text(saved.data or ""), time.monotonic()
         posts = await forward(
             context.services.http,
-            _endpoint(context.config.sink),
+            _endpoint(context.config.sink, made.metadata),
             Origin(str(context.batch_id), context.ordinal, context.custom_id),
             made,
             done=saved.done,
+            form=context.config.sink.form,
             per_post=context.config.sink.chunks_per_post,
             advance=context.advance,
         )
@@ -150,9 +165,31 @@ def _of_its_own(chunk: Chunk, paged: bool) -> dict[str, str]:
     return found if chunk.heading is None else found | {"heading": chunk.heading}
 
 
-def _endpoint(sink: Sink) -> Endpoint:
+def _endpoint(sink: Sink, metadata: Mapping[str, str]) -> Endpoint:
+    """Raises Refused."""
     secret, headers = calls.in_clear(sink.secret), calls.all_in_clear(sink.headers)
-    return Endpoint("sink", "The sink", sink.url, secret, headers, sink.timeout_seconds)
+    url = _filled(sink.url, metadata)
+    return Endpoint("sink", "The sink", url, secret, headers, sink.timeout_seconds)
+
+
+def _filled(url: str, metadata: Mapping[str, str]) -> str:
+    """Only parts of the path: the host stays that which was checked. Raises Refused for what would be none, or lead up."""
+    parts = urlsplit(url)
+    segments = parts.path.split("/")
+    if not any(_NAMED.fullmatch(one) for one in segments):
+        return url
+    for place, segment in enumerate(segments):
+        if _NAMED.fullmatch(segment):
+            value = metadata.get(segment[1:], "")
+            if value in {"", ".", ".."}:
+                raise Refused(_no_address(segment[1:]))
+            segments[place] = quote(value, safe="")
+    return urlunsplit(parts._replace(path="/".join(segments)))
+
+
+def _no_address(name: str) -> Failure:
+    message = f"The sink's address needs {name}, which the item's metadata does not have."
+    return Failure(ItemError(400, "sink_address_incomplete", message, suggestion="Name it in the metadata."))
 
 
 def _in_our_words(refused: Refused) -> Refused:

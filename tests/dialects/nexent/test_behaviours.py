@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import orjson
 import pytest
 
 from dialects.running import DocumentMill
@@ -367,6 +368,33 @@ async def test_8_each_stage_has_its_own_failure_with_a_code_and_a_suggestion(
     [process, forward] = [row for row in await nexent.rows() if row["path_or_url"] == story]
     assert (process["status"], process["error"]) == ("SUCCESS", None)
     assert (forward["status"], forward["error"]) == ("FAILURE", forwarded["error"])
+
+
+async def test_8_chunks_can_go_to_the_index_service_of_nexent_as_it_takes_them(
+    bare: Nexent, sink: Receiver, folder: Path
+) -> None:
+    config = {
+        "sink": {"url": sink.url.replace("/hook", "/indices/:index_name/documents"), "form": "documents"}
+    }
+    made = await bare.stranger.post(
+        "/api/v1/configurations", {"name": "nexent", "processor": "pipeline", "config": config}
+    )
+    assert made.status_code == 201, made.text
+    path = str(folder / "story.md")
+    odd = replace(bare, index="of a/b?")
+    up = replace(bare, index="..")
+    ids = await bare.submit(bare.source(path), odd.source(path), up.source(path))
+    found = await bare.ended(*ids)
+    assert [one.get("error_code") for one in found] == [None, None, "sink_address_incomplete"]
+    paths = {one.path for one in sink.received}
+    assert paths == {f"/indices/{bare.index}/documents", "/indices/of%20a%2Fb%3F/documents"}
+    for post in sink.received:
+        documents = orjson.loads(post.body)
+        assert isinstance(documents, list)
+        for one in documents:
+            assert (one["path_or_url"], one["source_type"], one["filename"]) == (path, "local", "story.md")
+            assert one["file_size"] == len(one["content"].encode())
+            assert one["title"]
 
 
 async def test_8_without_a_sink_nothing_is_taken_and_the_answer_says_what_to_do(
