@@ -122,8 +122,12 @@ async def test_4_a_token_is_required_and_its_tenant_sees_its_own_tasks_alone(
     reader = await new_key(koo.stranger.service, koo.stranger.tenant_id, ["batches:read"])
     reading = replace(koo, stranger=Stranger(reader.service, reader.tenant_id, reader.key))
     assert (await reading.tasks())["total"] == 1
-    refused = await reading.send("POST", "/tasks", json={"task_type": "QA", "file_ids": ["a"]})
-    assert code_of(refused, 403) == "KOS.00000403"
+    for method, path in (("POST", "/tasks"), ("PUT", "/files/retry")):
+        assert code_of(await reading.send(method, path, json={}), 403) == "KOS.00000403"
+    writer = await new_key(koo.stranger.service, koo.stranger.tenant_id, ["batches:write", "files:write"])
+    writing = replace(koo, stranger=Stranger(writer.service, writer.tenant_id, writer.key))
+    for path in ("/tasks", f"/tasks/{task['id']}", f"/task-detail/{task['id']}"):
+        assert code_of(await writing.send("GET", path), 403) == "KOS.00000403"
 
 
 async def test_5_a_task_has_the_fields_of_the_seed_and_no_others(koo: Koo) -> None:

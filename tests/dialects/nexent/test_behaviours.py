@@ -14,7 +14,8 @@ from dialects.running import DocumentMill
 from documents.producers import PRODUCERS
 from fakes.receiver import Receiver, hold, status
 from fakes.s3 import Bucket
-from stranger import arrive, until
+from service import new_key
+from stranger import Stranger, arrive, until
 
 from .conftest import Nexent, chunks
 
@@ -494,5 +495,17 @@ async def test_a_key_is_required_everywhere_and_refusals_have_a_detail(
         answer = await mill.client.request(method, path)
         assert answer.status_code == 401
         assert list(answer.json()) == ["detail"]
+    routes = {
+        "batches:read": [("POST", ""), ("POST", "/batch"), ("POST", "/process"), ("POST", "/process_text_file"),
+                         ("POST", "/filter_important_image"), ("GET", "/load_image?url=a")],
+        "batches:write": [("GET", ""), ("GET", "/indices/a"), ("GET", "/a/details"), ("POST", "/convert_state"),
+                          ("POST", "/process_text_file")],
+    }  # fmt: skip
+    for scope, closed in routes.items():
+        key = await new_key(nexent.stranger.service, nexent.stranger.tenant_id, [scope])
+        limited = replace(nexent, stranger=Stranger(key.service, key.tenant_id, key.key))
+        for method, path in closed:
+            answer = await limited.send(method, path)
+            assert (answer.status_code, list(answer.json())) == (403, ["detail"]), (scope, path)
     unknown = await nexent.send("GET", "/no/such/route")
     assert (unknown.status_code, list(unknown.json())) == (404, ["detail"])
