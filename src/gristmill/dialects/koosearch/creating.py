@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ from gristmill.api.envelope import as_json
 from gristmill.api.parts import Parts, parts
 from gristmill.api.query import uuid_of
 from gristmill.dialects.koosearch.words import NAME, PREFIX, PROCESSORS, RETRYING, TaskType, check_ids
+from gristmill.domain.errors import Conflict
 from gristmill.intake import problems
 from gristmill.intake.draft import MAX_ITEMS
 from gristmill.store import collections, files, retries
@@ -93,14 +95,16 @@ async def retry_files(request: Request, project_id: str, application_id: str, re
     given = problems.checked(FilesRetry, await body.read_json(request, dict, _MAX_BYTES))
     of, file_ids = parts(request), _canonical(given.file_ids)
     chosen = defaultdict[Any, list[str]](list)
+    retried: set[str] = set()
     async with of.database.transaction(longest_seconds=2 * retries.MOVE_SECONDS) as tx:
         found = await collections.failed(tx, key.tenant_id, repo_id, file_ids, list(PROCESSORS.values()))
         for one in found:
             chosen[one.batch_id].append(one.custom_id)
         for batch_id, custom_ids in sorted(chosen.items()):
-            await retries.retry(tx, key.tenant_id, batch_id, Choice(custom_ids=custom_ids))
+            with suppress(Conflict):  # somebody else has just retried it
+                await retries.retry(tx, key.tenant_id, batch_id, Choice(custom_ids=custom_ids))
+                retried.update(custom_ids)
     of.wake()
-    retried = {one.custom_id for one in found}
     return as_json({"total_count": len(given.file_ids), "retried_count": len(retried)})
 
 

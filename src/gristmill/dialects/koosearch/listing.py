@@ -1,7 +1,8 @@
 """The task query of seed 003, and its neighbours: what else is posted with a task, and what came of one."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
@@ -115,7 +116,7 @@ async def get_detail(
     """The documents that were posted together with this task's, its own among them."""
     key = await caller(request, "batches:read")
     check_ids(project_id, application_id, repo_id)
-    async with parts(request).database.connection() as connection:
+    async with _snapshot(request) as connection:
         task = await _find(connection, key, repo_id, task_id)
         batch = await batches.get(connection, key.tenant_id, task.batch_id)
         together = TaskFilters(batch_id=batch.id)
@@ -133,7 +134,7 @@ async def download_output(
     """What the task has made, as a file of JSON: the pairs, or the tables."""
     key = await caller(request, "batches:read")
     check_ids(project_id, application_id, repo_id)
-    async with parts(request).database.connection() as connection:
+    async with _snapshot(request) as connection:
         task = await _find(connection, key, repo_id, task_id)
         batch = await batches.get(connection, key.tenant_id, task.batch_id)
         [result] = await results.window(connection, batch, task.ordinal, 1)
@@ -143,6 +144,15 @@ async def download_output(
         raise NotFound("the output of this task has been deleted")
     named = {"Content-Disposition": f'attachment; filename="{task.batch_id}-{task.ordinal}.json"'}
     return Response(result.output, headers=named, media_type="application/json")
+
+
+@asynccontextmanager
+async def _snapshot(request: Request) -> AsyncIterator[Transaction]:
+    async with (
+        parts(request).database.connection() as connection,
+        connection.transaction(isolation="repeatable_read", readonly=True),
+    ):
+        yield connection
 
 
 async def _find(connection: Transaction, key: Key, repo_id: str, task_id: str) -> Task:

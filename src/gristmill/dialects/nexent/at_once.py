@@ -19,6 +19,7 @@ from gristmill.store.batches import Batch, Origin
 from gristmill.store.keys import Key
 
 LONGEST_SECONDS = 300
+_GRACE_SECONDS = 5.0  # so that it is the wait that ends first, and not the item by its own time limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ async def run(
         "requests": [{"custom_id": "0", "input": given}],
         "priority": 100,
         "max_attempts": 1,  # whoever waits asks again sooner than we would
-        "item_timeout_seconds": limit,
+        "item_timeout_seconds": limit + _GRACE_SECONDS,
         "deadline_seconds": max(round(limit), 10),
     }
     new, content = await create.new_batch(of, key, body)

@@ -75,7 +75,7 @@ async def create_tasks(request: Request) -> Response:
     of = parts(request)
     text = await body.read_json_text(request, of.settings.body_max_bytes)
     async with of.aside.turn(len(text)) as run:
-        sources = _sources(await run(json.parse, text, dict))
+        sources = await run(_sources, await run(json.parse, text, dict))
         task_ids, rejected = await _submit(of, key, sources, run, on_invalid="fail_items")
     told = {"rejected": rejected} if rejected else {}
     return as_json({"task_ids": task_ids} | told, 201)
@@ -152,21 +152,28 @@ def _text(value: object) -> str | None:
 # --- from requests to batches -----------------------------------------------------------------------------------
 
 
+Made = list[tuple[NewBatch, list[NewItem]]]
+
+
 async def _submit(
     of: Parts, key: Key, sources: list[dict[str, Any]], run: Run, *, on_invalid: str
 ) -> tuple[list[str], list[dict[str, Any]]]:
     """The tasks' ids in the order of the sources, and which of them failed at once. All are stored, or none."""
-    ids = [""] * len(sources)
+    groups: list[_Group] = await run(_grouped, sources)
+    made = [await _batch(of, key, group, run, on_invalid) for group in groups]
+    answered: tuple[list[str], list[dict[str, Any]]] = await run(_answered, groups, made, len(sources))
+    await _store(of, made)
+    return answered
+
+
+def _answered(groups: list[_Group], made: Made, count: int) -> tuple[list[str], list[dict[str, Any]]]:
+    ids = [""] * count
     rejected: list[dict[str, Any]] = []
-    made: list[tuple[NewBatch, list[NewItem]]] = []
-    for group in _grouped(sources):
-        new, items = await _batch(of, key, group, run, on_invalid)
-        made.append((new, items))
+    for group, (new, items) in zip(groups, made, strict=True):
         for ordinal, (place, item) in enumerate(zip(group.places, items, strict=True)):
             ids[place] = f"{new.id}-{ordinal}"
             if item.error is not None:
                 rejected.append({"index": place, "error": _told(item.error)})
-    await _store(of, made)
     return ids, sorted(rejected, key=lambda one: one["index"])
 
 
@@ -220,7 +227,7 @@ async def _sink(of: Parts, tenant_id: UUID, index_name: str | None) -> str:
     return found
 
 
-async def _store(of: Parts, made: list[tuple[NewBatch, list[NewItem]]]) -> None:
+async def _store(of: Parts, made: Made) -> None:
     if not made:
         return
     async with of.database.transaction() as tx:

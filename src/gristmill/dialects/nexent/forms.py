@@ -7,6 +7,7 @@ from starlette.requests import Request
 
 from gristmill.api import body
 from gristmill.api.multipart import FilePart
+from gristmill.api.parts import parts
 from gristmill.dialects.nexent.words import invalid
 from gristmill.domain.errors import Invalid, Problem, UnsupportedMediaType
 
@@ -24,13 +25,20 @@ async def read(request: Request, max_bytes: int = MAX_BYTES) -> dict[str, str]:
     if kind != URLENCODED:
         raise UnsupportedMediaType("the body must be a form: application/x-www-form-urlencoded or multipart")
     raw = await body.read(request, max_bytes)
+    async with parts(request).aside.turn(len(raw)) as run:
+        found: dict[str, str] = await run(_values, raw)
+    return found
+
+
+def _values(raw: bytes) -> dict[str, str]:
+    values: dict[str, str] = {}
     try:
-        pairs = parse_qsl(raw.decode(), keep_blank_values=True, errors="strict", max_num_fields=_MAX_FIELDS)
+        for name, value in parse_qsl(
+            raw.decode(), keep_blank_values=True, errors="strict", max_num_fields=_MAX_FIELDS
+        ):
+            values.setdefault(name, value)
     except ValueError:  # also for bytes that are no UTF-8
         raise Invalid([Problem("/", "invalid_form", "the form cannot be read")]) from None
-    values: dict[str, str] = {}
-    for name, value in pairs:
-        values.setdefault(name, value)
     return values
 
 

@@ -79,7 +79,10 @@ async def get_details(request: Request, task_id: str) -> Response:
     """Of a chain, by the id that its create answered with, or of its first stage."""
     key = await caller(request, "batches:read")
     try:
-        async with parts(request).database.connection() as connection:
+        async with (
+            parts(request).database.connection() as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
             chain, output = await _found(connection, key, task_id.removesuffix(PROCESS_SUFFIX))
     except NotFound:
         raise NotFound("Task not found") from None
