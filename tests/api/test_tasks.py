@@ -154,6 +154,23 @@ async def test_filters_choose_and_links_keep_them(caller: Caller) -> None:
     assert [one["custom_id"] for one in second["data"]] == ["doc-2", "doc-3"]
 
 
+async def test_the_metadata_of_batches_chooses_among_their_tasks(caller: Caller) -> None:
+    await scripted(caller, "a.pdf", "b.pdf", metadata={"shelf": "3", "room": "east"})
+    await scripted(caller, "a.pdf", metadata={"shelf": "3"})
+    await scripted(caller, "a.pdf")
+    for query, total in {
+        "?metadata.shelf=3": 3,
+        "?metadata.shelf=3&metadata.room=east": 2,
+        "?metadata.shelf=3&file_name=b": 1,
+        "?metadata.shelf=4": 0,
+        "?metadata.door=3": 0,
+    }.items():
+        assert (await page(caller, query))["summary"]["total"] == total, query
+    link = (await page(caller, "?metadata.shelf=3&page_size=1"))["pagination"]["next_page"]
+    assert dict(parse_qsl(urlsplit(link).query))["metadata.shelf"] == "3"
+    assert problems(await caller.get(f"{TASKS}?metadata.=3")) == {"metadata.": "unknown_parameter"}
+
+
 async def test_pages_put_together_are_every_task_once(caller: Caller) -> None:
     for size in (1, 7, 3, 12):
         await caller.batch(size)

@@ -118,6 +118,18 @@ async def copied(of: Parts, tenant_id: UUID, configuration_id: str) -> tuple[str
     return one.processor, opened(of, one)
 
 
+async def named(of: Parts, tenant_id: UUID, processor: str, *names: str) -> str | None:
+    """The id of the tenant's newest configuration of the processor that has the first of these names that one has."""
+    async with of.database.engine.connect() as connection:
+        for name in names:
+            found, _ = await configurations.page(
+                connection, tenant_id, limit=1, offset=0, before=None, processor=processor, name=name
+            )
+            if found:
+                return f"{PREFIX}{found[0].id}"
+    return None
+
+
 def _presets() -> dict[str, Processor[Any, Any]]:
     """By id, sorted. Of two with one name the first processor's wins."""
     found: dict[str, Processor[Any, Any]] = {}

@@ -28,6 +28,7 @@ MAX_PAGE_SIZE = 1000
 DEFAULT_PAGE_SIZE = 10
 _PAGE = ("page_num", "page_size")
 _FILTERS = ("type", "status", "file_name", "collection", "created_by", "batch_id")
+_METADATA = "metadata."
 _ORDINAL_DIGITS = 7  # a batch has at most a million requests
 
 router = APIRouter(prefix="/api/v1/tasks", tags=["Tasks"])
@@ -81,6 +82,11 @@ def _listed() -> dict[str, Any]:
         parameter("collection", {"type": "string"}, "Only tasks of batches of this collection"),
         parameter("created_by", {"type": "string"}, "Only tasks made with the API key of this name"),
         parameter("batch_id", {"type": "string", "format": "uuid"}, "Only tasks of this batch"),
+        parameter(
+            "metadata.<key>",
+            {"type": "string"},
+            "Only tasks of batches with this value; may be given for several keys",
+        ),
         answer=_listed(),
     ),
 )
@@ -89,7 +95,7 @@ async def list_tasks(request: Request) -> Response:
     its counts by status leave the filter on status out. A page past the end is empty and has the same totals. A search
     by file name that takes longer than 3 seconds is refused: then say more about the batches."""
     key = await caller(request, "batches:read")
-    query = Query(request, (*_PAGE, *_FILTERS, "processor"))
+    query = Query(request, (*_PAGE, *_FILTERS, "processor"), prefix=_METADATA)
     number = query.integer("page_num", 1, MAX_PAGE, 1)
     size = query.integer("page_size", 1, MAX_PAGE_SIZE, DEFAULT_PAGE_SIZE)
     filters = _filters(query)
@@ -125,6 +131,7 @@ def _filters(query: Query) -> TaskFilters:
     kind, processor = query.text("type"), query.text("processor")
     if kind is not None and processor is not None:
         query.wrong("processor", "repeated_parameter", "give either type or processor, not both")
+    pairs = [name for name in query.values if name.startswith(_METADATA)]
     return TaskFilters(
         status=query.choice("status", ItemStatus),
         processor=processor if kind is None else kind,
@@ -132,6 +139,7 @@ def _filters(query: Query) -> TaskFilters:
         collection=query.text("collection"),
         created_by=query.text("created_by"),
         batch_id=query.uuid("batch_id"),
+        metadata={name.removeprefix(_METADATA): query.text(name, 512) or "" for name in pairs},
     )
 
 
@@ -176,7 +184,7 @@ async def get_task(request: Request, task_id: str) -> Response:
     """With its input, its result, and its earlier attempts. The id is that of its batch, a hyphen, and its place in it."""
     key = await caller(request, "batches:read")
     Query(request, ()).check()
-    batch_id, ordinal = _id_of(task_id)
+    batch_id, ordinal = id_of(task_id)
     async with (
         parts(request).database.connection() as connection,
         connection.transaction(isolation="repeatable_read", readonly=True),
@@ -189,7 +197,7 @@ async def get_task(request: Request, task_id: str) -> Response:
     return answer(view(task) | results.view(result) | stage | detail)
 
 
-def _id_of(task_id: str) -> tuple[UUID, int]:
+def id_of(task_id: str) -> tuple[UUID, int]:
     """Raises NotFound for what cannot be an id, such as a place with zeros before it."""
     batch_id, _, place = task_id.rpartition("-")
     found = uuid_of(batch_id)

@@ -19,11 +19,12 @@ from gristmill.domain.files import Attachment
 from gristmill.domain.outcomes import Turn
 from gristmill.net.session import HttpSession
 from gristmill.processors.base import Services
+from gristmill.processors.table_extraction import TableExtraction
 from gristmill.settings import Settings
 from gristmill.storage.base import Storage, file_key
 from gristmill.storage.opening import open_objects, open_storage
 from gristmill.storage.sources import Sources, read_whole
-from gristmill.store import chats, files, keys
+from gristmill.store import chats, collections, files, keys
 from gristmill.store.files import File
 from gristmill.upstream.client import Upstream
 from gristmill.vault import Vault
@@ -112,6 +113,12 @@ async def _services(
             return None
         return Attachment(found.id, found.filename, found.media_type, data)
 
+    async def forget_tables(tenant_id: UUID, collection: str, file_id: UUID) -> int:
+        async with database.transaction() as tx:
+            return await collections.forget_outputs(
+                tx, tenant_id, collection, str(file_id), TableExtraction.name
+            )
+
     sources = Sources(
         storage,
         http,
@@ -133,6 +140,7 @@ async def _services(
             sources.open,
             checkpoints=StoredCheckpoints(database),
             parser=await stack.enter_async_context(ParserPool()),
+            forget_tables=forget_tables,
         )
 
 

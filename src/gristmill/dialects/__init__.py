@@ -8,10 +8,16 @@ What works and what differs: docs/dialects.md.
 from fastapi import FastAPI
 
 from gristmill.api import errors
-from gristmill.dialects import anthropic, llamacloud, openai
+from gristmill.dialects import anthropic, koosearch, llamacloud, nexent, openai
 from gristmill.dialects.base import Dialect
 
-DIALECTS: tuple[Dialect, ...] = (anthropic.DIALECT, llamacloud.DIALECT, openai.DIALECT)
+DIALECTS: tuple[Dialect, ...] = (
+    anthropic.DIALECT,
+    koosearch.DIALECT,
+    llamacloud.DIALECT,
+    nexent.DIALECT,
+    openai.DIALECT,
+)
 
 
 def install(app: FastAPI) -> None:

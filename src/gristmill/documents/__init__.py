@@ -5,7 +5,7 @@
 """
 
 from gristmill.documents.document import Document, Page, Table
-from gristmill.documents.pool import ParserPool
+from gristmill.documents.pool import ParserPool, Picture
 from gristmill.documents.refusal import Refused
 
-__all__ = ["Document", "Page", "ParserPool", "Refused", "Table"]
+__all__ = ["Document", "Page", "ParserPool", "Picture", "Refused", "Table"]

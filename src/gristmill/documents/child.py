@@ -9,6 +9,7 @@ from gristmill.documents import (
     docx,
     epub,
     html,
+    images,
     kinds,
     language,
     mail,
@@ -72,6 +73,8 @@ def _lines(source: Source) -> Iterator[bytes]:
 
 def read(source: Source) -> Document:
     """Raises Refused, or anything else."""
+    if source.engine == "image":
+        return images.read(source)
     media_type = kinds.kind_of(source)
     reading = READERS[media_type](source)
     if not any(page.text.strip() or page.scanned for page in reading.pages):

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import stat
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +35,15 @@ class Usage:
     seconds: float  # of CPU, all tries together
     peak_bytes: int  # of the child's resident memory, with about 70 MB that it shares with the nursery
     tries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image, by its bytes and not by its name."""
+
+    media_type: str  # image/png, image/jpeg, image/gif or image/webp
+    width: int
+    height: int
 
 
 class ParserPool:
@@ -78,12 +89,31 @@ class ParserPool:
         self, path: Path, filename: str, *, last_page: int | None = None
     ) -> tuple[Document, Usage]:
         """As `parse`, with what it took."""
+        suffix = Path(filename).suffix.lower()[:_MOST_SUFFIX]
+        async with self._turn(path) as descriptor:
+            engines: list[Engine] = ["liteparse"]
+            if os.pread(descriptor, 1024, 0).find(b"%PDF-") >= 0:
+                engines.append("pypdf")
+            return await self._read(descriptor, engines, suffix, last_page)
+
+    async def look(self, path: Path) -> Picture:
+        """What image this is. Raises Refused, also for one that is not whole; OSError."""
+        async with self._turn(path) as descriptor:
+            document, _ = await self._read(descriptor, ["image"], "", None)
+        try:
+            width, height = int(document.metadata["width"]), int(document.metadata["height"])
+        except (KeyError, ValueError):
+            raise Refused("document_broken") from None  # not what our child would say
+        return Picture(document.media_type, width, height)
+
+    @asynccontextmanager
+    async def _turn(self, path: Path) -> AsyncIterator[int]:
+        """The file's descriptor, once it is its turn."""
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would hold us up
         try:
             self._check_file(os.fstat(descriptor))
             async with self._slots:
-                suffix = Path(filename).suffix.lower()[:_MOST_SUFFIX]
-                return await self._read(descriptor, suffix, last_page)
+                yield descriptor
         finally:
             os.close(descriptor)
 
@@ -93,14 +123,13 @@ class ParserPool:
         if status.st_size > self.limits.input_bytes:
             raise Refused("document_too_large")
 
-    async def _read(self, descriptor: int, suffix: str, last_page: int | None) -> tuple[Document, Usage]:
+    async def _read(
+        self, descriptor: int, engines: Sequence[Engine], suffix: str, last_page: int | None
+    ) -> tuple[Document, Usage]:
         """A PDF that crashed one engine is given to the other, within the time that is left."""
         loop = asyncio.get_running_loop()
         ends = loop.time() + self.limits.seconds
         reports: list[Report] = []
-        engines: list[Engine] = ["liteparse"]
-        if os.pread(descriptor, 1024, 0).find(b"%PDF-") >= 0:
-            engines.append("pypdf")
         for engine in engines:
             order = {"suffix": suffix, "engine": engine, "last_page": last_page}
             try:

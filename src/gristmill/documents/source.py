@@ -6,7 +6,8 @@ from typing import IO, Literal
 from gristmill.documents.document import Page
 from gristmill.documents.limits import Limits
 
-Engine = Literal["liteparse", "pypdf"]  # for PDF: the second is slower, and survives what crashes the first
+# For PDF: the second is slower, and survives what crashes the first. `image`: it is none, and only looked at.
+Engine = Literal["liteparse", "pypdf", "image"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,11 @@ def no_sources(tenant_id: UUID, source: Source) -> AbstractAsyncContextManager[O
     raise SourceRefused("source_refused", "No documents can be read here.")
 
 
+async def no_tables(tenant_id: UUID, collection: str, file_id: UUID) -> int:
+    """For services that keep no results."""
+    return 0
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """What the worker hands to processors: their only way to chats, files, the model and the network."""
@@ -60,6 +65,8 @@ class Services:
     checkpoints: Checkpoints | None = None  # None: every attempt begins at the beginning
     parser: ParserPool | None = None  # reads documents, in child processes
     circuit: Circuit | None = None  # of what the batch's items call; `upstream` goes through it by itself
+    # (tenant, collection, file) → of how many extractions the stored tables are gone by now
+    forget_tables: Callable[[UUID, str, UUID], Awaitable[int]] = no_tables
 
 
 @dataclass(slots=True)  # not frozen: that would cost 1 µs an item

@@ -1,6 +1,7 @@
 """Documents as inputs: how an item names one, and the way from there to its pages."""
 
 from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote, urlsplit
@@ -11,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from gristmill.documents import Document, Page, ParserPool
 from gristmill.documents import Refused as NotRead
 from gristmill.domain.outcomes import Failure, ItemError, Retry
-from gristmill.domain.sources import FileSource, LocalSource, ObjectSource, Source, UrlSource
+from gristmill.domain.sources import FileSource, LocalSource, ObjectSource, OpenSource, Source, UrlSource
 from gristmill.processors.base import Context
 from gristmill.processors.fields import CanonicalUUID, guarded
 from gristmill.processors.refusals import Refused
@@ -93,36 +94,39 @@ async def read(
     given: DocumentInput, context: Context[Any], *, last_page: int | None = None
 ) -> tuple[Document, str | None]:
     """The document, and what its owner calls it. Pages behind `last_page` may be left out. Raises Refused, SourceRefused."""
-    source = _source(given)
-    if source is None:
-        return _of_text(given.text or ""), given.filename
-    async with context.services.open_source(context.tenant_id, source) as opened:
-        filename = given.filename or opened.filename
+    if given.text is not None:
+        return _of_text(given.text), given.filename
+    async with opened(given, context) as found:
+        filename = given.filename or found.filename
         try:
-            return await _parser(context).parse(opened.path, filename, last_page=last_page), filename
+            return await parser_of(context).parse(found.path, filename, last_page=last_page), filename
         except NotRead as refused:
             raise not_read(refused) from None
 
 
-def _source(given: DocumentInput) -> Source | None:
-    """None: the text itself is the document."""
+def opened(given: DocumentInput, context: Context[Any]) -> AbstractAsyncContextManager[OpenSource]:
+    """The file of a document that is no text, on this host for the time of the block. Raises SourceRefused."""
+    return context.services.open_source(context.tenant_id, _source(given))
+
+
+def _source(given: DocumentInput) -> Source:
     if given.file_id is not None:
         return FileSource(given.file_id)
-    if given.source is None:
-        return None
+    source = given.source or ""
     match given.source_type:
         case "url":
-            return UrlSource(given.source)
+            return UrlSource(source)
         case "local":
-            return LocalSource(given.source)
-    return ObjectSource(given.source)
+            return LocalSource(source)
+    return ObjectSource(source)
 
 
 def _of_text(text: str) -> Document:
     return Document("text/plain", (Page(1, text, text),))
 
 
-def _parser(context: Context[Any]) -> ParserPool:
+def parser_of(context: Context[Any]) -> ParserPool:
+    """Raises documents.Refused."""
     if context.services.parser is None:
         raise NotRead("parser_unavailable")
     return context.services.parser

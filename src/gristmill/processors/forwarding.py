@@ -6,7 +6,7 @@ it is sent; a post that is sent again has the same chunks and the same `Idempote
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
@@ -15,6 +15,7 @@ from gristmill.processors import calls
 from gristmill.processors.calls import Endpoint, Message
 from gristmill.upstream.circuit import Circuit
 
+Form = Literal["message", "documents"]
 MAX_POST_CHARACTERS = 1_000_000  # of the chunks in one post; a larger chunk goes alone
 _MAX_ANSWER_BYTES = 64 * 1024  # read, so that the connection can be used again
 
@@ -35,16 +36,19 @@ class Chunks:
     metadata: dict[str, str]
     language: str | None
     pieces: tuple[Piece, ...]
+    seconds: float | None = None  # that making them took
 
     def as_text(self) -> str:
         """For a checkpoint."""
         pieces = [[piece.content, piece.metadata] for piece in self.pieces]
-        return orjson.dumps([self.filename, self.metadata, self.language, pieces]).decode()
+        return orjson.dumps([self.filename, self.metadata, self.language, pieces, self.seconds]).decode()
 
     @classmethod
     def of_text(cls, text: str) -> "Chunks":
-        filename, metadata, language, pieces = orjson.loads(text)
-        return cls(filename, metadata, language, tuple(Piece(*piece) for piece in pieces))
+        filename, metadata, language, pieces, *more = orjson.loads(
+            text
+        )  # older ones do not know how long it took
+        return cls(filename, metadata, language, tuple(Piece(*piece) for piece in pieces), *more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,7 @@ async def forward(
     chunks: Chunks,
     *,
     done: int,
+    form: Form = "message",
     per_post: int,
     advance: Callable[[int], Awaitable[None]],
 ) -> int:
@@ -78,7 +83,7 @@ async def forward(
     posts = 0
     while done < len(chunks.pieces):
         end = _end(chunks.pieces, done, per_post)
-        message = _message(origin, chunks, done, end)
+        message = _message(origin, chunks, done, end, form)
         # A status counts even if the body behind it never ends: the sink has said that it has them.
         await calls.post(http, sink, message, max_bytes=_MAX_ANSWER_BYTES, partial=True, circuit=circuit)
         await advance(end)
@@ -97,15 +102,25 @@ def _end(pieces: Sequence[Piece], first: int, most: int) -> int:
     return end
 
 
-def _message(origin: Origin, chunks: Chunks, first: int, end: int) -> Message:
-    body = {
-        "type": "chunks",
-        "batch_id": origin.batch_id,
-        "custom_id": origin.custom_id,
-        "chunks": [_chunk(origin, chunks, index) for index in range(first, end)],
-    }
+def _message(origin: Origin, chunks: Chunks, first: int, end: int, form: Form) -> Message:
+    sent = [_chunk(origin, chunks, index) for index in range(first, end)]
+    body: Any = [_document(origin, one) for one in sent]
+    if form == "message":
+        whose = {"batch_id": origin.batch_id, "custom_id": origin.custom_id}
+        body = {"type": "chunks", **whose, "chunks": sent}
     identifier = f"chunks_{origin.id}_{first}"
     return Message(identifier, f"{origin.id}:{first}-{end - 1}", orjson.dumps(body))
+
+
+def _document(origin: Origin, chunk: dict[str, Any]) -> dict[str, Any]:
+    """A chunk as a document of its own, with what index services look for at the top."""
+    metadata = chunk["metadata"]
+    return chunk | {
+        "title": metadata.get("title") or chunk["filename"],
+        "path_or_url": metadata.get("path_or_url") or origin.custom_id,
+        "source_type": metadata.get("source_type"),
+        "file_size": len(chunk["content"].encode()),
+    }
 
 
 def _chunk(origin: Origin, chunks: Chunks, index: int) -> dict[str, Any]:

@@ -1,7 +1,12 @@
 """Document to chunks to a sink, stage by stage. What has been processed is kept, so forwarding is retried alone."""
 
 import asyncio
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, ClassVar
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from pydantic import BaseModel, Field, StringConstraints
 
@@ -16,10 +21,11 @@ from gristmill.processors.base import Context, Processor
 from gristmill.processors.calls import Endpoint
 from gristmill.processors.documents import DocumentInput
 from gristmill.processors.fields import GuardedUrl, SecretHeaders, SigningSecret
-from gristmill.processors.forwarding import Chunks, Origin, Piece, forward
+from gristmill.processors.forwarding import Chunks, Form, Origin, Piece, forward
 from gristmill.processors.refusals import Refused
 
 _FORWARDING = "FORWARDING"
+_NAMED = re.compile(r":[a-z_]{1,64}")
 
 # The words of seed 000, by whether an item's chunks are made.
 _STAGES: dict[ItemStatus, tuple[str, str]] = {
@@ -31,7 +37,17 @@ _STAGES: dict[ItemStatus, tuple[str, str]] = {
 
 
 class Sink(BaseModel):
-    url: GuardedUrl
+    url: Annotated[
+        GuardedUrl,
+        Field(description="A part of its path like `:name` is what the item's metadata has under that name"),
+    ]
+    form: Annotated[
+        Form,
+        Field(
+            description="message: the chunks, and whose they are; documents: a bare list of documents, as index services "
+            "such as Nexent's take them"
+        ),
+    ] = "message"
     secret: SigningSecret | None = None
     headers: SecretHeaders = {}
     chunks_per_post: Annotated[int, Field(ge=1, le=500)] = 64
@@ -51,13 +67,14 @@ class PipelineConfig(BaseModel):
 
 
 class PipelineInput(DocumentInput):
+    chunking_strategy: Strategy | None = Field(None, description="null: as the configuration has it")
     language: Annotated[str, StringConstraints(min_length=1, max_length=35)] | None = Field(
         None, description="null: as the text seems to be"
     )
     metadata: Annotated[
         dict[
             Annotated[str, StringConstraints(min_length=1, max_length=64)],
-            Annotated[str, StringConstraints(max_length=512)],
+            Annotated[str, StringConstraints(max_length=2048)],
         ],
         Field(max_length=32, description="Goes along with every chunk"),
     ] = Field(default_factory=dict)
@@ -75,6 +92,9 @@ class Pipeline(Processor[PipelineInput, PipelineConfig]):
     def depends_on(self, config: PipelineConfig) -> str | None:
         return config.sink.url
 
+    def item_name(self, given: PipelineInput) -> str | None:
+        return documents.name_of(given)
+
     def stage(self, status: ItemStatus, saved: str | None) -> str:
         return _STAGES[status][saved is not None]
 
@@ -89,8 +109,9 @@ class Pipeline(Processor[PipelineInput, PipelineConfig]):
 
     async def _process(self, given: PipelineInput, context: Context[PipelineConfig]) -> Checkpoint:
         """The chunks, kept. Raises Refused."""
+        began = time.monotonic()
         try:
-            made = await _chunked(given, context)
+            made = replace(await _chunked(given, context), seconds=_seconds_since(began))
         except Refused as refused:
             raise _in_our_words(refused) from None
         saved = Checkpoint(_FORWARDING, made.as_text(), 0, len(made.pieces))
@@ -98,20 +119,22 @@ class Pipeline(Processor[PipelineInput, PipelineConfig]):
         return saved
 
     async def _forward(self, saved: Checkpoint, context: Context[PipelineConfig]) -> Outcome:
-        made = Chunks.of_text(saved.data or "")
+        made, began = Chunks.of_text(saved.data or ""), time.monotonic()
         posts = await forward(
             context.services.http,
             context.services.circuit,
-            _endpoint(context.config.sink),
+            _endpoint(context.config.sink, made.metadata),
             Origin(str(context.batch_id), context.ordinal, context.custom_id),
             made,
             done=saved.done,
+            form=context.config.sink.form,
             per_post=context.config.sink.chunks_per_post,
             advance=context.advance,
         )
         characters = sum(len(piece.content) for piece in made.pieces)
         output = {"chunks": len(made.pieces), "characters": characters, "language": made.language}
-        return Success(output | {"filename": made.filename, "posts": posts})
+        times = {"processing_seconds": made.seconds, "forwarding_seconds": _seconds_since(began)}
+        return Success(output | {"filename": made.filename, "posts": posts} | times)
 
 
 async def _chunked(given: PipelineInput, context: Context[PipelineConfig]) -> Chunks:
@@ -121,10 +144,9 @@ async def _chunked(given: PipelineInput, context: Context[PipelineConfig]) -> Ch
     if not document.text.strip():  # scanned pages have no more than Markdown's marks
         raise Refused(_no_valid_chunks())
     new_after = min(config.new_after, config.max_characters)
+    strategy = given.chunking_strategy or config.chunking_strategy
     try:
-        found = await asyncio.to_thread(
-            chunks, document, config.max_characters, new_after, config.chunking_strategy
-        )
+        found = await asyncio.to_thread(chunks, document, config.max_characters, new_after, strategy)
     except NotRead as refused:
         raise documents.not_read(refused) from None
     if not found:
@@ -138,14 +160,40 @@ async def _chunked(given: PipelineInput, context: Context[PipelineConfig]) -> Ch
     )
 
 
+def _seconds_since(began: float) -> float:
+    return round(time.monotonic() - began, 3)
+
+
 def _of_its_own(chunk: Chunk, paged: bool) -> dict[str, str]:
     found = {"page": str(chunk.page)} if paged else {}
     return found if chunk.heading is None else found | {"heading": chunk.heading}
 
 
-def _endpoint(sink: Sink) -> Endpoint:
+def _endpoint(sink: Sink, metadata: Mapping[str, str]) -> Endpoint:
+    """Raises Refused."""
     secret, headers = calls.in_clear(sink.secret), calls.all_in_clear(sink.headers)
-    return Endpoint("sink", "The sink", sink.url, secret, headers, sink.timeout_seconds)
+    url = _filled(sink.url, metadata)
+    return Endpoint("sink", "The sink", url, secret, headers, sink.timeout_seconds)
+
+
+def _filled(url: str, metadata: Mapping[str, str]) -> str:
+    """Only parts of the path: the host stays that which was checked. Raises Refused for what would be none, or lead up."""
+    parts = urlsplit(url)
+    segments = parts.path.split("/")
+    if not any(_NAMED.fullmatch(one) for one in segments):
+        return url
+    for place, segment in enumerate(segments):
+        if _NAMED.fullmatch(segment):
+            value = metadata.get(segment[1:], "")
+            if value in {"", ".", ".."}:
+                raise Refused(_no_address(segment[1:]))
+            segments[place] = quote(value, safe="")
+    return urlunsplit(parts._replace(path="/".join(segments)))
+
+
+def _no_address(name: str) -> Failure:
+    message = f"The sink's address needs {name}, which the item's metadata does not have."
+    return Failure(ItemError(400, "sink_address_incomplete", message, suggestion="Name it in the metadata."))
 
 
 def _in_our_words(refused: Refused) -> Refused:

@@ -80,8 +80,11 @@ class Asking:
         used = Usage(before, main)
         return Usage(before, main, self._upstream.cost(used.prompt_tokens, used.completion_tokens))
 
-    async def ask(self, instructions: str, text: str, schema: OutputSchema) -> Any:
-        """The answer, which validates. Raises InvalidOutput, any other UpstreamError."""
+    async def ask(self, instructions: str, text: str | list[Message], schema: OutputSchema) -> Any:
+        """The answer, which validates. `text`: or the parts of a message, such as an image.
+
+        Raises InvalidOutput, any other UpstreamError.
+        """
         messages: list[Message] = [
             {"role": "system", "content": f"{instructions}\n\n{_form_told(schema)}"},
             {"role": "user", "content": text},

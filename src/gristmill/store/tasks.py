@@ -5,13 +5,15 @@ item on. Items are looked at only for the page itself. A search by name is the e
 long (`SEARCH_SECONDS`). Nothing waits in a list of tasks that is not in its batch: both are read in one snapshot.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import asyncpg
+import orjson
 from asyncpg import Record
 
 from gristmill.db import Transaction
@@ -20,6 +22,7 @@ from gristmill.domain.states import ItemStatus, ResultStatus
 from gristmill.store.results import error_of
 
 SEARCH_SECONDS = 3.0
+_MANY = 5000  # rows that take longer to be made tasks of than others should wait: about 4 µs each
 # Batches that have their items. Of those that come from a file there are none before it has been read, nor if it could not be.
 _STORED = """NOT EXISTS (SELECT FROM ingest WHERE ingest.batch_id = b.id)
     AND (b.error IS NULL OR b.error NOT LIKE '{"type":"bad_source"%')"""
@@ -42,6 +45,7 @@ class Task:
     created_at: datetime
     started_at: datetime | None
     processed_at: datetime | None
+    metadata: Mapping[str, str] = field(default_factory=dict)  # the batch's
 
     @property
     def progress(self) -> float:
@@ -51,7 +55,9 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class TaskFilters:
-    """What a list of tasks shows; None means any. `name` is found anywhere in an item's name, in either case."""
+    """What a list of tasks shows; None means any. `name` is found anywhere in an item's name, in either case.
+
+    `processors`: one of these. `metadata` pairs must all be the batch's; of `without_metadata` not all may be."""
 
     status: ItemStatus | None = None
     processor: str | None = None
@@ -59,17 +65,34 @@ class TaskFilters:
     collection: str | None = None
     created_by: str | None = None
     batch_id: UUID | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    without_metadata: Mapping[str, str] = field(default_factory=dict)
+    processors: Collection[str] | None = None
+    dialect: str | None = None
 
     def where(self, tenant_id: UUID) -> tuple[str, list[Any]]:
         """A condition on the batch `b`, and its arguments."""
         arguments: list[Any] = [tenant_id]
         condition = f"b.tenant_id = $1 AND {_STORED}"
-        for column in ("processor", "collection", "created_by", "batch_id"):
-            value = getattr(self, column)
+        wanted: list[tuple[str, Any]] = [
+            ("b.processor = {}", self.processor),
+            ("b.collection = {}", self.collection),
+            ("b.created_by = {}", self.created_by),
+            ("b.id = {}", self.batch_id),
+            ("b.metadata @> {}::jsonb", _as_json(self.metadata)),
+            ("NOT b.metadata @> {}::jsonb", _as_json(self.without_metadata)),
+            ("b.processor = ANY ({})", None if self.processors is None else list(self.processors)),
+            ("b.dialect = {}", self.dialect),
+        ]
+        for one, value in wanted:
             if value is not None:
                 arguments.append(value)
-                condition += f" AND b.{'id' if column == 'batch_id' else column} = ${len(arguments)}"
+                condition += f" AND {one.format(f'${len(arguments)}')}"
         return condition, arguments
+
+
+def _as_json(pairs: Mapping[str, str]) -> str | None:
+    return orjson.dumps(dict(pairs)).decode() if pairs else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +208,7 @@ WITH w AS MATERIALIZED (
         ON held.batch_id = asked.batch_id
 )
 SELECT b.id AS batch_id, i.ordinal, i.custom_id, b.processor, i.name, r.status, r.code, r.error, b.collection, b.created_by,
-    b.created_at, r.processed_at,
+    b.created_at, b.metadata::text AS metadata, r.processed_at,
     r.status IS NULL AND i.ordinal <@ w.leased AND NOT i.ordinal <@ w.waiting AS running,
     CASE WHEN r.status IS NOT NULL THEN r.started_at ELSE (
         SELECT max(l.started_at) FROM lease l WHERE l.batch_id = b.id AND i.ordinal BETWEEN l.first AND l.last
@@ -219,7 +242,12 @@ async def page(
         rows = await connection.fetch(_TASKS.format(places=_PLACES[among]), *places)
     counts = {status: int(found[status.value]) for status in ItemStatus}
     total = sum(counts.values()) if filters.status is None else counts[filters.status]
-    return TaskPage([_task(row) for row in rows], counts, total)
+    found_tasks = _tasks(rows) if len(rows) < _MANY else await asyncio.to_thread(_tasks, rows)
+    return TaskPage(found_tasks, counts, total)
+
+
+def _tasks(rows: Sequence[Record]) -> list[Task]:
+    return [_task(row) for row in rows]
 
 
 async def _walk(
@@ -273,6 +301,19 @@ async def one(connection: Transaction, tenant_id: UUID, batch_id: UUID, ordinal:
     return _task(rows[0])
 
 
+async def inputs(connection: Transaction, places: Sequence[tuple[UUID, int]]) -> dict[tuple[UUID, int], str]:
+    """What the items at these places, (batch, ordinal), were given, as JSON text. Only for places that a page has told."""
+    rows = await connection.fetch(
+        """
+        SELECT batch_id, ordinal, input FROM item
+        JOIN unnest($1::uuid[], $2::int[]) AS given (b, o) ON batch_id = b AND ordinal = o
+        """,
+        [batch_id for batch_id, _ in places],
+        [ordinal for _, ordinal in places],
+    )
+    return {(batch_id, ordinal): text for batch_id, ordinal, text in rows}
+
+
 _ENDED = {ResultStatus.SUCCESS: ItemStatus.SUCCESS, ResultStatus.FAILED: ItemStatus.FAILED}
 
 
@@ -285,4 +326,5 @@ def _task(row: Record) -> Task:
     else:
         values["status"] = _ENDED[ended]
     values["error"] = error_of(values["code"], values["error"])
+    values["metadata"] = orjson.loads(values["metadata"])
     return Task(**values)
