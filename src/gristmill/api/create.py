@@ -224,6 +224,7 @@ def _new(
         upstream=new_upstream(parts, batch_id, options.upstream),
         failure_threshold=_threshold(options.failure_threshold),
         budget=Budget(options.budget.max_tokens, options.budget.action) if options.budget else None,
+        quotas=parts.quotas,
     )
 
 

@@ -98,6 +98,8 @@ class _Exchange:
         headers = message["headers"] = list(message.get("headers", ()))
         headers.append((b"x-request-id", self._scope["request_id"].encode()))
         headers.append((b"x-content-type-options", b"nosniff"))
+        if (rate := self._scope.get("rate")) is not None:
+            headers += rate.headers()
         present = {name.lower() for name, _ in headers}
         if b"cache-control" not in present:
             headers.append((b"cache-control", b"no-store"))

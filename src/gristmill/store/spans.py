@@ -3,7 +3,7 @@
 No item row is ever touched by this. What is claimed comes from one batch, chosen fairly (`store/schedules.py`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
@@ -13,6 +13,8 @@ from gristmill.store import histories
 
 # A claim cuts at most so many spans: enough for a full claim of items that wait one by one for their next attempt.
 _MOST_SPANS = 200
+# An item that was there when so many workers died is suspected, and runs alone (worker/isolation.py).
+SUSPECT_LOSSES = 2
 # Beyond twice the item's timeout and this, a live worker that still holds a lease is stuck.
 LEASE_SLACK_SECONDS = 60
 
@@ -70,7 +72,10 @@ pick AS (
             AND (NOT s.limited OR NOT EXISTS (
                 SELECT FROM batch_count c WHERE c.batch_id = s.batch_id AND c.exceeded IS NOT NULL
             ))
-            AND EXISTS (SELECT FROM span w WHERE w.batch_id = s.batch_id AND w.available_at <= now())
+            AND EXISTS (
+                SELECT FROM span w
+                WHERE w.batch_id = s.batch_id AND w.available_at <= now() AND (w.losses >= {SUSPECT_LOSSES}) = $4
+            )
         ORDER BY s.vtime, s.batch_id LIMIT 1 FOR UPDATE OF s SKIP LOCKED
     ) next
     WHERE next.max_concurrency IS NULL OR next.vtime = (SELECT vtime FROM batch_schedule o WHERE o.batch_id = next.batch_id)
@@ -79,7 +84,8 @@ pick AS (
 candidate AS (
     SELECT w.* FROM pick CROSS JOIN LATERAL (
         SELECT * FROM span
-        WHERE span.batch_id = pick.batch_id AND available_at <= now() AND EXISTS (SELECT FROM worker WHERE id = $1 AND NOT dead)
+        WHERE span.batch_id = pick.batch_id AND available_at <= now() AND (losses >= {SUSPECT_LOSSES}) = $4
+            AND EXISTS (SELECT FROM worker WHERE id = $1 AND NOT dead)
         ORDER BY available_at, id LIMIT least(pick.slots, {_MOST_SPANS}) FOR UPDATE
     ) w
 ),
@@ -121,14 +127,31 @@ CROSS JOIN LATERAL (
 _ENDED = "SELECT ordinal FROM result WHERE batch_id = $1 AND ordinal = ANY ($2)"
 
 
-async def claim(tx: Transaction, worker_id: int, free: Mapping[str, int]) -> Claim:
+# A literal as in span_suspect_idx.
+_SUSPECTS = f"""
+SELECT EXISTS (
+    SELECT FROM span w JOIN batch_schedule s ON s.batch_id = w.batch_id
+    WHERE w.losses >= {SUSPECT_LOSSES} AND w.available_at <= now() AND NOT s.paused AND s.processor = ANY ($1)
+)
+"""
+
+
+async def suspects_wait(connection: Transaction, processors: Collection[str]) -> bool:
+    """Whether there may be something for a claim with `suspect`."""
+    found: bool = await connection.fetchval(_SUSPECTS, list(processors))
+    return found
+
+
+async def claim(tx: Transaction, worker_id: int, free: Mapping[str, int], *, suspect: bool = False) -> Claim:
     """Lease items of one batch to this worker, at most as many as it has free slots for the batch's processor.
+
+    `suspect`: only such as were there when two workers died. No other claim takes those.
 
     Takes none when nothing may start, when another claim holds the only batch that could, or when this worker was
     declared dead. Items whose chat is busy are parked (`store/histories.py`): taken, and in no lease.
     """
     open_slots = {processor: slots for processor, slots in free.items() if slots > 0}
-    rows = await tx.fetch(_CLAIM, worker_id, list(open_slots), list(open_slots.values()))
+    rows = await tx.fetch(_CLAIM, worker_id, list(open_slots), list(open_slots.values()), suspect)
     if not rows:
         return Claim([], 0)
     batch_id = rows[0]["batch_id"]
