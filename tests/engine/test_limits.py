@@ -147,7 +147,7 @@ async def test_a_worker_that_is_lost_with_its_items_counts_as_their_failure(data
         worker = await make_worker(database)
         assert await claim(database, worker, 2)
         await lose(database, worker)
-    assert (await get(database, batch_id)).status is BatchStatus.FAILED
+    assert await exceeded(database, batch_id) == "threshold"
 
 
 # --- "fail" -----------------------------------------------------------------------------------------------------------
@@ -270,6 +270,17 @@ async def test_a_batch_that_a_threshold_paused_says_so_and_is_judged_anew_after_
     assert await violations(database) == []
 
 
+async def test_a_limit_stays_exceeded_whatever_ends_before_the_batch_is_stopped(database: Database) -> None:
+    batch_id = await make_batch(database, 20, failure_threshold=threshold("0.5", 3, PAUSE))
+    worker = await make_worker(database)
+    [first] = await claim(database, worker, 3)
+    [held] = await claim(database, worker, 9)
+    await ended(database, worker, first, "fff")
+    await ended(database, worker, held, "sssssssss")
+    assert await enforce(database) == 1
+    assert (await get(database, batch_id)).status is BatchStatus.PAUSED
+
+
 async def test_a_resume_after_a_budget_grants_as_much_again(database: Database) -> None:
     batch_id = await make_batch(database, 9, budget=Budget(100, PAUSE))
     await run(database, batch_id, "s", prompt_tokens=130)
@@ -375,6 +386,18 @@ async def test_each_run_has_the_threshold_and_the_budget_anew_and_the_tokens_sta
         _, _, attempts = await results.one(connection, batch, "item-5")
     assert '"type":"threshold_exceeded","message":"' in (attempts[0].error or "")
     assert await violations(database) == []
+
+
+async def test_failures_that_a_retry_leaves_are_not_held_against_its_run(database: Database) -> None:
+    batch_id = await make_batch(database, 6, failure_threshold=threshold("0.5", 2))
+    await run(database, batch_id, "sfff")
+    await enforce(database)
+    await sweep(database)
+    async with database.transaction() as tx:
+        await retries.retry(tx, TENANT, batch_id, retries.Choice(custom_ids=["item-4", "item-5"]))
+    await run(database, batch_id, "ss")
+    batch = await get(database, batch_id)
+    assert (batch.status, batch.success, batch.failed) == (BatchStatus.COMPLETED, 3, 3)
 
 
 # --- races ------------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from torture.fleet import Fleet
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 REQUESTS = 1000
-PATIENCE_SECONDS = 240
+PATIENCE_SECONDS = 330
 
 
 @asynccontextmanager
@@ -58,7 +58,7 @@ async def test_a_poison_item_fails_and_the_other_999_succeed(
         }
         for n in range(REQUESTS)
     ]
-    async with Fleet(own_database_url, folder) as fleet, replaced(fleet) as exits:
+    async with Fleet(own_database_url, folder, lease_seconds=8) as fleet, replaced(fleet) as exits:
         body = {"processor": "poison", "requests": requests, "max_attempts": 3}
         answer = await fleet.client.post("/api/v1/batches", json=body)
         batch_id = answer.json()["data"]["id"]
