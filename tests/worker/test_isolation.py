@@ -71,6 +71,17 @@ async def test_a_claim_takes_suspects_only_if_it_is_for_them(database: Database)
         assert not await spans.suspects_wait(connection, ["noop"])
 
 
+async def test_a_claim_takes_of_one_batch_either_its_suspects_or_the_others(database: Database) -> None:
+    batch_id = await make_batch(database, 4)
+    await sql(database, "UPDATE span SET first = 1 WHERE batch_id = $1", batch_id)
+    await sql(database, "INSERT INTO span (batch_id, first, last, losses) VALUES ($1, 0, 0, 2)", batch_id)
+    worker = await make_worker(database)
+    async with database.transaction() as tx:
+        assert ordinals((await spans.claim(tx, worker, {"noop": 9})).leases) == [1, 2, 3]
+    async with database.transaction() as tx:
+        assert ordinals((await spans.claim(tx, worker, {"noop": 9}, suspect=True)).leases) == [0]
+
+
 async def test_suspects_run_alone_and_the_others_side_by_side(database: Database) -> None:
     suspected = await suspects(database, 4)
     innocent = await make_batch(database, 60)
