@@ -113,6 +113,29 @@ async def test_a_suspect_waits_for_what_is_in_flight(database: Database) -> None
     assert [(await get(database, one)).success for one in (suspected, fresh)] == [2, 4]
 
 
+async def test_who_waits_for_its_turn_goes_on_once_another_has_taken_the_suspects(database: Database) -> None:
+    processor = Scripted()
+    await make_batch(database, [NewItem("a", '{"do":"gate"}')])
+    async with working(database, processor, concurrency=8) as worker:
+        await eventually(lambda: _at_gate(processor))
+        await suspects_beside(database)
+        await eventually(lambda: _is_turn(worker))
+        fresh = await make_batch(database, 4)
+        other = await make_worker(database)
+        for _ in range(2):
+            async with database.transaction() as tx:
+                assert (await spans.claim(tx, other, {"noop": 1}, suspect=True)).taken == 1
+
+        async def fresh_ended() -> bool:
+            return (await get(database, fresh)).success == 4
+
+        await eventually(fresh_ended)
+        assert processor.at_gate == 1
+        processor.gate.set()
+        await lose(database, other)
+        await eventually(lambda: all_ended(database))
+
+
 async def _at_gate(processor: Scripted) -> bool:
     return processor.at_gate == 1
 

@@ -33,7 +33,9 @@ class Isolation:
         self._next_at = 0.0
 
     async def turn(self) -> Turn:
-        if self._began is None and (self._clock() < self._next_at or not await self.due()):
+        if not self._claimed and self._clock() >= self._next_at:
+            await self.due()
+        if self._began is None:
             return Turn.OTHERS
         if self._busy():
             return Turn.NOBODY
@@ -43,12 +45,15 @@ class Isolation:
         return Turn.OTHERS
 
     async def due(self) -> bool:
-        """Whether a suspect waits; from then on nothing else is to be claimed."""
+        """Whether a suspect waits; from then on nothing else is to be claimed, until another worker has taken it."""
         now = self._clock()
         self._next_at = now + LOOK_SECONDS
         async with self._database.connection() as connection:
             waits = await spans.suspects_wait(connection, self._processors)
-        self._began = now if waits else None
+        if not waits:
+            self._began = None
+        elif self._began is None:
+            self._began = now
         return waits
 
     def took(self, suspects: int) -> None:
