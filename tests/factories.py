@@ -57,9 +57,14 @@ async def claim(database: Database, worker_id: int, slots: int | Mapping[str, in
 
 
 async def claim_some(database: Database, worker_id: int, slots: int | Mapping[str, int]) -> Claim:
+    """Of what is not suspected, else one suspect, as an idle worker does it."""
     free = {"noop": slots} if isinstance(slots, int) else slots
     async with database.transaction(durable=False) as tx:
-        return await spans.claim(tx, worker_id, free)
+        claimed = await spans.claim(tx, worker_id, free)
+    if claimed.taken:
+        return claimed
+    async with database.transaction(durable=False) as tx:
+        return await spans.claim(tx, worker_id, dict.fromkeys(free, 1), suspect=True)
 
 
 def success(lease: Lease, ordinal: int, **more: Any) -> Ended:

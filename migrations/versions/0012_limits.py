@@ -39,9 +39,11 @@ def upgrade() -> None:
     )
     op.execute("CREATE INDEX batch_count_exceeded_idx ON batch_count (batch_id) WHERE exceeded IS NOT NULL")
     op.execute("ALTER TABLE batch_schedule ADD COLUMN limited BOOLEAN DEFAULT false NOT NULL")
+    op.execute("CREATE INDEX span_suspect_idx ON span (batch_id) WHERE losses >= 2")
 
 
 def downgrade() -> None:
+    op.execute("DROP INDEX span_suspect_idx")
     op.execute("ALTER TABLE batch_schedule DROP COLUMN limited")
     op.execute(
         """

@@ -103,6 +103,12 @@ class Settings(BaseSettings):
     jwt_tenant_claim: str = "tenant"  # whose value is a tenant's name
     jwt_scopes_claim: str = "scope"  # words, or a list of them
 
+    # What each tenant may have; unset: as much as it likes
+    tenant_requests_per_minute: Annotated[int, Field(ge=1, le=10_000_000)] | None = None  # of one process
+    tenant_active_batches: Annotated[int, Field(ge=1)] | None = None  # that have not ended
+    tenant_pending_requests: Annotated[int, Field(ge=1)] | None = None  # of batches, that have not ended
+    tenant_stored_bytes: Annotated[int, Field(ge=1)] | None = None  # of its files
+
     # Work
     concurrency: Annotated[int, Field(ge=1, le=100_000)] = 256  # items in flight per worker process
     lease_seconds: Annotated[float, Field(gt=0)] = 30.0  # without a heartbeat for so long, a worker is dead

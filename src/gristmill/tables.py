@@ -573,6 +573,7 @@ span = Table(
     CheckConstraint("history_id IS NULL OR first = last", name="history"),
     Index(None, "batch_id", "available_at", "id"),
     Index(None, "batch_id", "last"),
+    Index("span_suspect_idx", "batch_id", postgresql_where=text("losses >= 2")),
     Index(
         "span_history_idx", "history_id", "batch_id", "first", postgresql_where=text("history_id IS NOT NULL")
     ),

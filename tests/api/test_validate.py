@@ -93,6 +93,13 @@ async def test_an_unknown_agent_of_a_request_is_found(caller: Caller) -> None:
     assert found["invalid_requests"] == 1
 
 
+async def test_limits_are_checked_as_in_a_create(caller: Caller) -> None:
+    limits = {"failure_threshold": {"ratio": 2, "action": "fail"}, "budget": {"max_tokens": 0, "action": "x"}}
+    found = await validated(caller, {"processor": "noop", "requests": given(1), **limits})
+    pointers = {one["pointer"] for one in found["errors"]}
+    assert pointers == {"/failure_threshold/ratio", "/budget/max_tokens", "/budget/action"}
+
+
 async def test_what_is_no_json_object_is_refused_as_everywhere(caller: Caller) -> None:
     answer = await caller.post(f"{BATCHES}/validate", [])
     assert answer.status_code == 400

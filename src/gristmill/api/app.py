@@ -32,6 +32,7 @@ from gristmill.api.front import Front
 from gristmill.api.keyring import KeyRing
 from gristmill.api.methods import Methods
 from gristmill.api.parts import Parts
+from gristmill.api.rates import Rates
 from gristmill.api.tokens import Tokens
 from gristmill.api.watch import Watch
 from gristmill.db import Database
@@ -76,6 +77,7 @@ def create_app(
         keys=KeyRing(database, vault),
         tokens=Tokens.of(database, settings),
         watch=Watch(database),
+        rates=Rates(settings.tenant_requests_per_minute),
         draining=asyncio.Event(),
     )
     app.state.methods = Methods(room.router for room in _ROUTERS)

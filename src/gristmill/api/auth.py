@@ -4,7 +4,7 @@ from starlette.requests import Request
 
 from gristmill.api import tokens
 from gristmill.api.parts import Parts, parts
-from gristmill.domain.errors import Forbidden, Unauthenticated
+from gristmill.domain.errors import Forbidden, TooMany, Unauthenticated
 from gristmill.store.acts import Actor
 from gristmill.store.keys import Key
 
@@ -13,16 +13,28 @@ _NO_KEY = "send an API key as x-api-key, as Authorization: Bearer, or as X-Auth-
 
 
 async def caller(request: Request, scope: str | None = None) -> Key:
-    """The key, or the holder of the token, that the request came with. Raises Unauthenticated, or Forbidden if it lacks
-    the scope.
+    """The key, or the holder of the token, that the request came with. Raises Unauthenticated, Forbidden if it lacks
+    the scope, TooMany if its tenant has sent too much.
 
     Every route calls this before it looks at anything else of the request.
     """
-    key = await _found(parts(request), request)
+    of = parts(request)
+    key = await _found(of, request)
+    _count(of, request, key)
     if scope is not None and not key.allows(scope):
         what = "token" if key.kind == "jwt" else "API key"
         raise Forbidden(f"the {what} lacks the scope {scope}", code="missing_scope")
     return key
+
+
+def _count(of: Parts, request: Request, key: Key) -> None:
+    rate = of.rates.take(key.tenant_id)
+    if rate is None:
+        return
+    request.scope["rate"] = rate  # for the headers of the answer, whatever it will be (api/front.py)
+    if not rate.allowed:
+        detail = f"more than {rate.quota:,} requests a minute"
+        raise TooMany(detail, retry_after_seconds=rate.retry_after_seconds)
 
 
 def actor(request: Request, key: Key) -> Actor:

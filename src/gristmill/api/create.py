@@ -251,6 +251,7 @@ def _new(
         failure_threshold=_threshold(options.failure_threshold),
         budget=Budget(options.budget.max_tokens, options.budget.action) if options.budget else None,
         circuit=circuits.name(endpoint, _own_key(options.upstream), parts.vault.fingerprint),
+        quotas=parts.quotas,
     )
 
 

@@ -251,7 +251,11 @@ async def upload_into_directory(request: Request, directory_id: str) -> Response
         new = await incoming.receive(request, query, upload)
         async with of.database.engine.begin() as connection:
             [file] = await files.add(
-                connection, key.tenant_id, [new], retention_days=of.settings.file_retention_days
+                connection,
+                key.tenant_id,
+                [new],
+                retention_days=of.settings.file_retention_days,
+                most_bytes=of.settings.tenant_stored_bytes,
             )
             await directories.add(connection, key.tenant_id, found, {file.id: file.filename})
         upload.kept()
@@ -298,7 +302,13 @@ async def _unpack(of: Parts, tenant_id: UUID, directory_id: UUID, file: IO[bytes
         ]
         names = {new.id: member.path for new, member in zip(news, archive.members, strict=True)}
         async with of.database.engine.begin() as connection:
-            await files.add(connection, tenant_id, news, retention_days=of.settings.file_retention_days)
+            await files.add(
+                connection,
+                tenant_id,
+                news,
+                retention_days=of.settings.file_retention_days,
+                most_bytes=of.settings.tenant_stored_bytes,
+            )
             directory = await directories.add(connection, tenant_id, directory_id, names)
         upload.kept()
     return directory

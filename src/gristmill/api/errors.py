@@ -34,6 +34,7 @@ STATUS: dict[type[ServiceError], int] = {
     errors.TooLarge: 413,
     errors.UnsupportedMediaType: 415,
     errors.KeyReused: 422,
+    errors.TooMany: 429,
     errors.Unavailable: 503,
 }
 _HEADERS: dict[type[ServiceError], Mapping[str, str]] = {
@@ -118,6 +119,8 @@ def _service_error(scope: Scope, error: ServiceError) -> Response:
     problems = error.problems if isinstance(error, Invalid) else []
     status = STATUS[type(error)]
     headers = _HEADERS.get(type(error))
+    if isinstance(error, errors.TooMany):
+        headers = {"Retry-After": str(error.retry_after_seconds)}
     about = error.about if isinstance(error, errors.Gone) else None
     return _body(scope, status, error.code, error.title, error.detail, problems, headers, about)
 

@@ -90,7 +90,11 @@ async def upload_file(request: Request) -> Response:
         new = await incoming.receive(request, query, upload)
         async with of.database.engine.begin() as connection:
             [file] = await files.add(
-                connection, key.tenant_id, [new], retention_days=of.settings.file_retention_days
+                connection,
+                key.tenant_id,
+                [new],
+                retention_days=of.settings.file_retention_days,
+                most_bytes=of.settings.tenant_stored_bytes,
             )
         upload.kept()
     return answer(view(file), 201, headers={"Location": f"/api/v1/files/{file.id}"})

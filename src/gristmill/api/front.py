@@ -101,6 +101,8 @@ class _Exchange:
         request_id = self._scope["request_id"].encode()
         headers += [(name, request_id) for name in _ID_HEADERS]
         headers.append((b"x-content-type-options", b"nosniff"))
+        if (rate := self._scope.get("rate")) is not None:
+            headers += rate.headers()
         present = {name.lower() for name, _ in headers}
         if b"cache-control" not in present:
             headers.append((b"cache-control", b"no-store"))

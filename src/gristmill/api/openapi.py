@@ -8,7 +8,7 @@ Schema = dict[str, Any]
 _ERRORS = {
     400: "The request is not valid; `errors` lists everything that is wrong",
     401: "No or bad API key",
-    403: "The API key lacks the scope",
+    403: "The API key lacks the scope, or the tenant's files have as many bytes as they may",
     404: "Unknown, or another tenant's",
     410: "No longer kept; `error.batch` has its counts",
     408: "The body did not arrive in time",
@@ -16,11 +16,12 @@ _ERRORS = {
     413: "The body is too large",
     415: "The body is not of the right media type",
     422: "The `Idempotency-Key` came before with another body",
+    429: "The tenant has sent, or has, as much as it may; try again after `Retry-After` seconds",
     503: "The database cannot be reached; try again after `Retry-After` seconds",
 }
 _ERROR_CONTENT = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
 
-ALWAYS = (401, 403, 503)
+ALWAYS = (401, 403, 429, 503)
 READ = (*ALWAYS, 400, 404)
 LIST = (*ALWAYS, 400)
 WRITE = (*ALWAYS, 400, 408, 413, 415)

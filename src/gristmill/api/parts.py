@@ -8,12 +8,14 @@ from starlette.requests import Request
 
 from gristmill.api.aside import Aside
 from gristmill.api.keyring import KeyRing
+from gristmill.api.rates import Rates
 from gristmill.api.tokens import Tokens
 from gristmill.api.watch import Watch
 from gristmill.db import Database
 from gristmill.net.session import HttpSession
 from gristmill.settings import Settings
 from gristmill.storage.base import Storage
+from gristmill.store.quotas import Quotas
 from gristmill.vault import Vault
 
 
@@ -28,10 +30,16 @@ class Parts:
     keys: KeyRing
     tokens: Tokens | None  # None: none are accepted
     watch: Watch
+    rates: Rates
     aside: Aside = field(default_factory=Aside)
     draining: asyncio.Event = field(
         default_factory=asyncio.Event
     )  # set at the end of the process: not ready any more, no long polls
+
+    @property
+    def quotas(self) -> Quotas:
+        """Of each tenant."""
+        return Quotas(self.settings.tenant_active_batches, self.settings.tenant_pending_requests)
 
 
 def parts(request: Request) -> Parts:

@@ -17,7 +17,7 @@ from gristmill.api.parts import parts
 from gristmill.api.query import Query
 from gristmill.api.schemas import CustomId, Strict, UpstreamOptions
 from gristmill.intake import problems
-from gristmill.store import retries
+from gristmill.store import quotas, retries
 from gristmill.store.retries import Choice
 
 MAX_BYTES = 16 * 1024 * 1024  # 10,000 custom ids of 256 characters, as long as JSON can make them
@@ -78,5 +78,6 @@ async def retry_batch(request: Request, batch_id: str) -> Response:
     key_given = brought is not None and "api_key" in brought.model_fields_set
     async with of.database.transaction(longest_seconds=2 * retries.MOVE_SECONDS) as tx:
         batch = await retries.retry(tx, key.tenant_id, its_id, choice, upstream, key_given=key_given)
+        await quotas.hold(tx, key.tenant_id, of.quotas)  # it is among them by now
     of.wake()
     return answer(view(batch), 202)

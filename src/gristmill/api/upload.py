@@ -12,7 +12,7 @@ from gristmill.domain.errors import Invalid, Problem
 from gristmill.domain.ids import uuid7
 from gristmill.domain.inspection import Inspection
 from gristmill.storage.base import PIECE_BYTES, StorageFailed, file_key
-from gristmill.store import files
+from gristmill.store import files, quotas
 from gristmill.store.files import Discard
 
 _AT_ONCE = 100  # bytes of so many files go within the request that deletes them; a worker removes the rest
@@ -45,9 +45,10 @@ class Upload:
                 log.warning("an upload could not be given up at once: %s", type(error).__name__)
 
     async def expect(self, count: int = 1) -> list[UUID]:
-        """Ids for so many files."""
+        """Ids for so many files. Raises Forbidden before anything is read, where there is no room for a single byte."""
         self._ids = [uuid7() for _ in range(count)]
         async with self._of.database.engine.begin() as connection:
+            await quotas.hold_bytes(connection, self._tenant_id, self._of.settings.tenant_stored_bytes)
             await files.expect(connection, self._tenant_id, self._ids)
         return self._ids
 

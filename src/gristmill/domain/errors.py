@@ -104,6 +104,17 @@ class RequestTimeout(ServiceError):
     title = "The request did not arrive in time"
 
 
+class TooMany(ServiceError):
+    """More than the caller's tenant may send, or have, at a time; he may try again after so many seconds."""
+
+    code = "rate_limited"
+    title = "Too many"
+
+    def __init__(self, detail: str, *, code: str | None = None, retry_after_seconds: int) -> None:
+        super().__init__(detail, code=code)
+        self.retry_after_seconds = retry_after_seconds
+
+
 class Unavailable(ServiceError):
     """Postgres cannot be reached, or cannot take more; the caller may try again soon."""
 

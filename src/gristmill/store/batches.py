@@ -17,8 +17,9 @@ from gristmill.domain.errors import Conflict, Gone, NotFound
 from gristmill.domain.limits import Budget, FailureThreshold, LimitAction
 from gristmill.domain.states import TERMINAL, BatchStatus, Ending
 from gristmill.domain.webhooks import Hook, as_json
-from gristmill.store import announcements, endings, histories, limits, rejects, retention, schedules
+from gristmill.store import announcements, endings, histories, limits, quotas, rejects, retention, schedules
 from gristmill.store.counts import faded
+from gristmill.store.quotas import Quotas
 
 
 @dataclass(slots=True)  # not frozen: that would cost 1 µs an item
@@ -97,6 +98,7 @@ class NewBatch:
     failure_threshold: FailureThreshold | None = None
     budget: Budget | None = None
     circuit: str | None = None  # what its items call (domain/circuits.py)
+    quotas: Quotas | None = None  # that its tenant has to keep to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,7 +302,9 @@ async def create_of_directory(tx: Transaction, new: NewBatch, directory_id: UUID
 
 
 async def insert(tx: Transaction, new: NewBatch, total: int, failed: int = 0) -> None:
-    """The batch without its items, `failed` of which count as such already: nothing of it can start."""
+    """The batch without its items, `failed` of which count as such already: nothing of it can start. Raises TooMany if it
+    goes beyond a quota."""
+    await quotas.hold(tx, new.tenant_id, new.quotas, batches=1, requests=total - failed)
     webhook = new.webhook
     status = BatchStatus.PAUSED if new.start_paused else BatchStatus.IN_PROGRESS
     await tx.execute(

@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gristmill.domain.errors import Conflict, NotFound
+from gristmill.store import quotas
 from gristmill.tables import directory_file, file, file_discard
 
 _UPLOAD_DAYS = 2  # longer than the slowest upload of the largest file takes
@@ -114,12 +115,15 @@ async def add(
     *,
     retention_days: int | None,
     lifetime_seconds: int | None = None,
+    most_bytes: int | None = None,
 ) -> list[File]:
     """The bytes are in their place already: a row never shows a file that is not all there.
 
     `retention_days` None: kept until they are deleted. `lifetime_seconds`: what their owner wants; the shorter time counts.
-    Raises Conflict if they are not expected (any more).
+    `most_bytes`: that the tenant's files may have. Raises Conflict if they are not expected (any more), Forbidden for too
+    many bytes.
     """
+    await quotas.hold_bytes(connection, tenant_id, most_bytes, sum(new.size for new in news))
     ids = [new.id for new in news]
     expected = await connection.execute(
         delete(file_discard).where(

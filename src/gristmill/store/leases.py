@@ -1,7 +1,8 @@
 """Leases that lost their worker: what was not recorded waits again.
 
 A first loss puts runs of items back whole. From the second on they come back one by one, so that a poison item, one that
-takes its worker down, isolates itself; it ends as failed, `worker_lost`, when its attempts are used up.
+takes its worker down, isolates itself: each runs alone in its worker (worker/isolation.py). It ends as failed, `worker_lost`,
+when its attempts are used up.
 """
 
 from collections.abc import Collection
@@ -87,7 +88,11 @@ async def _take(tx: Transaction, lease: Record, tallies: dict[UUID, Tally]) -> l
         return []
     await _keep_attempts(tx, lease, missing)
     if attempt < most:
-        ranges = spans.runs(missing) if losses < 2 else [(ordinal, ordinal) for ordinal in missing]
+        ranges = (
+            spans.runs(missing)
+            if losses < spans.SUSPECT_LOSSES
+            else [(ordinal, ordinal) for ordinal in missing]
+        )
         await spans.put_back(tx, [spans.Waiting(batch_id, a, b, attempt, losses) for a, b in ranges])
         return []
     failed = await _fail(tx, batch_id, missing, attempt)

@@ -3,7 +3,7 @@
 No item row is ever touched by this. What is claimed comes from one batch, chosen fairly (`store/schedules.py`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
@@ -13,6 +13,8 @@ from gristmill.store import announcements, histories
 
 # A claim cuts at most so many spans: enough for a full claim of items that wait one by one for their next attempt.
 _MOST_SPANS = 200
+# An item that was there when so many workers died is suspected, and runs alone (worker/isolation.py).
+SUSPECT_LOSSES = 2
 # Beyond twice the item's timeout and this, a live worker that still holds a lease is stuck.
 LEASE_SLACK_SECONDS = 60
 
@@ -78,7 +80,10 @@ pick AS (
                 SELECT FROM batch_count k WHERE k.batch_id = s.batch_id AND k.exceeded IS NOT NULL
             ))
             AND (c.until IS NULL OR c.until <= now()) AND (held.slots IS NULL OR held.slots > 0)
-            AND EXISTS (SELECT FROM span w WHERE w.batch_id = s.batch_id AND w.available_at <= now())
+            AND EXISTS (
+                SELECT FROM span w
+                WHERE w.batch_id = s.batch_id AND w.available_at <= now() AND (w.losses >= {SUSPECT_LOSSES}) = $7
+            )
         ORDER BY s.vtime, s.batch_id LIMIT 1 FOR UPDATE OF s SKIP LOCKED
     ) next
     WHERE next.max_concurrency IS NULL OR next.vtime = (SELECT vtime FROM batch_schedule o WHERE o.batch_id = next.batch_id)
@@ -93,7 +98,8 @@ probe AS (
 candidate AS (
     SELECT w.* FROM pick CROSS JOIN LATERAL (
         SELECT * FROM span
-        WHERE span.batch_id = pick.batch_id AND available_at <= now() AND EXISTS (SELECT FROM worker WHERE id = $1 AND NOT dead)
+        WHERE span.batch_id = pick.batch_id AND available_at <= now() AND (losses >= {SUSPECT_LOSSES}) = $7
+            AND EXISTS (SELECT FROM worker WHERE id = $1 AND NOT dead)
         ORDER BY available_at, id LIMIT least(pick.slots, {_MOST_SPANS}) FOR UPDATE
     ) w WHERE NOT pick.probing OR EXISTS (SELECT FROM probe)
 ),
@@ -136,14 +142,33 @@ CROSS JOIN LATERAL (
 _ENDED = "SELECT ordinal FROM result WHERE batch_id = $1 AND ordinal = ANY ($2)"
 
 
+# A literal as in span_suspect_idx.
+_SUSPECTS = f"""
+SELECT EXISTS (
+    SELECT FROM span w JOIN batch_schedule s ON s.batch_id = w.batch_id
+    WHERE w.losses >= {SUSPECT_LOSSES} AND w.available_at <= now() AND NOT s.paused AND s.processor = ANY ($1)
+)
+"""
+
+
+async def suspects_wait(connection: Transaction, processors: Collection[str]) -> bool:
+    """Whether there may be something for a claim with `suspect`."""
+    found: bool = await connection.fetchval(_SUSPECTS, list(processors))
+    return found
+
+
 async def claim(
     tx: Transaction,
     worker_id: int,
     free: Mapping[str, int],
     held: Sequence[tuple[UUID, str, int]] = (),
+    *,
+    suspect: bool = False,
 ) -> Claim:
     """Lease items of one batch to this worker, at most as many as it has free slots for the batch's processor, and for the
     batch's circuit where `held` has a number for it: (tenant, circuit, slots).
+
+    `suspect`: only such as were there when two workers died. No other claim takes those.
 
     Takes none when nothing may start, when another claim holds the only batch that could, or when this worker was
     declared dead. Items whose chat is busy are parked (`store/histories.py`): taken, and in no lease.
@@ -151,7 +176,7 @@ async def claim(
     open_slots = {processor: slots for processor, slots in free.items() if slots > 0}
     tenants, circuits, slots = (list(column) for column in zip(*held, strict=True)) if held else ([], [], [])
     rows = await tx.fetch(
-        _CLAIM, worker_id, list(open_slots), list(open_slots.values()), tenants, circuits, slots
+        _CLAIM, worker_id, list(open_slots), list(open_slots.values()), tenants, circuits, slots, suspect
     )
     if not rows:
         return Claim([], 0)

@@ -22,6 +22,7 @@ from gristmill.store import assignments, leases, spans
 from gristmill.store.recording import Ended, Retried
 from gristmill.upstream.circuit import CALLER, Caller, Circuit
 from gristmill.worker.circuits import Circuits
+from gristmill.worker.isolation import Isolation, Turn
 from gristmill.worker.loop import first_of
 from gristmill.worker.recorder import FULL, Recorder
 from gristmill.worker.work import HeldLease, Job, Work, excused, prepared, run, settle, timed_out
@@ -85,6 +86,7 @@ class Items:
         self._held: dict[int, HeldLease] = {}
         self._in_doubt = False  # a claim broke: it may have committed without our knowing
         self._ending = False
+        self._isolation = Isolation(database, processors, self._is_busy)
         recorder.busy = lambda: bool(self._running or self._ready)
 
     # --- claiming ---
@@ -99,12 +101,30 @@ class Items:
         free = self._free()
         if not free or self._recorder.backlog >= FULL:
             return 0
+        turn = await self._isolation.turn()
+        if turn is Turn.OTHERS:
+            taken = await self._claim(free)
+            if taken or self._is_busy() or not await self._isolation.due():
+                return taken
+            turn = Turn.SUSPECT  # there is nothing else to do
+        return await self._claim_suspect(free) if turn is Turn.SUSPECT else 0
+
+    async def _claim_suspect(self, free: Mapping[str, int]) -> int:
+        taken = await self._claim(dict.fromkeys(free, 1), suspect=True)
+        self._isolation.took(taken)
+        return taken
+
+    def _is_busy(self) -> bool:
+        """What has ended is still lost with this process until it is recorded."""
+        return sum(self._in_hand.values()) > 0 or bool(self._recorder.unacknowledged)
+
+    async def _claim(self, free: Mapping[str, int], *, suspect: bool = False) -> int:
         if self._in_doubt:
             await self._settle_doubt()
         self._in_doubt = True
         claimed_at = time.monotonic()
         async with self._database.transaction(durable=False) as tx:
-            claim = await spans.claim(tx, self.worker_id, free, self._circuits.held())
+            claim = await spans.claim(tx, self.worker_id, free, self._circuits.held(), suspect=suspect)
         self._in_doubt = False
         held = [HeldLease(lease, len(lease.items)) for lease in claim.leases]
         self._held.update({one.lease.id: one for one in held})

@@ -2,8 +2,11 @@
 
 import asyncio
 import os
+import resource
+import signal
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, RootModel, SecretStr
@@ -135,6 +138,47 @@ class Scripted(Processor[Script, ScriptConfig]):
             case "hang":
                 await asyncio.Event().wait()
         return Success(given.answer, str(given.answer), _usage(given), _turn(given))
+
+
+class Dose(BaseModel):
+    """What one item does to the process that runs it."""
+
+    text: str
+    seconds: Annotated[float, Field(ge=0)] = 0.0
+    do: Literal["succeed", "segfault", "be_killed", "exhaust"] = "succeed"
+
+
+class Poison(Processor[Dose, NoConfig]):
+    """Some items are poison: they take the worker's process down, or all the memory it may have."""
+
+    name: ClassVar[str] = "poison"
+    description: ClassVar[str] = "Answers its input, unless it is told to break its process."
+    input_model = Dose
+    config_model = NoConfig
+
+    async def run(self, given: Dose, context: Context[NoConfig]) -> Outcome:
+        await asyncio.sleep(given.seconds)
+        match given.do:
+            case "segfault":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "be_killed":  # as the system does to who takes too much memory
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "exhaust":
+                _exhaust()
+        return Success(output={"text": given.text})
+
+
+def _exhaust() -> None:
+    """All that a limit of 64 MiB more than now leaves. Raises MemoryError, wherever that happens to be."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 64 * 1024**2, before[1]))
+    try:
+        hoard = []
+        while True:
+            hoard.append(bytearray(1024**2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 class Entry(BaseModel):

@@ -1,0 +1,153 @@
+"""Items that two workers died with run alone, and keep nobody else from running."""
+
+import asyncio
+from collections import defaultdict
+from typing import Any
+from uuid import UUID
+
+from factories import claim, claim_some, get, lose, make_batch, make_worker, ordinals, sql, turn, violations
+from gristmill.db import Database
+from gristmill.domain.outcomes import Outcome, Success
+from gristmill.domain.states import TERMINAL, BatchStatus
+from gristmill.processors.base import Context
+from gristmill.store import batches, spans
+from gristmill.store.batches import NewItem
+from gristmill.worker import Worker
+from mill import NoConfig, Script, Scripted, eventually, working
+
+Place = tuple[UUID, int]
+
+
+class Watchful(Scripted):
+    """Knows of each item which others ran at the same time."""
+
+    def __init__(self, seconds: float = 0.01) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.running: set[Place] = set()
+        self.beside: defaultdict[Place, set[Place]] = defaultdict(set)
+
+    async def run(self, given: Script, context: Context[NoConfig]) -> Outcome:
+        place = (context.batch_id, context.ordinal)
+        for other in self.running:
+            self.beside[other].add(place)
+        self.beside[place] |= self.running
+        self.running.add(place)
+        self.started.append(context.ordinal)
+        await asyncio.sleep(self.seconds)
+        self.running.remove(place)
+        return Success(output=context.ordinal)
+
+
+async def suspects(database: Database, items: int, **more: Any) -> UUID:
+    """A batch, all of whose items two workers have died with."""
+    batch_id = await make_batch(database, items, **more)
+    for _ in range(2):
+        worker = await make_worker(database)
+        assert ordinals(await claim(database, worker, items)) == list(range(items))
+        await lose(database, worker)
+    return batch_id
+
+
+async def all_ended(database: Database) -> bool:
+    statuses = await sql(database, "SELECT status FROM batch")
+    return {BatchStatus(status) for status in statuses} <= TERMINAL
+
+
+async def test_a_claim_takes_suspects_only_if_it_is_for_them(database: Database) -> None:
+    batch_id = await suspects(database, 3)
+    worker = await make_worker(database)
+    async with database.connection() as connection:
+        assert await spans.suspects_wait(connection, ["noop"])
+        assert not await spans.suspects_wait(connection, ["other"])
+    async with database.transaction() as tx:
+        assert (await spans.claim(tx, worker, {"noop": 9})).taken == 0
+    async with database.transaction() as tx:
+        assert ordinals((await spans.claim(tx, worker, {"noop": 1}, suspect=True)).leases) == [0]
+    fresh = await make_batch(database, 2)
+    assert {lease.batch_id for lease in (await claim_some(database, worker, 9)).leases} == {fresh}
+    await turn(database, batches.pause, batch_id)
+    async with database.connection() as connection:
+        assert not await spans.suspects_wait(connection, ["noop"])
+
+
+async def test_a_claim_takes_of_one_batch_either_its_suspects_or_the_others(database: Database) -> None:
+    batch_id = await make_batch(database, 4)
+    await sql(database, "UPDATE span SET first = 1 WHERE batch_id = $1", batch_id)
+    await sql(database, "INSERT INTO span (batch_id, first, last, losses) VALUES ($1, 0, 0, 2)", batch_id)
+    worker = await make_worker(database)
+    async with database.transaction() as tx:
+        assert ordinals((await spans.claim(tx, worker, {"noop": 9})).leases) == [1, 2, 3]
+    async with database.transaction() as tx:
+        assert ordinals((await spans.claim(tx, worker, {"noop": 9}, suspect=True)).leases) == [0]
+
+
+async def test_suspects_run_alone_and_the_others_side_by_side(database: Database) -> None:
+    suspected = await suspects(database, 4)
+    innocent = await make_batch(database, 60)
+    processor = Watchful()
+    async with working(database, processor, concurrency=8):
+        await eventually(lambda: all_ended(database))
+
+    assert all(processor.beside[suspected, n] == set() for n in range(4))
+    assert sum(len(processor.beside[innocent, n]) for n in range(60)) > 60
+    assert [(await get(database, one)).success for one in (suspected, innocent)] == [4, 60]
+    assert await violations(database) == []
+
+
+async def test_a_suspect_waits_for_what_is_in_flight(database: Database) -> None:
+    """Meanwhile nothing else starts; afterwards both do."""
+    processor = Scripted()
+    await make_batch(database, [NewItem("a", '{"do":"gate"}')])
+    async with working(database, processor, concurrency=8) as worker:
+        await eventually(lambda: _at_gate(processor))
+        suspected = await suspects_beside(database)
+        await eventually(lambda: _is_turn(worker))
+        fresh = await make_batch(database, 4)
+        worker.wake()
+        await worker._items.step()
+        assert [(await get(database, one)).pending for one in (suspected, fresh)] == [2, 4]
+
+        processor.gate.set()
+        await eventually(lambda: all_ended(database))
+    assert [(await get(database, one)).success for one in (suspected, fresh)] == [2, 4]
+
+
+async def test_who_waits_for_its_turn_goes_on_once_another_has_taken_the_suspects(database: Database) -> None:
+    processor = Scripted()
+    await make_batch(database, [NewItem("a", '{"do":"gate"}')])
+    async with working(database, processor, concurrency=8) as worker:
+        await eventually(lambda: _at_gate(processor))
+        await suspects_beside(database)
+        await eventually(lambda: _is_turn(worker))
+        fresh = await make_batch(database, 4)
+        other = await make_worker(database)
+        for _ in range(2):
+            async with database.transaction() as tx:
+                assert (await spans.claim(tx, other, {"noop": 1}, suspect=True)).taken == 1
+
+        async def fresh_ended() -> bool:
+            return (await get(database, fresh)).success == 4
+
+        await eventually(fresh_ended)
+        assert processor.at_gate == 1
+        processor.gate.set()
+        await lose(database, other)
+        await eventually(lambda: all_ended(database))
+
+
+async def _at_gate(processor: Scripted) -> bool:
+    return processor.at_gate == 1
+
+
+async def _is_turn(worker: Worker) -> bool:
+    return worker._items._isolation._began is not None
+
+
+async def suspects_beside(database: Database) -> UUID:
+    """A batch of two, made by hand: a worker is at work that would take them before they were lost twice."""
+    batch_id = await make_batch(database, 2, start_paused=True)
+    await sql(database, "UPDATE span SET losses = 2, last = first WHERE batch_id = $1", batch_id)
+    await sql(database, "INSERT INTO span (batch_id, first, last, losses) VALUES ($1, 1, 1, 2)", batch_id)
+    await turn(database, batches.resume, batch_id)
+    return batch_id
