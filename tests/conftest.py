@@ -36,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--seeds", type=int, default=2, help="runs of each such test, with a seed each")
     group.addoption("--first-seed", type=int, default=1, help="the seed of the first of them")
+    group.addoption("--away-seconds", type=float, default=3.0, help="for so long an endpoint is away")
     group.addoption("--kills", type=int, default=1, help="workers killed in each run")
 
 

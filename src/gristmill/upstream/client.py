@@ -16,12 +16,12 @@ import orjson
 from yarl import URL
 
 from gristmill import metrics
-from gristmill.upstream.large import LargeAnswer, LargeAnswers
 from gristmill.net.session import USER_AGENT
 from gristmill.settings import Settings
 from gristmill.upstream import answers, errors
-from gristmill.upstream.circuit import Call, Circuit, HeldOff
+from gristmill.upstream.circuit import Call, Circuit, HeldOff, Reason
 from gristmill.upstream.errors import UpstreamError
+from gristmill.upstream.large import LargeAnswer, LargeAnswers
 from gristmill.upstream.outage import Outage
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024  # after decompression
@@ -109,7 +109,8 @@ class Upstream:
         if error.outage:
             throttled = error.error.upstream_status == 429
             hold = error.delay_seconds if error.waiting else None
-            call.failed("throttled" if throttled or hold is not None else "down", hold)
+            reason: Reason = "throttled" if throttled or hold is not None else "down"
+            call.failed(reason, hold, waits=error.waiting)
         elif not error.error.retryable:
             call.answered()
         if self._of_a_batch:
