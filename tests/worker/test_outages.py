@@ -3,6 +3,7 @@
 The same at length, with several processes: tests/torture/test_upstreams.py.
 """
 
+import asyncio
 import math
 import time
 from collections.abc import AsyncIterator
@@ -124,7 +125,7 @@ async def test_items_that_run_out_of_their_time_in_an_outage_are_not_to_blame(
     llm.always = "hang"
     async with at_work(database, llm):
         batch_id = await make(database, *many(40), max_attempts=1, item_timeout_seconds=1.0)
-        await probes_made(database, 1)
+        await probes_made(database, 5)  # by then the first of them has run out of its time, too
         llm.always = None
         await ended(database, batch_id)
     assert (await get(database, batch_id)).failed == 0
@@ -247,8 +248,8 @@ async def test_a_fixed_limit_stays_where_it_is(database: Database, llm: FakeLLM)
     async with at_work(database, llm, **settings):
         batch_id = await make(database, *(f"{n} [fault=status:500*1]" for n in range(60)))
         await ended(database, batch_id)
-        llm.most_in_flight = 0
-        batch_id = await make(database, *many(60))
+        llm.together = asyncio.Barrier(16)  # nobody is answered before 16 have come
+        batch_id = await make(database, *many(64))
         await ended(database, batch_id)
     assert llm.most_in_flight == 16
 
