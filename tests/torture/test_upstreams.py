@@ -7,7 +7,7 @@ docs/reliability.md.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from pathlib import Path
@@ -248,7 +248,8 @@ class Memory:
 
     async def watch(self) -> None:
         while True:
-            self.most = max(self.most, *(one.memory_info().rss for one in self._processes))
+            with suppress(psutil.NoSuchProcess):  # the fleet has gone
+                self.most = max(self.most, *(one.memory_info().rss for one in self._processes))
             await asyncio.sleep(0.1)
 
 

@@ -82,7 +82,7 @@ def test_an_answer_between_begins_the_count_anew(circuit: Circuit) -> None:
     for number in range(9):
         fail(circuit, number)
     answer(circuit)
-    for number in range(9):
+    for number in range(100, 109):
         fail(circuit, number)
     assert not circuit.is_open
 

@@ -154,6 +154,19 @@ async def test_few_items_that_always_fail_use_up_their_attempts(database: Databa
     assert len(llm.requests) == 18
 
 
+async def test_a_crowd_of_items_that_are_to_blame_ends_with_all_its_attempts_used(
+    database: Database, llm: FakeLLM
+) -> None:
+    """Sixty in front and a hundred good ones behind: what looks like an outage at first is told from one."""
+    async with at_work(database, llm):
+        texts = [f"[fault=status:500] {n}" for n in range(60)]
+        batch_id = await make(database, *texts, *many(100), max_attempts=2)
+        await ended(database, batch_id)
+    batch = await get(database, batch_id)
+    assert (batch.success, batch.failed) == (100, 60)
+    assert await sql(database, "SELECT DISTINCT attempt FROM result WHERE status = 2") == [2]
+
+
 async def test_a_worker_that_ends_in_the_middle_of_a_doubt_uses_up_no_attempt(
     database: Database, llm: FakeLLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,7 +57,7 @@ class Caller:
 
     item: tuple[UUID, int]
     probing: bool = False
-    again: bool = False  # it has failed before, while others were answered
+    again: bool = False  # it has failed before, and others have been answered since
     called: bool = False
     cut_off: bool = False  # in the middle of a call
 

@@ -255,9 +255,8 @@ class Items:
             self._hold(work.job, -1)
             self._recorder.give_back(work.held, work.item.ordinal)
             return
-        caller = Caller(
-            (lease.batch_id, work.item.ordinal), lease.probing, again=lease.attempt > lease.losses + 1
-        )
+        again = lease.waited or lease.attempt > lease.losses + 1
+        caller = Caller((lease.batch_id, work.item.ordinal), lease.probing, again)
         began, token = circuit.clock(), CALLER.set(caller)
         try:
             outcome = await self._outcome(task, work, now, caller)
