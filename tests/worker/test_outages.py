@@ -102,6 +102,7 @@ async def test_an_outage_fails_no_item_and_is_called_little(
         batch = await get(database, batch_id)
         assert (batch.waiting_reason or "").startswith("upstream down until 20")
         assert batch.pending > 0
+        await eventually(lambda: told_by_metrics(1.0))
         assert len(llm.requests) - before <= 16 + 16 + 10  # in flight and on their way, and probes
         llm.always = None
         if kind == "refused":
@@ -112,6 +113,10 @@ async def test_an_outage_fails_no_item_and_is_called_little(
     assert (batch.success, batch.failed) == (300, 0)
     assert await sql(database, "SELECT max(attempt) FROM result") == [1]
     assert await violations(database) == []
+
+
+async def told_by_metrics(open_ones: float) -> bool:
+    return REGISTRY.get_sample_value("gristmill_circuits_open", {"kind": "model"}) == open_ones
 
 
 async def some_succeeded(database: Database, batch_id: UUID) -> bool:
