@@ -98,6 +98,8 @@ async def _post(
         outcome = _no_answer(endpoint, failed)
         if outcome.outage:
             call.failed("down")
+        else:
+            call.answered()
         raise Refused(outcome) from None
     if 200 <= response.status < 300:
         call.answered()

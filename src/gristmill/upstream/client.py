@@ -111,7 +111,7 @@ class Upstream:
             hold = error.delay_seconds if error.waiting else None
             reason: Reason = "throttled" if throttled or hold is not None else "down"
             call.failed(reason, hold, waits=error.waiting)
-        elif not error.error.retryable:
+        else:  # whatever it was, the endpoint is there
             call.answered()
         if self._of_a_batch:
             errors.tell_of_own_key(error)
