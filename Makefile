@@ -38,7 +38,7 @@ test: setup ## all tests; ARGS='-k name' for some
 	$(IN)/pytest --numprocesses auto --maxprocesses 4 $(ARGS)
 
 torture: setup ## kill, stop and replace workers at work (docs/reliability.md); ARGS='--seeds 20 --kills 3'; takes minutes
-	$(IN)/pytest tests/torture -s --seeds 10 $(ARGS)
+	$(IN)/pytest tests/torture -s --seeds 10 --away-seconds 60 $(ARGS)
 
 sdk: setup ## official clients of several majors and languages into .sdk, each leads batches through a life (docs/dialects.md)
 	$(IN)/pytest tests/sdk --sdk -s $(ARGS)

@@ -41,6 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--long", action="store_true", help="at the figures of docs/reliability.md: each takes minutes"
     )
     group.addoption("--sdk", action="store_true", help="run tests/sdk, which installs official clients")
+    group.addoption("--away-seconds", type=float, default=3.0, help="for so long an endpoint is away")
     group.addoption("--kills", type=int, default=1, help="workers killed in each run")
     group = parser.getgroup("fuzz", "tests/fuzz: Schemathesis, from outside")
     group.addoption("--schemathesis", help="the program")

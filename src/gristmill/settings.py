@@ -129,7 +129,10 @@ class Settings(BaseSettings):
     breaker_faults: Annotated[int, Field(ge=0, le=100_000)] = (
         10  # items in a row that fail as in an outage: their endpoint is left alone; 0: never
     )
-    breaker_probe_seconds: Annotated[float, Field(gt=0, le=300)] = 10.0  # between probes of it, at the most
+    breaker_probe_seconds: Annotated[float, Field(ge=0.1, le=300)] = 10.0  # between probes of it, at the most
+    breaker_patience_seconds: Annotated[float, Field(ge=0)] = (
+        3600.0  # errors and time-outs in an outage count as attempts after so long
+    )
     llm_price_prompt: Annotated[float, Field(ge=0)] | None = None  # US dollars per 1,000,000 tokens
     llm_price_completion: Annotated[float, Field(ge=0)] | None = None
 

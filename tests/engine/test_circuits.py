@@ -163,6 +163,17 @@ async def test_what_an_outage_gives_back_is_one_span_again(database: Database) -
     assert await violations(database) == []
 
 
+async def test_a_lease_says_whether_its_items_came_back_from_a_wait(database: Database) -> None:
+    await make_batch(database, 6, circuit="model")
+    worker = await make_worker(database)
+    [lease] = await claim(database, worker, 4)
+    again = [retry(lease, 0, waiting=True), retry(lease, 1, waiting=True), retry(lease, 2), retry(lease, 3)]
+    await record(database, worker, Flush({lease.id: 0}, [], again))
+    leases = await claim(database, worker, 6)
+    waited = {item.ordinal: one.waited for one in leases for item in one.items}
+    assert waited == {0: True, 1: True, 2: False, 3: False, 4: False, 5: False}
+
+
 async def test_what_was_lost_more_than_once_stays_apart_in_an_outage(database: Database) -> None:
     await make_batch(database, 3, circuit="model")
     for _ in range(2):

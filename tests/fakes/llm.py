@@ -36,7 +36,8 @@ class FakeLLM:
         self.api_key = api_key
         self.latency_seconds = latency_seconds
         self.always: str | None = None
-        self.script: Callable[[Request], tuple[int, dict[str, Any]]] = answer  # what it says when all is well
+        # What it says when all is well: status, body, and headers where there are some.
+        self.script: Callable[[Request], tuple[Any, ...]] = answer
         self.gate: Callable[[Request], asyncio.Event | None] = lambda request: None  # what a call waits for
         self.together: asyncio.Barrier | None = None
         self.requests: list[Request] = []

@@ -26,8 +26,20 @@ def circuit() -> Circuit:
 
 
 def made(faults: int) -> Circuit:
-    limit = AdaptiveLimit(64)
-    return Circuit((UUID(int=1), "model"), faults=faults, limit=limit, changed=lambda: None, clock=Clock())
+    key, limit = (UUID(int=1), "model"), AdaptiveLimit(64)
+    return Circuit(key, faults=faults, patience_seconds=600, limit=limit, changed=lambda: None, clock=Clock())
+
+
+def storm(circuit: Circuit) -> None:
+    for number in range(10):
+        fail(circuit, number)
+    told(circuit)
+
+
+def probe_fails(circuit: Circuit) -> None:
+    began = circuit.begin(caller(50, probing=True))
+    circuit.end()
+    circuit.failed(began, caller(50, probing=True), "down")
 
 
 def caller(number: int, *, probing: bool = False) -> Caller:
@@ -44,6 +56,11 @@ def answer(circuit: Circuit, *, probing: bool = False) -> None:
     began = circuit.begin(caller(0, probing=probing))
     circuit.end()
     circuit.answered(began)
+
+
+def later(circuit: Circuit, seconds: float) -> None:
+    assert isinstance(circuit.clock, Clock)
+    circuit.clock.now += seconds
 
 
 def told(circuit: Circuit) -> None:
@@ -65,7 +82,7 @@ def test_an_answer_between_begins_the_count_anew(circuit: Circuit) -> None:
     for number in range(9):
         fail(circuit, number)
     answer(circuit)
-    for number in range(9):
+    for number in range(100, 109):
         fail(circuit, number)
     assert not circuit.is_open
 
@@ -144,13 +161,64 @@ def test_what_was_asked_before_it_closed_cannot_open_it_again(circuit: Circuit) 
     assert not circuit.is_open
 
 
-def test_an_item_is_excused_that_ran_while_it_was_open(circuit: Circuit) -> None:
+@pytest.mark.parametrize("waits", [True, False])
+def test_an_item_is_excused_that_ran_while_all_were_to_wait(circuit: Circuit, waits: bool) -> None:
     before = circuit.clock()
     fail(circuit, 1, hold_seconds=7.0)
-    assert circuit.excuses(before)
+    assert circuit.excuses(before, waits=waits)
     answer(circuit, probing=True)
-    assert circuit.excuses(before)
-    assert not circuit.excuses(circuit.clock())
+    assert circuit.excuses(before, waits=waits)
+    assert not circuit.excuses(circuit.clock(), waits=waits)
+
+
+def test_a_storm_is_an_outage_once_a_probe_has_failed_too(circuit: Circuit) -> None:
+    before = circuit.clock()
+    storm(circuit)
+    assert circuit.is_new
+    assert not circuit.excuses(before, waits=False)
+    assert circuit.excuses(before, waits=True)
+    probe_fails(circuit)
+    assert not circuit.is_new
+    assert circuit.excuses(before, waits=False)
+    answer(circuit, probing=True)
+    assert circuit.excuses(before, waits=False)
+
+
+def test_a_storm_was_the_items_own_if_the_first_probe_is_answered(circuit: Circuit) -> None:
+    before = circuit.clock()
+    storm(circuit)
+    answer(circuit, probing=True)
+    assert not circuit.in_doubt
+    assert not circuit.excuses(before, waits=False)
+
+
+def test_a_storm_is_an_outage_if_no_probe_comes_back_for_seconds(circuit: Circuit) -> None:
+    before = circuit.clock()
+    storm(circuit)
+    later(circuit, 5.1)
+    assert not circuit.is_new
+    assert circuit.excuses(before, waits=False)
+
+
+def test_after_the_patience_an_outage_excuses_no_more_errors(circuit: Circuit) -> None:
+    before = circuit.clock()
+    storm(circuit)
+    probe_fails(circuit)
+    later(circuit, 601)
+    assert not circuit.excuses(before, waits=False)
+    assert circuit.excuses(before, waits=True)
+    answer(circuit, probing=True)
+    assert not circuit.excuses(before, waits=False)
+
+
+def test_items_that_have_failed_before_make_no_storm_unless_they_cannot_be_to_blame(circuit: Circuit) -> None:
+    for waits in (False, True):
+        for number in range(10):
+            one = Caller((BATCH, number), again=True)
+            began = circuit.begin(one)
+            circuit.end()
+            circuit.failed(began, one, "down", waits=waits)
+        assert circuit.is_open == waits
 
 
 def test_a_claim_that_saw_it_closed_closes_it_unless_it_was_opened_meanwhile(circuit: Circuit) -> None:

@@ -3,6 +3,7 @@
 The same at length, with several processes: tests/torture/test_upstreams.py.
 """
 
+import asyncio
 import math
 import time
 from collections.abc import AsyncIterator
@@ -101,6 +102,7 @@ async def test_an_outage_fails_no_item_and_is_called_little(
         batch = await get(database, batch_id)
         assert (batch.waiting_reason or "").startswith("upstream down until 20")
         assert batch.pending > 0
+        await eventually(lambda: told_by_metrics(1.0))
         assert len(llm.requests) - before <= 16 + 16 + 10  # in flight and on their way, and probes
         llm.always = None
         if kind == "refused":
@@ -111,6 +113,10 @@ async def test_an_outage_fails_no_item_and_is_called_little(
     assert (batch.success, batch.failed) == (300, 0)
     assert await sql(database, "SELECT max(attempt) FROM result") == [1]
     assert await violations(database) == []
+
+
+async def told_by_metrics(open_ones: float) -> bool:
+    return REGISTRY.get_sample_value("gristmill_circuits_open", {"kind": "model"}) == open_ones
 
 
 async def some_succeeded(database: Database, batch_id: UUID) -> bool:
@@ -124,7 +130,7 @@ async def test_items_that_run_out_of_their_time_in_an_outage_are_not_to_blame(
     llm.always = "hang"
     async with at_work(database, llm):
         batch_id = await make(database, *many(40), max_attempts=1, item_timeout_seconds=1.0)
-        await probes_made(database, 1)
+        await probes_made(database, 5)  # by then the first of them has run out of its time, too
         llm.always = None
         await ended(database, batch_id)
     assert (await get(database, batch_id)).failed == 0
@@ -151,6 +157,19 @@ async def test_few_items_that_always_fail_use_up_their_attempts(database: Databa
     batch = await get(database, batch_id)
     assert (batch.success, batch.failed) == (0, 9)
     assert len(llm.requests) == 18
+
+
+async def test_a_crowd_of_items_that_are_to_blame_ends_with_all_its_attempts_used(
+    database: Database, llm: FakeLLM
+) -> None:
+    """Sixty in front and a hundred good ones behind: what looks like an outage at first is told from one."""
+    async with at_work(database, llm):
+        texts = [f"[fault=status:500] {n}" for n in range(60)]
+        batch_id = await make(database, *texts, *many(100), max_attempts=2)
+        await ended(database, batch_id)
+    batch = await get(database, batch_id)
+    assert (batch.success, batch.failed) == (100, 60)
+    assert await sql(database, "SELECT DISTINCT attempt FROM result WHERE status = 2") == [2]
 
 
 async def test_a_worker_that_ends_in_the_middle_of_a_doubt_uses_up_no_attempt(
@@ -247,8 +266,8 @@ async def test_a_fixed_limit_stays_where_it_is(database: Database, llm: FakeLLM)
     async with at_work(database, llm, **settings):
         batch_id = await make(database, *(f"{n} [fault=status:500*1]" for n in range(60)))
         await ended(database, batch_id)
-        llm.most_in_flight = 0
-        batch_id = await make(database, *many(60))
+        llm.together = asyncio.Barrier(16)  # nobody is answered before 16 have come
+        batch_id = await make(database, *many(64))
         await ended(database, batch_id)
     assert llm.most_in_flight == 16
 

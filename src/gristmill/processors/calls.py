@@ -98,6 +98,8 @@ async def _post(
         outcome = _no_answer(endpoint, failed)
         if outcome.outage:
             call.failed("down")
+        else:
+            call.answered()
         raise Refused(outcome) from None
     if 200 <= response.status < 300:
         call.answered()
@@ -113,7 +115,8 @@ def _report(call: Call, refusal: Failure | Retry, response: Response) -> None:
         return
     asked = retry_after_seconds(response.headers, time.time())
     throttled = refusal.waiting or response.status == 429
-    call.failed("throttled" if throttled else "down", refusal.delay_seconds if throttled and asked else None)
+    hold = refusal.delay_seconds if throttled and asked else None
+    call.failed("throttled" if throttled else "down", hold, waits=refusal.waiting)
 
 
 def _no_answer(endpoint: Endpoint, failed: CallFailed) -> Retry:

@@ -38,6 +38,7 @@ class Lease:
     started_at: datetime
     items: Sequence[ClaimedItem]
     probing: bool = False  # its circuit is open: this is to find out whether the other side is back
+    waited: bool = False  # it came back from a wait for the other side
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ candidate AS (
 ),
 running AS (SELECT *, sum(last - first + 1) OVER (ORDER BY available_at, id) AS upto FROM candidate),
 taken AS (
-    SELECT r.id, r.batch_id, r.first, r.last, r.attempts, r.losses,
+    SELECT r.id, r.batch_id, r.first, r.last, r.attempts, r.losses, r.waiting,
         least(r.last, r.first + (pick.slots - (r.upto - (r.last - r.first + 1)))::int - 1) AS taken_last
     FROM running r JOIN pick USING (batch_id) WHERE r.upto - (r.last - r.first + 1) < pick.slots
 ),
@@ -127,7 +128,8 @@ SELECT t.batch_id, $1, t.first, t.taken_last, t.taken_last - t.first + 1, t.atte
     now() + make_interval(secs => 2 * b.item_timeout_seconds + {LEASE_SLACK_SECONDS})
 FROM taken t JOIN batch b ON b.id = t.batch_id
 RETURNING id, batch_id, first, last, attempt, losses, started_at, (SELECT probing FROM pick) AS probing,
-    (SELECT vtime = 0 FROM pick) AS begins
+    (SELECT vtime = 0 FROM pick) AS begins,
+    (SELECT array_agg(first) FROM taken WHERE waiting) AS waited
 """
 
 # A second statement, range by range: a plain join of ranges and items falls off a plan cliff at a million items.
@@ -193,6 +195,7 @@ async def claim(
             row["started_at"],
             items[row["id"]],
             row["probing"],
+            row["first"] in (row["waited"] or ()),
         )
         for row in rows
     ]

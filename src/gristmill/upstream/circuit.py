@@ -10,6 +10,8 @@ or a URL that a configuration names. It is *closed* while calls may go through. 
 While it is open nothing calls but a probe, one item at a time, which the claim hands out to one of all processes
 (`store/spans.py`). The probe's answer closes it. That the circuit is open is kept in Postgres (`store/circuits.py`), for the
 claims of all processes and for whoever looks at the batch; how it came to that is counted here (docs/decisions/0013).
+
+A storm may also be of items that are to blame themselves. The first probe tells: if it is answered, they were.
 """
 
 import asyncio
@@ -26,6 +28,10 @@ from gristmill.upstream.limit import AdaptiveLimit
 
 Reason = Literal["throttled", "down"]
 Key = tuple[UUID, str]  # the tenant, and the circuit's name (domain/circuits.py)
+
+
+# An open circuit is an outage once a probe has failed, too, or has not been answered for so long.
+CONFIRMED_SECONDS = 5.0
 
 
 class HeldOff(Exception):
@@ -51,6 +57,7 @@ class Caller:
 
     item: tuple[UUID, int]
     probing: bool = False
+    again: bool = False  # it has failed before, and others have been answered since
     called: bool = False
     cut_off: bool = False  # in the middle of a call
 
@@ -59,13 +66,15 @@ CALLER: ContextVar[Caller | None] = ContextVar("caller", default=None)
 
 
 class Circuit:
-    """For the tasks of one loop. `faults`: items in a row that make a storm; 0: none do."""
+    """For the tasks of one loop. `faults`: items in a row that make a storm; 0: none do. `patience_seconds`: how long an
+    outage may last before what fails in it is held against the items again."""
 
     def __init__(
         self,
         key: Key,
         *,
         faults: int,
+        patience_seconds: float,
         limit: AdaptiveLimit,
         changed: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
@@ -77,6 +86,9 @@ class Circuit:
         self.is_open = False
         self.opened_at = self.closed_at = float("-inf")
         self.news: News | None = None  # not yet told to Postgres
+        self._outage = False  # it is open, and a probe has failed or somebody has asked to be left alone
+        self._outage_ended_at = float("-inf")
+        self._patience_seconds = patience_seconds
         self._faults = faults
         self._changed = changed
         self._calling = 0
@@ -94,12 +106,26 @@ class Circuit:
 
     @property
     def in_doubt(self) -> bool:
-        """Something has failed as in an outage, and nobody has been answered since."""
-        return bool(self._faults and self._failed)
+        """Something has failed as in an outage, and it is not clear yet whether it is one."""
+        return self.is_open or bool(self._faults and self._failed)
 
-    def excuses(self, began: float) -> bool:
-        """Whether it was open at some time since `began`: what failed then was no fault of the item."""
-        return self.is_open or self.closed_at > began
+    def excuses(self, began: float, *, waits: bool) -> bool:
+        """Whether there was an outage at some time since `began`: what failed then was no fault of the item. `waits`: it
+        never could have been its fault, so that any time at which the circuit was open will do."""
+        if waits:
+            return self.is_open or self.closed_at > began
+        return self._outage_ended_at > began or (self._is_outage() and not self._is_out_of_patience())
+
+    @property
+    def is_new(self) -> bool:
+        """It is open, and no probe has told yet whether there is an outage."""
+        return self.is_open and not self._is_outage()
+
+    def _is_outage(self) -> bool:
+        return self.is_open and (self._outage or self.clock() - self.opened_at > CONFIRMED_SECONDS)
+
+    def _is_out_of_patience(self) -> bool:
+        return self.clock() - self.opened_at > self._patience_seconds
 
     def admits(self, probing: bool, claimed_at: float) -> bool:
         """Whether items may run that a claim brought which was begun at `claimed_at`. The claim has seen the truth, unless
@@ -136,13 +162,24 @@ class Circuit:
             self._tell("closed")
 
     def failed(
-        self, began: float, caller: Caller | None, reason: Reason, hold_seconds: float | None = None
+        self,
+        began: float,
+        caller: Caller | None,
+        reason: Reason,
+        hold_seconds: float | None = None,
+        *,
+        waits: bool = False,
     ) -> None:
-        """As in an outage. `hold_seconds`: how long the endpoint asks to be left alone."""
+        """As in an outage. `hold_seconds`: how long the endpoint asks to be left alone. `waits`: it can be no fault of the
+        item."""
         self.limit.ended(self.clock(), error=True, used=self.in_hand)
         if hold_seconds is not None:
             self._open(Opening(reason, self.clock() + hold_seconds))
-        elif not self.is_open and began > self.closed_at:  # else it says how things were, not how they are
+            self._outage = True
+        elif self.is_open:
+            self._outage |= began > self.opened_at
+        elif began > self.closed_at and (waits or not (caller and caller.again)):
+            # Else it says how things were and not how they are, or how the item is.
             self._failed.add(caller.item if caller else object())
             if self._faults and len(self._failed) >= max(self._faults, self._calling):
                 self._open(Opening(reason, None))
@@ -163,10 +200,16 @@ class Circuit:
 
     def _set_open(self) -> None:
         self.is_open, self.opened_at = True, self.clock()
+        self._outage = False
         self._failed.clear()
 
     def _close(self) -> None:
         metrics.circuit_changed(self.kind, "closed")
+        self._set_closed()
+
+    def _set_closed(self) -> None:
+        if self._is_outage() and not self._is_out_of_patience():
+            self._outage_ended_at = self.clock()
         self.is_open, self.closed_at = False, self.clock()
 
     def opened_elsewhere(self) -> None:
@@ -175,7 +218,7 @@ class Circuit:
 
     def closed_elsewhere(self) -> None:
         if self.is_open:
-            self.is_open, self.closed_at = False, self.clock()
+            self._set_closed()
 
     def _tell(self, news: News) -> None:
         self.news = news
@@ -200,9 +243,9 @@ class Call:
         if self._circuit is not None:
             self._circuit.answered(self._began)
 
-    def failed(self, reason: Reason, hold_seconds: float | None = None) -> None:
+    def failed(self, reason: Reason, hold_seconds: float | None = None, *, waits: bool = False) -> None:
         if self._circuit is not None:
-            self._circuit.failed(self._began, self._caller, reason, hold_seconds)
+            self._circuit.failed(self._began, self._caller, reason, hold_seconds, waits=waits)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -19,7 +19,7 @@ from gristmill import metrics
 from gristmill.net.session import USER_AGENT
 from gristmill.settings import Settings
 from gristmill.upstream import answers, errors
-from gristmill.upstream.circuit import Call, Circuit, HeldOff
+from gristmill.upstream.circuit import Call, Circuit, HeldOff, Reason
 from gristmill.upstream.errors import UpstreamError
 from gristmill.upstream.large import LargeAnswer, LargeAnswers
 from gristmill.upstream.outage import Outage
@@ -111,8 +111,9 @@ class Upstream:
         if error.outage:
             throttled = error.error.upstream_status == 429
             hold = error.delay_seconds if error.waiting else None
-            call.failed("throttled" if throttled or hold is not None else "down", hold)
-        elif not error.error.retryable:
+            reason: Reason = "throttled" if throttled or hold is not None else "down"
+            call.failed(reason, hold, waits=error.waiting)
+        else:  # whatever it was, the endpoint is there
             call.answered()
         if self._of_a_batch:
             errors.tell_of_own_key(error)

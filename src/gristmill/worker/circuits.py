@@ -19,7 +19,7 @@ from gristmill.upstream.circuit import Circuit, Key, Opening
 from gristmill.upstream.limit import AdaptiveLimit
 
 KEPT = 1000  # circuits that are remembered though no batch in hand needs them
-# How long a verdict waits: as many items as make a storm have failed by then, or somebody has been answered.
+# How long a verdict waits for a storm: as many items as make one have failed by then, or somebody has been answered.
 DOUBT_SECONDS = 1.0
 
 
@@ -27,6 +27,7 @@ class _Doubtful(NamedTuple):
     until: float
     circuit: Circuit
     began: float
+    waits: bool  # as the processor says, so that it is excused by any time at which the circuit is open
     settle: Callable[[bool], None]  # told whether the item is excused
 
 
@@ -50,6 +51,7 @@ class Circuits:
         made = Circuit(
             key,
             faults=settings.breaker_faults,
+            patience_seconds=settings.breaker_patience_seconds,
             limit=AdaptiveLimit(most, adaptive=settings.adaptive_concurrency),
             changed=self.news.set,
         )
@@ -129,17 +131,18 @@ class Circuits:
 
     # --- verdicts that wait ---
 
-    def doubt(self, circuit: Circuit, began: float, settle: Callable[[bool], None]) -> None:
-        self._doubtful.append(_Doubtful(circuit.clock() + DOUBT_SECONDS, circuit, began, settle))
+    def doubt(self, circuit: Circuit, began: float, settle: Callable[[bool], None], *, waits: bool) -> None:
+        self._doubtful.append(_Doubtful(circuit.clock() + DOUBT_SECONDS, circuit, began, waits, settle))
 
     def review(self, *, all_of_them: bool = False) -> None:
         """Settle those of which it is clear by now, or which have waited long enough. `all_of_them`: this worker ends, and it is
         left to another to find out."""
         waiting: deque[_Doubtful] = deque()
         for one in self._doubtful:
-            excused = all_of_them or one.circuit.excuses(one.began)
-            waits = one.circuit.in_doubt and one.circuit.clock() < one.until
-            if excused or not waits:
+            circuit = one.circuit
+            excused = all_of_them or circuit.excuses(one.began, waits=one.waits)
+            in_doubt = circuit.in_doubt and (circuit.clock() < one.until or circuit.is_new)
+            if excused or not in_doubt:
                 one.settle(excused)
             else:
                 waiting.append(one)

@@ -275,7 +275,8 @@ class Items:
             self._hold(work.job, -1)
             self._recorder.give_back(work.held, work.item.ordinal)
             return
-        caller = Caller((lease.batch_id, work.item.ordinal), lease.probing)
+        again = lease.waited or lease.attempt > lease.losses + 1
+        caller = Caller((lease.batch_id, work.item.ordinal), lease.probing, again)
         began, token = circuit.clock(), CALLER.set(caller)
         try:
             outcome = await self._outcome(task, work, now, caller)
@@ -288,7 +289,8 @@ class Items:
             return
         if caller.cut_off:
             circuit.failed(began, caller, "down")
-        self._circuits.doubt(circuit, began, partial(self._settle_doubtful, work, outcome))
+        judge = partial(self._settle_doubtful, work, outcome)
+        self._circuits.doubt(circuit, began, judge, waits=outcome.waiting)
         self._circuits.review()
 
     async def _outcome(
