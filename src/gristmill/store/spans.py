@@ -46,6 +46,11 @@ class Claim:
     taken: int
 
 
+# Of a lease: never used twice. A claim does not wait for the disk, and with it a server that crashes forgets how far its
+# sequence was: it would hand the numbers out again that workers still hold for claims that are gone, and the worker that got
+# one of them would say of one lease what is true of the other. Milliseconds on top of the sequence, so that later is higher.
+_NEW_ID = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint << 20 | (nextval('lease_id_seq') & 1048575)"
+
 # The fair choice: the first tenant in order of virtual time that has a startable batch, and its first such batch.
 # Its schedule row stays locked until the claim commits: that serialises claims of one batch, and makes pause and cancel exact.
 # Tenants are sorted before the batches are looked at: else a batch of every tenant is locked, and the others find nothing.
@@ -99,8 +104,8 @@ charged_tenant AS (
         batches_started = greatest(t.batches_started, pick.vtime)
     FROM pick, charge WHERE t.tenant_id = pick.tenant_id
 )
-INSERT INTO lease (batch_id, worker_id, first, last, remaining, attempt, losses, deadline_at)
-SELECT t.batch_id, $1, t.first, t.taken_last, t.taken_last - t.first + 1, t.attempts + 1, t.losses,
+INSERT INTO lease (id, batch_id, worker_id, first, last, remaining, attempt, losses, deadline_at)
+SELECT {_NEW_ID}, t.batch_id, $1, t.first, t.taken_last, t.taken_last - t.first + 1, t.attempts + 1, t.losses,
     now() + make_interval(secs => 2 * b.item_timeout_seconds + {LEASE_SLACK_SECONDS})
 FROM taken t JOIN batch b ON b.id = t.batch_id
 RETURNING id, batch_id, first, last, attempt, losses, started_at
