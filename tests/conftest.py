@@ -39,6 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--long", action="store_true", help="at the figures of docs/reliability.md: each takes minutes"
     )
+    group.addoption("--scale", type=float, default=1.0, help="with --long: this part of the figures")
     group.addoption("--minutes", type=float, default=30, help="of `make soak`")
     group.addoption("--kills", type=int, default=1, help="workers killed in each run")
 
