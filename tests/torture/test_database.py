@@ -72,11 +72,11 @@ async def asked_all_along(fleet: Fleet) -> AsyncIterator[Answers]:
 
 
 async def test_postgres_may_be_restarted_at_once_again_and_again(
-    durable_postgres: EmbeddedPostgres, folder: Path, at_length: bool
+    durable_postgres: EmbeddedPostgres, folder: Path, at_length: bool, scale: float
 ) -> None:
     """SIGQUIT: as a crash, with recovery. What is acknowledged stays, answers are 503 meanwhile and come soon."""
     rng = random.Random(7)
-    items, restarts = (20_000, 20) if at_length else (300, 2)
+    items, restarts = (int(20_000 * scale), int(20 * scale)) if at_length else (300, 2)
     moments = sorted(rng.sample(range(items // 50, items - items // 50), restarts))
     url = await migrated(durable_postgres)
     apis, workers = (2, 4) if at_length else (1, 2)
