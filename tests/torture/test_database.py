@@ -263,6 +263,7 @@ def assert_storage_full(answer: httpx2.Response) -> None:
     assert int(answer.headers["retry-after"]) > 0
 
 
+@pytest.mark.long
 async def test_a_full_disk_refuses_what_is_new_reads_go_on_and_all_resumes_by_itself(
     durable_postgres: EmbeddedPostgres, small_disk: Path, folder: Path
 ) -> None:
