@@ -88,7 +88,8 @@ async def _take(tx: Transaction, lease: Record, tallies: dict[UUID, Tally]) -> l
     await _keep_attempts(tx, lease, missing)
     if attempt < most:
         ranges = spans.runs(missing) if losses < 2 else [(ordinal, ordinal) for ordinal in missing]
-        await spans.put_back(tx, [spans.Waiting(batch_id, a, b, attempt, losses) for a, b in ranges])
+        waiting = [spans.Waiting(batch_id, a, b, attempt, losses, spans.FIRST_SECONDS) for a, b in ranges]
+        await spans.put_back(tx, waiting)
         return []
     tallies.setdefault(batch_id, Tally()).failed += await _fail(tx, batch_id, missing, attempt)
     return [(batch_id, first, last) for first, last in spans.runs(missing)]

@@ -13,6 +13,9 @@ from gristmill.store import histories
 
 # A claim cuts at most so many spans: enough for a full claim of items that wait one by one for their next attempt.
 _MOST_SPANS = 200
+# A delay that is long over: spans are taken in the order of their times, and what a lost worker had begun must not wait
+# behind all of a large batch that has not begun yet.
+FIRST_SECONDS = -1e9
 # Beyond twice the item's timeout and this, a live worker that still holds a lease is stuck.
 LEASE_SLACK_SECONDS = 60
 
