@@ -1,5 +1,5 @@
 # Needs git, make, Python 3.11 or newer, and a package index. uv is used where it is, else fetched into .uv.
-.PHONY: help setup check test torture sdk run demo bench corpus lock
+.PHONY: help setup check test torture soak sdk run demo bench corpus lock
 .DEFAULT_GOAL := help
 
 export UV_LINK_MODE ?= copy
@@ -37,8 +37,11 @@ check: setup ## format, lint, types, import directions
 test: setup ## all tests; ARGS='-k name' for some
 	$(IN)/pytest --numprocesses auto --maxprocesses 4 $(ARGS)
 
-torture: setup ## kill, stop and replace workers at work (docs/reliability.md); ARGS='--seeds 20 --kills 3'; takes minutes
-	$(IN)/pytest tests/torture -s --seeds 10 --away-seconds 60 $(ARGS)
+torture: setup ## processes, Postgres, disk and network fail at work (docs/reliability.md); ARGS='--long -k cancel'; takes minutes
+	$(IN)/pytest tests/torture -s --seeds 10 --away-seconds 60 --ignore tests/torture/test_soak.py $(ARGS)
+
+soak: setup ## how soon work starts while a snapshot is held open; 30 minutes, ARGS='--minutes 5'
+	$(IN)/pytest tests/torture/test_soak.py -s --long $(ARGS)
 
 sdk: setup ## official clients of several majors and languages into .sdk, each leads batches through a life (docs/dialects.md)
 	$(IN)/pytest tests/sdk --sdk -s $(ARGS)

@@ -42,6 +42,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--sdk", action="store_true", help="run tests/sdk, which installs official clients")
     group.addoption("--away-seconds", type=float, default=3.0, help="for so long an endpoint is away")
+    group.addoption("--scale", type=float, default=1.0, help="with --long: this part of the figures")
+    group.addoption("--minutes", type=float, default=30, help="of `make soak`")
     group.addoption("--kills", type=int, default=1, help="workers killed in each run")
     group = parser.getgroup("fuzz", "tests/fuzz: Schemathesis, from outside")
     group.addoption("--schemathesis", help="the program")

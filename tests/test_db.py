@@ -7,7 +7,9 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pytest
 
+from gristmill import db
 from gristmill.db import LOST, Database, connect_options, unavailable
+from torture.proxy import Proxy
 
 BASE = "postgresql://user:secret@db.example:6432/main"
 
@@ -188,3 +190,53 @@ async def test_a_transaction_that_lasts_too_long_is_ended_although_its_process_s
         with pytest.raises(LOST):
             await speak_on()
     await database.close()
+
+
+async def test_of_many_dead_links_only_the_first_costs_its_time(
+    own_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody says that they are dead: not to the pool of the engine, and not to that of SQLAlchemy."""
+    monkeypatch.setattr(db, "PING_SECONDS", 0.5)
+    async with Proxy.to_postgres(own_database_url) as proxy:
+        url = proxy.postgres_url(own_database_url)
+        database = await Database(url, timeout_seconds=2).open()
+        for way in ("pool", "engine"):
+            await all_at_once(database)
+            assert proxy.freeze_all() > 8
+            failed = 0
+            for _ in range(8):
+                try:
+                    await (pooled(database) if way == "pool" else through_sqlalchemy(database))
+                except TimeoutError:
+                    failed += 1
+            await all_at_once(database)
+            assert failed == (1 if way == "pool" else 0)
+        await database.close()
+
+
+async def all_at_once(database: Database) -> None:
+    """Four of each, so that so many are open."""
+    ways = [pooled(database) for _ in range(4)] + [through_sqlalchemy(database) for _ in range(5)]
+    await asyncio.gather(*ways)
+
+
+async def pooled(database: Database) -> None:
+    async with database.transaction() as tx:
+        await tx.execute("SELECT pg_sleep(0.05)")
+
+
+async def through_sqlalchemy(database: Database) -> None:
+    async with database.engine.connect() as connection:
+        await connection.exec_driver_sql("SELECT pg_sleep(0.05)")
+
+
+async def test_a_statement_that_is_only_slow_costs_no_connection(database_url: str) -> None:
+    slow = await Database(database_url, pool_size=2, timeout_seconds=0.5).open()
+    async with slow.connection() as connection:
+        before = await connection.fetchval("SELECT pg_backend_pid()")
+    with pytest.raises(TimeoutError):
+        async with slow.transaction() as tx:
+            await tx.execute("SELECT pg_sleep(60)")
+    async with slow.connection() as connection:
+        assert await connection.fetchval("SELECT pg_backend_pid()") == before
+    await slow.close()

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from weakref import WeakValueDictionary
 
 import asyncpg
 import orjson
@@ -94,6 +95,9 @@ class Database:
         self._options = connect_options(url) | {"command_timeout": timeout_seconds}
         if not prepared:
             self._options["statement_cache_size"] = 0
+        # By the process of Postgres behind each: asyncpg's pool does not tell which of its connections are idle.
+        self._pooled: WeakValueDictionary[int, asyncpg.Connection[asyncpg.Record]] = WeakValueDictionary()
+        self._busy: set[int] = set()
         self.pool: Pool
         self.engine: AsyncEngine = create_async_engine(
             "postgresql+asyncpg://",
@@ -129,7 +133,9 @@ class Database:
         options = {
             key: value for key, value in kwargs.items() if key in {"loop", "connection_class", "record_class"}
         }
-        return await asyncpg.connect(**(self._options | options))
+        connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(**(self._options | options))
+        self._pooled[connection.get_server_pid()] = connection
+        return connection
 
     @asynccontextmanager
     async def transaction(
@@ -145,23 +151,19 @@ class Database:
         on it also ends one that lasts longer than `longest_seconds` (None: six times that): a process that is stopped
         between two messages of one statement is not silent as Postgres sees it.
         """
-        async with self.pool.acquire(timeout=self.timeout_seconds) as connection:
+        async with self.connection() as connection:
+            transaction = connection.transaction()
+            await transaction.start()
             try:
-                transaction = connection.transaction()
-                await transaction.start()
-                try:
-                    await self._begun(connection, durable=durable, longest_seconds=longest_seconds)
-                    yield connection
-                except TimeoutError:  # a rollback might wait as long again
-                    raise
-                except BaseException:
-                    await transaction.rollback()
-                    raise
-                else:
-                    await transaction.commit()
-            except TimeoutError:
-                await self._doubt(connection)
+                await self._begun(connection, durable=durable, longest_seconds=longest_seconds)
+                yield connection
+            except TimeoutError:  # a rollback might wait as long again: see `_doubt`
                 raise
+            except BaseException:
+                await transaction.rollback()
+                raise
+            else:
+                await transaction.commit()
 
     async def _begun(self, connection: Transaction, *, durable: bool, longest_seconds: float | None) -> None:
         begin = self._begin
@@ -174,15 +176,19 @@ class Database:
     async def connection(self) -> AsyncIterator[Transaction]:
         """A connection without a transaction: each statement is one of its own. For reads."""
         async with self.pool.acquire(timeout=self.timeout_seconds) as connection:
+            pid = connection.get_server_pid()
+            self._busy.add(pid)
             try:
                 yield connection
             except TimeoutError:
                 await self._doubt(connection)
                 raise
+            finally:
+                self._busy.discard(pid)
 
     async def _doubt(self, connection: Transaction) -> None:
         """It did not answer in time. If the link is dead, those of all idle connections may be: one after the other would
-        cost its time. A server that is only slow cancels the statement at once, as it has been asked to."""
+        cost its time. A server that is only slow has cancelled the statement by now, as the driver asked it to."""
         try:
             async with asyncio.timeout(PING_SECONDS):
                 await connection.execute("ROLLBACK")
@@ -191,9 +197,10 @@ class Database:
             self._distrust()
 
     def _distrust(self) -> None:
-        """Every connection of the pool is made anew before its next use."""
-        if hasattr(self, "pool"):
-            self._expiring = asyncio.ensure_future(self.pool.expire_connections())
+        """What is idle in the pool is made anew before its next use; what is in use finds out by itself."""
+        for pid, connection in list(self._pooled.items()):
+            if pid not in self._busy:
+                connection.terminate()
 
     def _ping(self, connection: Any, record: ConnectionPoolEntry, _: object) -> None:
         """As `pool_pre_ping` does, but a dead link shows soon; and then all others are in doubt, here and in the pool."""

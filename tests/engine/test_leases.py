@@ -53,6 +53,16 @@ async def test_a_second_loss_puts_items_back_one_by_one(database: Database) -> N
     assert await violations(database) == []
 
 
+async def test_what_was_lost_is_taken_up_before_what_has_never_begun(database: Database) -> None:
+    """Else it would wait for all of a large batch."""
+    await make_batch(database, 1000)
+    lost = await make_worker(database)
+    [lease] = await claim(database, lost, 10)
+    await lose(database, lost)
+    [again] = await claim(database, await make_worker(database), 10)
+    assert ordinals([again]) == ordinals([lease])
+
+
 async def test_an_item_lost_three_times_ends_as_failed(database: Database) -> None:
     batch_id = await make_batch(database, 1, max_attempts=1)
     for _ in range(3):

@@ -40,3 +40,9 @@ def folder(tmp_path: Path) -> Path:
 def at_length(pytestconfig: pytest.Config) -> bool:
     """Whether it is to be shown at the figure that is promised; else a few seconds of it."""
     return bool(pytestconfig.getoption("long"))
+
+
+@pytest.fixture
+def scale(pytestconfig: pytest.Config) -> float:
+    """Of what is promised, which part is to be shown at length."""
+    return float(pytestconfig.getoption("scale"))

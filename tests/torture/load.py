@@ -115,7 +115,7 @@ class Load:
     async def one_batch(self, size: int) -> Told:
         """Post it and watch it to its end."""
         told = await self.post([self._input() for _ in range(size)])
-        await self.until(lambda: self._watched(told))
+        await self.until(lambda: self.look(told))
         return told
 
     async def post(self, inputs: Sequence[dict[str, Any]]) -> Told:
@@ -178,12 +178,12 @@ class Load:
 
     async def watch(self, told: Told) -> None:
         """To its end."""
-        await self.until(lambda: self._watched(told))
+        await self.until(lambda: self.look(told))
 
     async def watch_once(self, told: Told) -> None:
         told.view = (await self._ask("GET", f"{BATCHES}/{told.id}"))["data"]
 
-    async def _watched(self, told: Told) -> bool:
+    async def look(self, told: Told) -> bool:
         """Look once; note what must not be seen. True: it has ended."""
         view = (await self._ask("GET", f"{BATCHES}/{told.id}"))["data"]
         before = self._seen.get(told.id, view)

@@ -112,9 +112,9 @@ def _still(view: dict[str, Any]) -> bool:
 
 
 async def test_pause_and_cancel_are_exact_at_any_moment(
-    own_database_url: str, folder: Path, receiver: Receiver, at_length: bool
+    own_database_url: str, folder: Path, receiver: Receiver, at_length: bool, scale: float
 ) -> None:
-    rounds = 200 if at_length else 8
+    rounds = int(200 * scale) if at_length else 8
     async with Fleet(own_database_url, folder, workers=4 if at_length else 2, lease_seconds=30) as fleet:
         path = folder / "ledger"
         played = Rounds(fleet, receiver, Ledger(path), path, random.Random(14))

@@ -15,6 +15,7 @@ import httpx2
 import pytest
 
 from databases import Server
+from factories import claim, make_batch, make_worker
 from gristmill.db import Database
 from gristmill.embedded.postgres import DURABLE, EmbeddedPostgres
 from gristmill.store import schema
@@ -71,11 +72,11 @@ async def asked_all_along(fleet: Fleet) -> AsyncIterator[Answers]:
 
 
 async def test_postgres_may_be_restarted_at_once_again_and_again(
-    durable_postgres: EmbeddedPostgres, folder: Path, at_length: bool
+    durable_postgres: EmbeddedPostgres, folder: Path, at_length: bool, scale: float
 ) -> None:
     """SIGQUIT: as a crash, with recovery. What is acknowledged stays, answers are 503 meanwhile and come soon."""
     rng = random.Random(7)
-    items, restarts = (20_000, 20) if at_length else (300, 2)
+    items, restarts = (int(20_000 * scale), int(20 * scale)) if at_length else (300, 2)
     moments = sorted(rng.sample(range(items // 50, items - items // 50), restarts))
     url = await migrated(durable_postgres)
     apis, workers = (2, 4) if at_length else (1, 2)
@@ -97,6 +98,26 @@ async def test_postgres_may_be_restarted_at_once_again_and_again(
     assert answers.wrong == []
     assert set(answers.statuses) <= {200, 202, 503}
     assert answers.slowest <= HANG_SECONDS
+
+
+async def test_a_lease_of_a_claim_that_a_crash_forgot_is_never_another_ones(
+    durable_postgres: EmbeddedPostgres,
+) -> None:
+    """Claims do not wait for the disk: a server that crashes forgets them, and how far it had counted."""
+    url = await migrated(durable_postgres)
+    database = await Database(url).open()
+    batch_id = await make_batch(database, 400)
+    worker_id = await make_worker(database)
+    before = [lease.id for _ in range(100) for lease in await claim(database, worker_id, 1)]
+    await asyncio.to_thread(restarted_at_once, durable_postgres)
+    await database.close()
+    database = await Database(url).open()
+    kept = await database.pool.fetchval("SELECT count(*) FROM lease WHERE batch_id = $1", batch_id)
+    after = [lease.id for _ in range(100) for lease in await claim(database, worker_id, 1)]
+    await database.close()
+    assert kept < len(before) == len(after) == 100  # some are forgotten, else this shows nothing
+    assert not set(before) & set(after)
+    assert before + after == sorted(before + after)
 
 
 def restarted_at_once(postgres: EmbeddedPostgres) -> None:
@@ -242,6 +263,7 @@ def assert_storage_full(answer: httpx2.Response) -> None:
     assert int(answer.headers["retry-after"]) > 0
 
 
+@pytest.mark.long
 async def test_a_full_disk_refuses_what_is_new_reads_go_on_and_all_resumes_by_itself(
     durable_postgres: EmbeddedPostgres, small_disk: Path, folder: Path
 ) -> None:

@@ -32,7 +32,7 @@ async def test_a_commit_whose_reply_is_lost_doubles_nothing(
 ) -> None:
     """Creates, claims, flushes and heartbeats, of both APIs and all workers."""
     rng = random.Random(6)
-    rounds = 15 if at_length else 3
+    rounds = 15 if at_length else 2
     async with Proxy.to_postgres(own_database_url) as proxy:
         through = proxy.postgres_url(own_database_url)
         apis, workers = (2, 4) if at_length else (1, 2)
@@ -65,7 +65,9 @@ async def test_half_open_connections_are_noticed_and_double_nothing(
     rng = random.Random(9)
     async with Proxy.to_postgres(own_database_url) as proxy:
         through = proxy.postgres_url(own_database_url)
-        async with Fleet(through, folder, lease_seconds=30) as fleet:
+        timeout_seconds = 10 if at_length else 2  # of the product, and less
+        settings = {"lease_seconds": 30, "database_timeout_seconds": timeout_seconds}
+        async with Fleet(through, folder, **settings) as fleet:
             load = Load(fleet, None, folder, rng, patient=True, seconds=(0.05, 0.2))
             times: list[float] = []
 

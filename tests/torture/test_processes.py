@@ -29,37 +29,41 @@ def reclaim_seconds(evidence: Evidence, gone: list[Worker]) -> list[float]:
 
 @pytest.mark.long
 async def test_fifty_kills_in_a_hundred_thousand_items_lose_nothing_and_are_made_good_soon(
-    own_database_url: str, folder: Path
+    own_database_url: str, folder: Path, scale: float
 ) -> None:
     """With the lease time of the product. The short form is `test_crashes.py`."""
     rng = random.Random(1)
-    moments = sorted(rng.sample(range(1000, 99_000), 50))
+    items, count = int(100_000 * scale), int(50 * scale)
+    moments = sorted(rng.sample(range(items // 100, items - items // 100), count))
     async with Fleet(own_database_url, folder, workers=4, lease_seconds=30, concurrency=100) as fleet:
-        load = Load(fleet, None, folder, rng, seconds=(0.5, 1.0), patience_seconds=2500)
-        told = await load.post_file(100_000)
+        load = Load(fleet, None, folder, rng, seconds=(1.5, 2.5), patience_seconds=2500)
+        told = await load.post_file(items)
         watching = asyncio.create_task(load.watch(told))
 
-        async def kills() -> None:
+        at_work: list[int] = []
+        async with asyncio.TaskGroup() as replacing:
             for moment in moments:
-                await load.until(lambda moment=moment: has_recorded(load, moment))  # type: ignore[misc]
-                await fleet.kill(rng.choice(fleet.workers))
-
-        await kills()
+                await load.until(lambda moment=moment: can_be_struck(load, moment))  # type: ignore[misc]
+                at_work.append(load.recorded())
+                replacing.create_task(fleet.kill(rng.choice(fleet.workers)))
+                await asyncio.sleep(0)  # it is struck
         await watching
         evidence = await gathered(load, own_database_url)
         waits = reclaim_seconds(evidence, fleet.gone)
         p99 = waits[int(len(waits) * 0.99)]
         print(
-            f"{len(fleet.gone)} kills, {len(waits)} runs cut off; re-claimed p50 {waits[len(waits) // 2]:.1f} s, "
+            f"{items} items, {len(fleet.gone)} kills, {len(waits)} runs cut off; re-claimed p50 {waits[len(waits) // 2]:.1f} s, "
         )
         print(f"p99 {p99:.1f} s, at most {waits[-1]:.1f} s")
         assert findings(evidence) == []
-        assert len(fleet.gone) == 50
+        assert len(fleet.gone) == count
+        assert max(at_work) < items
         assert p99 <= 45
 
 
-async def has_recorded(load: Load, count: int) -> bool:
-    return load.recorded() >= count
+async def can_be_struck(load: Load, count: int) -> bool:
+    """So many results are there, and two are at work."""
+    return load.recorded() >= count and len(load.fleet.workers) > 1
 
 
 # --- creates ------------------------------------------------------------------------------------------------------
@@ -88,10 +92,10 @@ async def create(fleet: Fleet, key: UUID, rng: random.Random) -> tuple[str, bool
 
 
 async def test_an_api_killed_during_keyed_creates_makes_one_whole_batch_for_each_key(
-    own_database_url: str, folder: Path, at_length: bool
+    own_database_url: str, folder: Path, at_length: bool, scale: float
 ) -> None:
     rng = random.Random(5)
-    rounds = 100 if at_length else 2
+    rounds = int(100 * scale) if at_length else 2
     made: dict[UUID, str] = {}
     replays = 0
     async with Fleet(own_database_url, folder, workers=0, apis=2) as fleet:

@@ -50,11 +50,11 @@ async def announced(fleet: Fleet, receiver: Receiver, path: str) -> None:
 
 
 async def test_every_event_is_accepted_whatever_happens_to_receivers_and_senders(
-    own_database_url: str, folder: Path, receiver: Receiver, at_length: bool
+    own_database_url: str, folder: Path, receiver: Receiver, at_length: bool, scale: float
 ) -> None:
     """With the schedule of minutes in place of days; the timeout is a setting."""
     rng = random.Random(15)
-    events, kills = (1000, 20) if at_length else (40, 1)
+    events, kills = (int(1000 * scale), int(20 * scale)) if at_length else (40, 1)
     receiver.behave(by_chance(rng))  # type: ignore[arg-type]
     settings = {"webhook_timeout_seconds": 2, "lease_seconds": 5}
     shim = impatient(RETRIES, record_seconds=3)

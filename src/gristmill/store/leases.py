@@ -88,12 +88,10 @@ async def _take(tx: Transaction, lease: Record, tallies: dict[UUID, Tally]) -> l
         return []
     await _keep_attempts(tx, lease, missing)
     if attempt < most:
-        ranges = (
-            spans.runs(missing)
-            if losses < spans.SUSPECT_LOSSES
-            else [(ordinal, ordinal) for ordinal in missing]
-        )
-        await spans.put_back(tx, [spans.Waiting(batch_id, a, b, attempt, losses) for a, b in ranges])
+        alone = losses >= spans.SUSPECT_LOSSES
+        ranges = [(ordinal, ordinal) for ordinal in missing] if alone else spans.runs(missing)
+        waiting = [spans.Waiting(batch_id, a, b, attempt, losses, spans.FIRST_SECONDS) for a, b in ranges]
+        await spans.put_back(tx, waiting)
         return []
     failed = await _fail(tx, batch_id, missing, attempt)
     if failed:

@@ -16,6 +16,7 @@ from gristmill.domain.errors import Invalid, Problem
 from gristmill.domain.states import TERMINAL, ResultStatus
 from gristmill.store import batches, schedules
 from gristmill.store.batches import Batch, NewUpstream
+from gristmill.store.spans import NEW_LEASE_ID
 
 if TYPE_CHECKING:
     from gristmill.store.recording import Ended
@@ -149,10 +150,10 @@ UPDATE batch_count SET failed = failed - $2, cancelled = cancelled - $3, expired
     tokens_from = prompt_tokens + completion_tokens
 WHERE batch_id = $1
 """
-_BEGIN = """
+_BEGIN = f"""
 UPDATE batch SET status = 'in_progress', ending = NULL, error = NULL, completed_at = NULL, cancelled_at = NULL,
     expires_at = NULL, run = run + 1, deadline_at = clock_timestamp() + make_interval(secs => deadline_seconds),
-    first_lease_id = nextval(pg_get_serial_sequence('lease', 'id'))
+    first_lease_id = {NEW_LEASE_ID}
 WHERE id = $1
 """
 

@@ -15,6 +15,9 @@ from gristmill.store import announcements, histories
 _MOST_SPANS = 200
 # An item that was there when so many workers died is suspected, and runs alone (worker/isolation.py).
 SUSPECT_LOSSES = 2
+# A delay that is long over: spans are taken in the order of their times, and what a lost worker had begun must not wait
+# behind all of a large batch that has not begun yet.
+FIRST_SECONDS = -1e9
 # Beyond twice the item's timeout and this, a live worker that still holds a lease is stuck.
 LEASE_SLACK_SECONDS = 60
 
@@ -49,6 +52,13 @@ class Claim:
     leases: Sequence[Lease]
     taken: int
 
+
+# Of a lease: never used twice. A claim does not wait for the disk, and with it a server that crashes forgets how far its
+# sequence was: it would hand the numbers out again that workers still hold for claims that are gone, and the worker that got
+# one of them would say of one lease what is true of the other. Milliseconds on top of the sequence, so that later is higher.
+NEW_LEASE_ID = (
+    "(extract(epoch FROM clock_timestamp()) * 1000)::bigint << 20 | (nextval('lease_id_seq') & 1048575)"
+)
 
 # The fair choice: the first tenant in order of virtual time that has a startable batch, and its first such batch.
 # Its schedule row stays locked until the claim commits: that serialises claims of one batch, and makes pause and cancel exact.
@@ -123,8 +133,8 @@ charged_tenant AS (
         batches_started = greatest(t.batches_started, pick.vtime)
     FROM pick, charge WHERE t.tenant_id = pick.tenant_id
 )
-INSERT INTO lease (batch_id, worker_id, first, last, remaining, attempt, losses, deadline_at)
-SELECT t.batch_id, $1, t.first, t.taken_last, t.taken_last - t.first + 1, t.attempts + 1, t.losses,
+INSERT INTO lease (id, batch_id, worker_id, first, last, remaining, attempt, losses, deadline_at)
+SELECT {NEW_LEASE_ID}, t.batch_id, $1, t.first, t.taken_last, t.taken_last - t.first + 1, t.attempts + 1, t.losses,
     now() + make_interval(secs => 2 * b.item_timeout_seconds + {LEASE_SLACK_SECONDS})
 FROM taken t JOIN batch b ON b.id = t.batch_id
 RETURNING id, batch_id, first, last, attempt, losses, started_at, (SELECT probing FROM pick) AS probing,
