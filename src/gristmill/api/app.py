@@ -30,6 +30,7 @@ from gristmill.api.front import Front
 from gristmill.api.keyring import KeyRing
 from gristmill.api.methods import Methods
 from gristmill.api.parts import Parts
+from gristmill.api.room import Room
 from gristmill.api.tokens import Tokens
 from gristmill.api.watch import Watch
 from gristmill.db import Database
@@ -74,6 +75,7 @@ def create_app(
         keys=KeyRing(database, vault),
         tokens=Tokens.of(database, settings),
         watch=Watch(database),
+        room=Room(settings.bodies_max_bytes),
         draining=asyncio.Event(),
     )
     app.state.methods = Methods(room.router for room in _ROUTERS)

@@ -8,6 +8,7 @@ from starlette.requests import Request
 
 from gristmill.api.aside import Aside
 from gristmill.api.keyring import KeyRing
+from gristmill.api.room import Room
 from gristmill.api.tokens import Tokens
 from gristmill.api.watch import Watch
 from gristmill.db import Database
@@ -28,6 +29,7 @@ class Parts:
     keys: KeyRing
     tokens: Tokens | None  # None: none are accepted
     watch: Watch
+    room: Room
     aside: Aside = field(default_factory=Aside)
     draining: asyncio.Event = field(
         default_factory=asyncio.Event
