@@ -44,7 +44,7 @@ async def test_nobody_waits_long_for_a_large_body(caller: Caller, kind: str) -> 
         await asyncio.sleep(0)
         longest = max(longest, time.process_time() - began)
     assert (await sent).status_code in (200, 400)
-    print(f"\\n{kind}: {len(body) / MEBI:.0f} MiB, the loop waited at most {1000 * longest:.0f} ms")
+    print(f"\n{kind}: {len(body) / MEBI:.0f} MiB, the loop waited at most {1000 * longest:.0f} ms")
     assert longest < 0.3  # 9 million integers at once take 1.2 s
 
 
