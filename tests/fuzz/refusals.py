@@ -10,7 +10,8 @@ from schemathesis.generation.modes import GenerationMode
 _MISSING = """unknown_agent unknown_file unknown_directory unknown_configuration unknown_processor unknown_preset unpublished
 agent_not_published empty_directory empty_file missing address_refused url_unreachable"""
 # … goes together, …
-_TOGETHER = """agent_or_processor key_or_model no_upstream config_with_agent with_configuration other_processor requests_or_source repeated_parameter
+_TOGETHER = """agent_or_processor key_or_model no_upstream config_with_agent with_configuration other_processor requests_or_source
+repeated_parameter
 cursor_and_offset invalid_cursor nothing_to_retry nothing_to_change takes_no_files calls_no_model duplicate_custom_id
 duplicate_name duplicate_file reserved_parameter reserved_name"""
 # … or can be sent on, opened, stored. That 2.0 is an integer is JSON Schema's view, not ours: nothing is coerced.
