@@ -1,5 +1,5 @@
 # Needs git, make, Python 3.11 or newer, and a package index. uv is used where it is, else fetched into .uv.
-.PHONY: help setup check test torture soak sdk run demo bench corpus lock
+.PHONY: help setup check audit test torture soak sdk fuzz run demo bench corpus lock
 .DEFAULT_GOAL := help
 
 export UV_LINK_MODE ?= copy
@@ -28,11 +28,20 @@ setup: .venv/.ready ## everything into .venv; done by the other commands, too
 	python3 -m venv .uv
 	.uv/bin/pip install --quiet --disable-pip-version-check uv
 
-check: setup ## format, lint, types, import directions
+.tools/.ready: requirements-tools.txt Makefile | $(UV)
+	$(UV) venv --quiet --allow-existing --python '>=3.11' .tools
+	$(UV) pip sync --quiet --python .tools requirements-tools.txt
+	touch $@
+
+check: setup .tools/.ready ## format, lint, types, import directions, known vulnerabilities (offline: says so)
 	$(IN)/ruff format --check --quiet
 	$(IN)/ruff check --quiet
 	$(IN)/mypy
 	$(IN)/lint-imports --no-logo
+	@$(IN)/python -m checks.dependencies --offline-ok
+
+audit: setup .tools/.ready ## known vulnerabilities among the dependencies; fails where they cannot be looked up
+	@$(IN)/python -m checks.dependencies
 
 test: setup ## all tests; ARGS='-k name' for some
 	$(IN)/pytest --numprocesses auto --maxprocesses 4 $(ARGS)
@@ -45,6 +54,10 @@ soak: setup ## how soon work starts while a snapshot is held open; 30 minutes, A
 
 sdk: setup ## official clients of several majors and languages into .sdk, each leads batches through a life (docs/dialects.md)
 	$(IN)/pytest tests/sdk --sdk -s $(ARGS)
+
+fuzz: setup .tools/.ready ## any input on any route (docs/reliability.md); ARGS='--fuzz-seconds 60'; takes an hour
+	$(IN)/pytest tests/api/test_fuzz.py tests/api/test_published_cases.py tests/fuzz -rP --numprocesses 2 \
+		--hypothesis-profile fuzz --hypothesis-seed 1 --schemathesis .tools/bin/schemathesis $(ARGS)
 
 run: setup ## serve on an embedded Postgres; ARGS='--port 0'
 	$(IN)/gristmill serve $(ARGS)
@@ -61,6 +74,8 @@ corpus: setup ## real documents into .corpus; ARGS=measure reads them, ARGS=run 
 lock: | $(UV) ## the newest versions that fit together, into the requirements files
 	$(UV) lock --quiet --upgrade
 	$(UV) export $(EXPORT) --all-groups --all-extras --output-file requirements.txt
+	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+		--output-file requirements-tools.txt requirements-tools.in
 	$(UV) export $(EXPORT) --no-default-groups --extra documents --extra mcp --extra s3 --output-file requirements-service.txt
 
 EXPORT := --quiet --frozen --format requirements.txt --no-emit-workspace --no-emit-package gristmill-testmill --no-header --no-annotate

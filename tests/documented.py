@@ -54,10 +54,11 @@ class Operation:
 
 
 def operations(app: FastAPI) -> list[Operation]:
-    return list(_operations(document(app)))
+    return list(operations_of(document(app)))
 
 
-def _operations(words: Mapping[str, Any]) -> Iterator[Operation]:
+def operations_of(words: Mapping[str, Any]) -> Iterator[Operation]:
+    """Of a document as it is served."""
     for path, item in words["paths"].items():
         for method, operation in item.items():
             yield Operation(method.upper(), path, operation)

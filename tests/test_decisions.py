@@ -37,7 +37,7 @@ def test_every_extra_is_listed_with_what_it_brings() -> None:
 
 
 def test_requirements_are_pinned_by_hash_and_name_no_host() -> None:
-    for name in ("requirements.txt", "requirements-service.txt"):
+    for name in ("requirements.txt", "requirements-service.txt", "requirements-tools.txt"):
         text = (ROOT / name).read_text()
         assert "://" not in text
         for entry in text.replace("\\\n", " ").splitlines():

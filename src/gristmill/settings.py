@@ -156,6 +156,9 @@ class Settings(BaseSettings):
         15.0  # for one POST, from connect to the last byte
     )
     body_max_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024  # of a JSON request
+    bodies_max_bytes: Annotated[int, Field(ge=1)] = (
+        256 * 1024 * 1024
+    )  # of all JSON requests at work in a process
 
     @model_validator(mode="after")
     def _whole_jwt(self) -> Self:

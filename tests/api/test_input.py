@@ -3,6 +3,7 @@
 import time
 from contextlib import suppress
 from typing import Any
+from unittest import mock
 
 import orjson
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from gristmill.db import Database
 from gristmill.domain.errors import Invalid
-from gristmill.intake import json
+from gristmill.intake import json, pieces
 from service import Caller, code_of
 
 BATCHES = "/api/v1/batches"
@@ -134,16 +135,77 @@ def test_the_gate_gives_back_what_was_written(value: dict[str, Any]) -> None:
     assert json.parse(orjson.dumps(value), dict) == value
 
 
-@pytest.mark.parametrize(("piece", "count"), [(b"{}", json.MAX_CONTAINERS), (b"1", json.MAX_VALUES + 2)])
-def test_more_values_than_fit_into_memory_are_refused_before_they_are_made(piece: bytes, count: int) -> None:
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a":[%s]}' % b",".join([b"{}"] * json.MAX_CONTAINERS),
+        b'{"a":[[%s]]}' % b",".join([b"1"] * (json.MAX_VALUES + 2)),
+        b'{"a":[%s]}' % b",".join([b"1"] * (json.MAX_PIECE_MARKS + 2)),
+        b'{"a":[[%s]]}' % b",".join([b"1"] * (json.MAX_PIECE_MARKS + 2)),
+        b'{"a":"%s"}' % (b"x" * json.MAX_PIECE_BYTES),
+    ],
+    ids=["containers", "values", "values beside the requests", "values of a request", "bytes of a request"],
+)
+def test_more_than_fits_into_memory_or_a_turn_is_refused_before_it_is_made(body: bytes) -> None:
     with pytest.raises(Invalid) as refused:
-        json.parse(b'{"a":[%s]}' % b",".join([piece] * count), dict)
+        json.parse(body, dict)
     assert refused.value.code == "too_many_values"
 
 
 def test_as_many_values_as_that_are_taken() -> None:
-    body = b'{"a":[%s]}' % b",".join([b"1"] * (json.MAX_VALUES + 1))
-    assert len(json.parse(body, dict)["a"]) == json.MAX_VALUES + 1
+    request = b"[%s]" % b",".join([b"1"] * 600_000)
+    body = b'{"a":[%s]}' % b",".join([request] * 20)
+    assert [len(one) for one in json.parse(body, dict)["a"]] == [600_000] * 20
+
+
+_pieces_of_json = st.lists(
+    st.sampled_from(
+        [
+            b'"',
+            b"\\",
+            b'\\"',
+            b"{",
+            b"}",
+            b"[",
+            b"]",
+            b",",
+            b":",
+            b"1",
+            b'"a":',
+            b'"[":',
+            b"[{}]",
+            b'{"a":[',
+            b"]}",
+            b" ",
+        ]
+    )
+).map(b"".join)
+_documents = st.dictionaries(_text, st.lists(_values) | _values).map(orjson.dumps)
+
+
+@pytest.mark.parametrize("window", [2, 3, 7])
+@given(body=_pieces_of_json | _documents | st.tuples(_documents, _pieces_of_json).map(b"".join))
+def test_a_large_text_means_what_a_small_one_means(body: bytes, window: int) -> None:
+    """Cut into pieces, or parsed at once."""
+
+    def meaning() -> Any:
+        try:
+            return json.parse(body, dict)
+        except Invalid:
+            return None
+
+    whole = meaning()
+    with mock.patch.object(json, "_AT_ONCE_BYTES", 0), mock.patch.object(pieces, "_WINDOW_BYTES", window):
+        assert meaning() == whole
+
+
+@pytest.mark.parametrize("levels", [63, 64])
+def test_levels_are_counted_through_the_pieces(levels: int) -> None:
+    body = b'{"a":[' + b'{"a":' * (levels - 2) + b"1" + b"}" * (levels - 2) + b"]}"
+    with mock.patch.object(json, "_AT_ONCE_BYTES", 0):
+        assert json.parse(body, dict)
+        with pytest.raises(Invalid):
+            json.parse(body.replace(b"1", b'{"a":{"a":1}}'), dict)
 
 
 @given(st.binary(max_size=200))

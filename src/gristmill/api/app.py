@@ -33,6 +33,7 @@ from gristmill.api.keyring import KeyRing
 from gristmill.api.methods import Methods
 from gristmill.api.parts import Parts
 from gristmill.api.rates import Rates
+from gristmill.api.room import Room
 from gristmill.api.tokens import Tokens
 from gristmill.api.watch import Watch
 from gristmill.db import Database
@@ -78,6 +79,7 @@ def create_app(
         tokens=Tokens.of(database, settings),
         watch=Watch(database),
         rates=Rates(settings.tenant_requests_per_minute),
+        room=Room(settings.bodies_max_bytes),
         draining=asyncio.Event(),
     )
     app.state.methods = Methods(room.router for room in _ROUTERS)

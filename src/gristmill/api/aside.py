@@ -1,10 +1,12 @@
 """Work on large bodies: beside the event loop, and one body at a time.
 
 64 MiB of JSON take a second or more to read and check. On the event loop, nobody would be answered meanwhile; several at
-once would hold several times ten times their size.
+once would hold several times ten times their size. A thread alone does not help: the parser lets nobody else run, so that it gets
+a large body in pieces (`intake/pieces.py`).
 """
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -30,4 +32,9 @@ class Aside:
             yield at_once
             return
         async with self._turn:
-            yield asyncio.to_thread
+            # A million values are many to look through for cycles, which JSON has none of; nothing else runs meanwhile.
+            gc.disable()
+            try:
+                yield asyncio.to_thread
+            finally:
+                gc.enable()

@@ -8,6 +8,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
+from gristmill.api.parts import parts
 from gristmill.domain.errors import Invalid, Problem, RequestTimeout, TooLarge, UnsupportedMediaType
 from gristmill.intake import json
 
@@ -59,12 +60,24 @@ async def stream(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
 
 
 async def read(request: Request, max_bytes: int) -> bytes:
-    return b"".join([piece async for piece in stream(request, max_bytes)])
+    """The whole body. It counts against the room for bodies (`room.py`) until the request is over: Unavailable if there is
+    none left."""
+    room, held = parts(request).room, []
+    async for piece in stream(request, max_bytes):
+        room.take(request.scope, len(piece))
+        held.append(piece)
+    return b"".join(held)
 
 
 async def read_json(request: Request, kind: type[T], max_bytes: int) -> T:
-    """The body as strict JSON. Raises UnsupportedMediaType, TooLarge, RequestTimeout, Invalid."""
-    return json.parse(await read_json_text(request, max_bytes), kind)
+    """The body as strict JSON. Raises UnsupportedMediaType, TooLarge, RequestTimeout, Unavailable, Invalid."""
+    return await _parse(request, await read_json_text(request, max_bytes), kind)
+
+
+async def _parse(request: Request, text: bytes, kind: type[T]) -> T:
+    async with parts(request).aside.turn(len(text)) as run:
+        value: T = await run(json.parse, text, kind)
+        return value
 
 
 async def read_json_text(request: Request, max_bytes: int) -> bytes:
@@ -85,7 +98,7 @@ async def read_optional(request: Request, max_bytes: int = 4096) -> dict[str, An
     if not text:
         return {}
     check_json_type(request)
-    return json.parse(text, dict)
+    return await _parse(request, text, dict)
 
 
 def check_json_type(request: Request) -> None:

@@ -54,6 +54,9 @@ class Front:
             if exchange.started:
                 raise  # the server cuts the connection: the reader sees that something is missing
             await errors.response(scope, error)(scope, exchange.body.receive, exchange.send)
+        finally:
+            if "app" in scope:
+                scope["app"].state.parts.room.leave(scope)
 
 
 class _Exchange:

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from gristmill.api.aside import Aside
 from gristmill.api.keyring import KeyRing
 from gristmill.api.rates import Rates
+from gristmill.api.room import Room
 from gristmill.api.tokens import Tokens
 from gristmill.api.watch import Watch
 from gristmill.db import Database
@@ -31,6 +32,7 @@ class Parts:
     tokens: Tokens | None  # None: none are accepted
     watch: Watch
     rates: Rates
+    room: Room
     aside: Aside = field(default_factory=Aside)
     draining: asyncio.Event = field(
         default_factory=asyncio.Event
