@@ -339,6 +339,8 @@ ingest = Table(
     Column("batch_id", Uuid, primary_key=True),
     Column("file_id", Uuid, nullable=False, index=True),
     Column("options", Text, nullable=False),  # JSON: how the file is to be read (intake/source.py)
+    # The bytes came with the create (api/inline.py): no file of the tenant's, and gone with this row.
+    Column("owned", Boolean, nullable=False, server_default=text("false")),
     _number("attempts", SmallInteger),  # its number is the right to end the ingest
     _at("leased_until"),
     _created_at(),

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,6 +13,7 @@ import pytest
 import factories
 from factories import TENANT, get
 from gristmill.db import Database
+from gristmill.domain.errors import Conflict
 from gristmill.domain.ids import uuid7
 from gristmill.domain.states import BatchStatus
 from gristmill.intake.source import FileOptions
@@ -20,8 +22,9 @@ from gristmill.processors.base import Services
 from gristmill.storage.base import file_key
 from gristmill.storage.local import LocalStorage
 from gristmill.storage.sources import Sources
-from gristmill.store import batches, ingests
+from gristmill.store import batches, files, ingests
 from gristmill.store.batches import NewBatch, NewItem, NewWebhook
+from gristmill.worker.discards import Discards
 from gristmill.worker.ingests import MOST_ATTEMPTS, Ingests
 from mill import VAULT, Scripted, _no_attachment, _no_turns
 
@@ -433,3 +436,53 @@ async def test_bad_custom_ids_refuse_the_file_all_the_same(mill: Mill, database:
     await mill.ingests.step()
     assert '"/lines/3/custom_id"' in await error(database, batch_id)
     assert await count(database, "item", batch_id) == 0
+
+
+async def owned(mill: Mill, content: bytes, total: int) -> tuple[UUID, UUID]:
+    """A batch and the bytes that came with its create."""
+    new = NewBatch(uuid7(), TENANT, "noop", "{}")
+    file_id = await mill.file(content)
+    async with mill.database.engine.begin() as connection:
+        await files.expect(connection, TENANT, [file_id])
+    given = FileOptions(format="jsonl").model_dump_json()
+    async with mill.database.transaction() as tx:
+        await ingests.create(tx, new, total, file_id, given, owned=True)
+    return new.id, file_id
+
+
+@pytest.mark.parametrize(
+    ("content", "status"), [(lines(3), BatchStatus.IN_PROGRESS), (b"{}\n", BatchStatus.FAILED)]
+)
+async def test_requests_that_came_with_their_batch_go_once_they_are_read(
+    mill: Mill, database: Database, content: bytes, status: BatchStatus
+) -> None:
+    batch_id, file_id = await owned(mill, content, content.count(b"\n"))
+    discards = Discards(database, mill.storage)
+    assert await discards.step() == 0
+    await mill.ingests.step()
+    assert (await get(database, batch_id)).status == status
+    path = mill.storage.path(file_key(TENANT, file_id))
+    assert path is not None
+    assert path.exists()
+    assert await discards.step() == 1
+    assert not path.exists()
+
+
+async def test_requests_that_came_with_their_batch_are_not_looked_for_among_the_tenants_files(
+    mill: Mill, database: Database
+) -> None:
+    async def none(tenant_id: UUID, file_id: UUID) -> None:
+        return None
+
+    batch_id, _ = await owned(mill, lines(2), 2)
+    sources = Sources(mill.storage, mill.services.http, none, max_bytes=10**9)
+    mill.services = replace(mill.services, open_source=sources.open)
+    await mill.another().step()
+    assert (await get(database, batch_id)).waiting_reason != "ingesting"
+
+
+async def test_requests_that_were_given_up_meanwhile_make_no_batch(mill: Mill, database: Database) -> None:
+    new = NewBatch(uuid7(), TENANT, "noop", "{}")
+    with pytest.raises(Conflict):
+        async with mill.database.transaction() as tx:
+            await ingests.create(tx, new, 1, uuid4(), "{}", owned=True)

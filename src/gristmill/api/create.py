@@ -41,16 +41,19 @@ class Checked:
 
 
 async def new_batch(
-    parts: Parts, key: Key, body: dict[str, Any], run: Run = at_once
+    parts: Parts, key: Key, body: dict[str, Any], run: Run = at_once, laid_out: FromFile | None = None
 ) -> tuple[NewBatch, Content]:
-    """Raises Invalid with everything that is wrong, at most 100 problems. `run` does what takes long for a large body."""
-    checked = await check(parts, key, body, run)
+    """Raises Invalid with everything that is wrong, at most 100 problems. `run` does what takes long for a large body.
+    `laid_out`: the requests, where they are checked and in the storage already (api/inline.py)."""
+    checked = await check(parts, key, body, run, laid_out)
     if checked.batch is None:
         raise Invalid(checked.draft.problems[:MAX_PROBLEMS])
     return checked.batch
 
 
-async def check(parts: Parts, key: Key, body: dict[str, Any], run: Run = at_once) -> Checked:
+async def check(
+    parts: Parts, key: Key, body: dict[str, Any], run: Run = at_once, laid_out: FromFile | None = None
+) -> Checked:
     """Everything that a create looks at; stores nothing."""
     options, found = problems.check(BatchOptions, {name: body[name] for name in body if name != "requests"})
     # Where an option is wrong, what the requests are for may still be clear: then they are checked, too.
@@ -60,7 +63,7 @@ async def check(parts: Parts, key: Key, body: dict[str, Any], run: Run = at_once
         kind = await _configured(parts, key, kind, draft)
     processor = _processor(kind, draft) if kind else None
     failing = options is not None and options.on_invalid == "fail_items"
-    source = await _source(parts, key, body, options, processor, draft)
+    source = laid_out or await _source(parts, key, body, options, processor, draft)
     if "requests" in body:
         await run(_read, body["requests"], processor, draft, failing)
     config = await _config(parts, key, kind, processor, draft) if kind and processor else None

@@ -26,14 +26,16 @@ _FORMATS: dict[str, Format] = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", 
 
 @dataclass(frozen=True, slots=True)
 class FromFile:
-    """Read by a worker; `total` is what was counted at the upload."""
+    """Read by a worker; `total` is what was counted at the upload. `owned`: see `api/inline.py`."""
 
     file_id: UUID
     options: FileOptions
     total: int
+    owned: bool = False
 
     async def create(self, tx: Transaction, new: NewBatch) -> None:
-        await ingests.create(tx, new, self.total, self.file_id, self.options.model_dump_json())
+        options = self.options.model_dump_json()
+        await ingests.create(tx, new, self.total, self.file_id, options, owned=self.owned)
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,14 @@ class ObjectSource:
     key: str
 
 
-Source = FileSource | UrlSource | LocalSource | ObjectSource
+@dataclass(frozen=True, slots=True)
+class BatchSource:
+    """The requests that came with a batch: bytes that are no file of the tenant's. No item can name them."""
+
+    file_id: UUID
+
+
+Source = FileSource | UrlSource | LocalSource | ObjectSource | BatchSource
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import IO
 from uuid import UUID
 
 from gristmill.domain.sources import (
+    BatchSource,
     FileSource,
     LocalSource,
     ObjectSource,
@@ -59,6 +60,8 @@ class Sources:
                 opening = self._local(path)
             case ObjectSource(key):
                 opening = self._object(key)
+            case BatchSource(file_id):
+                opening = self._stored(tenant_id, file_id, "requests.jsonl")
         async with opening as opened:
             yield opened
 
@@ -67,6 +70,11 @@ class Sources:
         filename = await self.filename(tenant_id, file_id)
         if filename is None:
             raise _no_file()
+        async with self._stored(tenant_id, file_id, filename) as opened:
+            yield opened
+
+    @asynccontextmanager
+    async def _stored(self, tenant_id: UUID, file_id: UUID, filename: str) -> AsyncIterator[OpenSource]:
         async with AsyncExitStack() as stack:
             try:
                 path = await stack.enter_async_context(self.storage.local(file_key(tenant_id, file_id)))

@@ -11,14 +11,17 @@ from uuid import UUID
 import orjson
 
 from gristmill.db import Transaction
-from gristmill.domain.errors import Problem
+from gristmill.domain.errors import Conflict, Problem
 from gristmill.store import batches, endings, schedules
 from gristmill.store.batches import NewBatch
 
 
 @dataclass(frozen=True, slots=True)
 class Ingest:
-    """`attempt` is the right to end it: a later attempt takes it away. `options` is JSON: how the file is to be read."""
+    """`attempt` is the right to end it: a later attempt takes it away. `options` is JSON: how the file is to be read.
+
+    `owned`: the bytes came with the batch and go when the ingest ends.
+    """
 
     batch_id: UUID
     tenant_id: UUID
@@ -27,15 +30,25 @@ class Ingest:
     config: str
     total: int
     options: str
+    owned: bool
     attempt: int
 
 
-async def create(tx: Transaction, new: NewBatch, total: int, file_id: UUID, options: str) -> None:
-    """Store a batch of `total` items that are in a file. None of it starts before it is ingested."""
+async def create(
+    tx: Transaction, new: NewBatch, total: int, file_id: UUID, options: str, *, owned: bool = False
+) -> None:
+    """Store a batch of `total` items that are in a file. None of it starts before it is ingested.
+
+    `owned`: expected bytes (`files.expect`) that are no file, and belong to the batch from now on. Raises Conflict if they
+    are not expected any more.
+    """
     await batches.insert(tx, new, total)
-    await tx.execute(
-        "INSERT INTO ingest (batch_id, file_id, options) VALUES ($1, $2, $3)", new.id, file_id, options
-    )
+    statement = "INSERT INTO ingest (batch_id, file_id, options, owned) VALUES ($1, $2, $3, $4)"
+    await tx.execute(statement, new.id, file_id, options, owned)
+    if owned:
+        noted = "DELETE FROM file_discard WHERE file_id = $1 AND tenant_id = $2"
+        if await tx.execute(noted, file_id, new.tenant_id) != "DELETE 1":
+            raise Conflict("the requests took too long to arrive; send them again")
 
 
 _CLAIM = """
@@ -46,9 +59,9 @@ WITH next AS (
 ), taken AS (
     UPDATE ingest SET attempts = attempts + 1, leased_until = now() + make_interval(secs => $1::float8)
     FROM next WHERE ingest.batch_id = next.batch_id
-    RETURNING ingest.batch_id, file_id, options, attempts
+    RETURNING ingest.batch_id, file_id, options, owned, attempts
 )
-SELECT t.batch_id, b.tenant_id, t.file_id, b.processor, b.config, b.total, t.options, t.attempts
+SELECT t.batch_id, b.tenant_id, t.file_id, b.processor, b.config, b.total, t.options, t.owned, t.attempts
 FROM taken t JOIN batch b ON b.id = t.batch_id
 """
 _MINE = "batch_id = $1 AND attempts = $2"
@@ -104,6 +117,9 @@ async def refuse(tx: Transaction, ingest: Ingest, problems: Sequence[Problem]) -
 
 
 async def _give_up(tx: Transaction, ingest: Ingest) -> bool:
-    return (
-        await tx.execute(f"DELETE FROM ingest WHERE {_MINE}", ingest.batch_id, ingest.attempt) == "DELETE 1"
-    )
+    """Bytes of the batch's own are due at once: `worker/discards.py` removes them."""
+    gone = await tx.execute(f"DELETE FROM ingest WHERE {_MINE}", ingest.batch_id, ingest.attempt)
+    if gone == "DELETE 1" and ingest.owned:
+        due = "INSERT INTO file_discard (file_id, tenant_id, due_at) VALUES ($1, $2, now())"
+        await tx.execute(due, ingest.file_id, ingest.tenant_id)
+    return str(gone) == "DELETE 1"

@@ -12,7 +12,7 @@ import asyncpg
 
 from gristmill.db import Database
 from gristmill.domain.errors import Problem
-from gristmill.domain.sources import FileSource, SourceRefused
+from gristmill.domain.sources import BatchSource, FileSource, SourceRefused
 from gristmill.intake.ingest import BadSource, Reading, repeated
 from gristmill.intake.source import FileOptions, NotReadable
 from gristmill.processors.agent_message import AgentMessage, AgentMessageConfig
@@ -67,7 +67,8 @@ class Ingests:
 
     async def _ingest(self, ingest: Ingest) -> None:
         """Raises BadSource, NotReadable, SourceRefused."""
-        async with self._services.open_source(ingest.tenant_id, FileSource(ingest.file_id)) as source:
+        kind = BatchSource if ingest.owned else FileSource
+        async with self._services.open_source(ingest.tenant_id, kind(ingest.file_id)) as source:
             try:
                 async with self._alive(ingest):
                     done = await self._store(ingest, source.path)
