@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 
 from gristmill.api.aside import Aside
 from gristmill.api.keyring import KeyRing
@@ -34,6 +34,6 @@ class Parts:
     )  # set at the end of the process: not ready any more, no long polls
 
 
-def parts(request: Request) -> Parts:
+def parts(request: HTTPConnection) -> Parts:
     found: Parts = request.app.state.parts
     return found

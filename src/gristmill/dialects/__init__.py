@@ -8,9 +8,12 @@ What works and what differs: docs/dialects.md.
 from fastapi import FastAPI
 
 from gristmill.api import errors
+from gristmill.dialects import tagging
 from gristmill.dialects.base import Dialect
 
-DIALECTS: tuple[Dialect, ...] = ()
+DIALECTS: tuple[Dialect, ...] = (
+    tagging.DIALECT,
+)  # fmt: skip
 
 
 def install(app: FastAPI) -> None:

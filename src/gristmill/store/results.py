@@ -150,6 +150,28 @@ async def at(connection: Transaction, batch: Batch, ordinals: Sequence[int]) -> 
     return [_result(row) for row in rows]
 
 
+async def inputs(connection: Transaction, batch: Batch, ordinals: Sequence[int]) -> dict[int, str]:
+    """The inputs (JSON text) of these items, by ordinal."""
+    rows = await connection.fetch(
+        "SELECT ordinal, input FROM item WHERE batch_id = $1 AND ordinal = ANY ($2)", batch.id, list(ordinals)
+    )
+    return {row["ordinal"]: row["input"] for row in rows}
+
+
+_RUNNING = f"""
+SELECT i.ordinal FROM lease l
+CROSS JOIN LATERAL generate_series(l.first, l.last) AS i (ordinal)
+WHERE l.batch_id = $1 AND NOT {_WAITING}
+    AND NOT EXISTS (SELECT FROM result r WHERE r.batch_id = $1 AND r.ordinal = i.ordinal)
+ORDER BY i.ordinal LIMIT $2
+"""
+
+
+async def running(connection: Transaction, batch: Batch, most: int) -> list[int]:
+    """The ordinals of the first items that are in flight."""
+    return [row["ordinal"] for row in await connection.fetch(_RUNNING, batch.id, most)]
+
+
 _CONDITIONS = {
     ItemStatus.SUCCESS: "r.status = 1",
     ItemStatus.FAILED: "r.status = 2",
