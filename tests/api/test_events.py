@@ -8,6 +8,7 @@ import pytest
 
 from factories import all_of, claim, drain, make_batch, make_worker, record, sweep, turn
 from fakes.sse import Event, parse
+from gristmill.api import events as events_api
 from gristmill.store import batches, endings, retries
 from service import Caller, Service, problems
 
@@ -119,3 +120,21 @@ async def test_a_batch_whose_source_was_refused_tells_of_its_end_alone(
     events = await follow(caller, str(batch_id))
     assert [one.name for one in events] == ["progress", "status"]
     assert events[-1].data["status"] == "failed"
+
+
+async def test_a_feed_without_news_is_kept_alive_and_a_long_one_is_sent_away(
+    service: Service, caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events_api, "KEEP_ALIVE_SECONDS", 0.0)
+    monkeypatch.setattr(events_api, "LONGEST_SECONDS", 0.6)
+    batch_id = await make_batch(service.database, 1, tenant_id=caller.tenant_id)
+    answer = await caller.get(f"{BATCHES}/{batch_id}/events")
+    assert answer.content.count(b": keep-alive\n\n") >= 1
+    assert [one.name for one in parse(answer.content)] == ["status", "progress", "drain"]
+
+
+async def test_a_server_that_stops_drains_its_feeds(service: Service, caller: Caller) -> None:
+    batch_id = await make_batch(service.database, 1, tenant_id=caller.tenant_id)
+    service.app.state.parts.draining.set()
+    answer = await caller.get(f"{BATCHES}/{batch_id}/events")
+    assert [one.name for one in parse(answer.content)] == ["status", "progress", "drain"]

@@ -12,7 +12,7 @@ from gristmill.api.parts import Parts, parts
 from gristmill.dialects.tagging import words
 from gristmill.dialects.tagging.frames import Frames
 from gristmill.dialects.tagging.room import router
-from gristmill.domain.errors import Forbidden, NotFound, ServiceError, Unauthenticated
+from gristmill.domain.errors import NotFound, ServiceError
 from gristmill.domain.states import TERMINAL
 from gristmill.store.batches import Batch
 from gristmill.store.feed import BEGINNING
@@ -33,7 +33,7 @@ async def tell(socket: WebSocket, job_id: str) -> None:
     try:
         key = await listener(socket, "batches:read")
         batch = await words.find(parts(socket), key, job_id)
-    except (Unauthenticated, Forbidden, NotFound) as refused:
+    except ServiceError as refused:
         await _refuse(socket, refused)
         return
     telling = asyncio.create_task(_tell(socket, parts(socket), batch))

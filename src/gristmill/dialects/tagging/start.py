@@ -1,6 +1,5 @@
 """POST /api/batch/start: documents, or rows of any table with a mapping of its columns, become a batch."""
 
-import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 from uuid import uuid4
@@ -21,7 +20,6 @@ from gristmill.store.batches import KEY_TAKEN, Batch, Origin
 from gristmill.store.keys import Key
 
 DEFAULT_MODEL = "openai/gpt-4o-mini"
-_JOB_ID = re.compile(r"[A-Za-z0-9._:~-]{1,128}")
 _CONFIG = ("num_pages", "num_tags")
 _LEFT_OUT = ("", "ignore", "skip")  # where a mapping sends a column that nobody wants
 # Of a document, in the seed's words → in those of the processor. Anything else is metadata.
@@ -35,6 +33,7 @@ _POINTERS = (
     ("/requests", "/documents"),
     ("/upstream/api_key", "/config/api_key"),
     ("/upstream/model", "/config/model_name"),
+    ("/upstream", "/config"),
 )
 
 
@@ -59,10 +58,7 @@ def _started(batch: Batch) -> Response:
 
 def _job_id(given: dict[str, Any]) -> str | None:
     job_id = given.get("job_id")
-    if job_id is None or (isinstance(job_id, str) and _JOB_ID.fullmatch(job_id)):
-        return job_id
-    detail = "Invalid job ID: 1 to 128 of the characters A-Z a-z 0-9 . _ : ~ -"
-    raise Invalid([Problem("/job_id", "invalid_job_id", detail)])
+    return None if job_id is None else words.checked(job_id if isinstance(job_id, str) else "")
 
 
 def _fingerprint(of: Parts, given: dict[str, Any]) -> str:

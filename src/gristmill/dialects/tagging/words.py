@@ -1,12 +1,13 @@
 """Jobs and their documents in the words of seed 001."""
 
+import re
 from typing import Any
 
 import orjson
 from starlette.requests import Request
 
 from gristmill.api.parts import Parts, parts
-from gristmill.domain.errors import NotFound
+from gristmill.domain.errors import Invalid, NotFound, Problem
 from gristmill.domain.states import BatchStatus, ItemStatus
 from gristmill.store import batches
 from gristmill.store.batches import Batch
@@ -14,6 +15,7 @@ from gristmill.store.keys import Key
 from gristmill.store.results import Result
 
 NAME = "tagging"
+_JOB_ID = re.compile(r"[A-Za-z0-9._:~-]{1,128}")
 _WORDS = {
     BatchStatus.IN_PROGRESS: "processing",
     BatchStatus.PAUSED: "paused",
@@ -29,8 +31,17 @@ _NETWORK = frozenset(
 )
 
 
+def checked(job_id: str) -> str:
+    """Raises Invalid for what no job can be called."""
+    if _JOB_ID.fullmatch(job_id):
+        return job_id
+    detail = "Invalid job ID: 1 to 128 of the characters A-Z a-z 0-9 . _ : ~ -"
+    raise Invalid([Problem("/job_id", "invalid_job_id", detail)])
+
+
 async def find(of: Parts, key: Key, job_id: str) -> Batch:
-    """Raises NotFound."""
+    """Raises NotFound, Invalid."""
+    checked(job_id)
     async with of.database.connection() as connection:
         try:
             return await batches.with_key(connection, key.tenant_id, NAME, job_id)
