@@ -143,9 +143,12 @@ async def window(connection: Transaction, batch: Batch, first: int, size: int) -
 
 
 async def at(connection: Transaction, batch: Batch, ordinals: Sequence[int]) -> list[Result]:
-    """The items with these ordinals, in input order."""
+    """The items with these ordinals, in input order. Looked up one by one: a plain join may read the whole batch."""
     rows = await connection.fetch(
-        f"{_SELECT} AND i.ordinal = ANY ($2) ORDER BY i.ordinal", batch.id, list(ordinals)
+        f"SELECT found.* FROM unnest($2::int[]) AS wanted (ordinal) "
+        f"CROSS JOIN LATERAL ({_SELECT} AND i.ordinal = wanted.ordinal LIMIT 1) found ORDER BY found.ordinal",
+        batch.id,
+        list(ordinals),
     )
     return [_result(row) for row in rows]
 
@@ -158,11 +161,15 @@ async def inputs(connection: Transaction, batch: Batch, ordinals: Sequence[int])
     return {row["ordinal"]: row["input"] for row in rows}
 
 
-_RUNNING = f"""
+# No two spans overlap: only the first that ends behind an item can have it.
+_RUNNING = """
 SELECT i.ordinal FROM lease l
 CROSS JOIN LATERAL generate_series(l.first, l.last) AS i (ordinal)
-WHERE l.batch_id = $1 AND NOT {_WAITING}
+WHERE l.batch_id = $1
     AND NOT EXISTS (SELECT FROM result r WHERE r.batch_id = $1 AND r.ordinal = i.ordinal)
+    AND coalesce(
+        (SELECT w.first FROM span w WHERE w.batch_id = $1 AND w.last >= i.ordinal ORDER BY w.last LIMIT 1) > i.ordinal, true
+    )
 ORDER BY i.ordinal LIMIT $2
 """
 

@@ -7,7 +7,7 @@ import orjson
 
 from gristmill.api.parts import Parts
 from gristmill.dialects.tagging import words
-from gristmill.domain.states import TERMINAL, BatchStatus
+from gristmill.domain.states import BatchStatus
 from gristmill.store import results
 from gristmill.store.batches import Batch
 from gristmill.store.feed import Position, Window
@@ -37,7 +37,7 @@ class Frames:
             self._before += [row for row in rows if row["status"] != "processing"]
             return self._catch_up() if len(self._before) >= MOST_CAUGHT_UP else []
         self._batch = news
-        begun = [] if news.status in TERMINAL else await self._begun()
+        begun = await self._begun() if news.processing else []
         return ([] if self._caught_up else self._catch_up()) + begun
 
     def end(self, batch: Batch) -> Frame:
