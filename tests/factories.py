@@ -9,7 +9,7 @@ from uuid import UUID
 from gristmill.db import Database
 from gristmill.domain.ids import uuid7
 from gristmill.domain.states import ResultStatus
-from gristmill.store import batches, endings, leases, recording, spans, workers
+from gristmill.store import batches, endings, leases, recording, retention, spans, workers
 from gristmill.store.audit import Violation, audit
 from gristmill.store.batches import Batch, NewBatch, NewItem, NewWebhook
 from gristmill.store.recording import Ended, Flush, Retried
@@ -110,6 +110,14 @@ async def drain(database: Database, worker_id: int, slots: int | Mapping[str, in
         await record(database, worker_id, all_of(claim.leases), alone=True)
         done += sum(len(lease.items) for lease in claim.leases)
     return done
+
+
+async def erase(database: Database) -> None:
+    """What is left of batches that are gone, as far as it is due."""
+    erased = 1
+    while erased:
+        async with database.transaction() as tx:
+            erased = await retention.erase(tx)
 
 
 Action = Callable[[Any, UUID, UUID], Awaitable[object]]

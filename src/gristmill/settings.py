@@ -129,6 +129,7 @@ class Settings(BaseSettings):
     s3_secret_access_key: SecretStr | None = None
     s3_root: str | None = None  # s3://bucket/prefix: what may be named as a source; unset: nothing
     local_root: Path | None = None  # a folder of the workers: likewise
+    retention_days: Annotated[int, Field(ge=1, le=3650)] = 30  # of batches after their end, unless they say
     file_retention_days: Annotated[int, Field(ge=1, le=3650)] | None = None  # unset: kept until deleted
     upload_max_bytes: Annotated[int, Field(ge=1)] = 2_000_000_000
 

@@ -278,6 +278,8 @@ batch = Table(
     _created_at(),
     _at("completed_at"),  # for completed and failed
     _at("cancelled_at"),
+    Column("retention_days", SmallInteger, nullable=False, server_default=text("30")),  # after its end
+    _at("expires_at"),  # set with its end
     CheckConstraint("total >= 1 AND total <= 1000000", name="total"),
     CheckConstraint(
         "status IN ('in_progress', 'paused', 'cancelling', 'completed', 'failed', 'cancelled')", name="status"
@@ -289,10 +291,15 @@ batch = Table(
         "status NOT IN ('cancelling', 'cancelled') OR ending IS NOT DISTINCT FROM 'cancel'", name="cancel"
     ),
     CheckConstraint("priority BETWEEN -100 AND 100", name="priority"),
+    CheckConstraint("retention_days BETWEEN 1 AND 3650", name="retention_days"),
+    CheckConstraint(
+        "(status IN ('completed', 'failed', 'cancelled')) = (expires_at IS NOT NULL)", name="expires_at"
+    ),
     Index(None, "tenant_id", "id"),
     Index(None, "tenant_id", "status", "id"),
     Index(None, "tenant_id", "collection", "id"),
     Index(None, "tenant_id", "created_by", "id"),
+    Index("batch_expires_at_idx", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
     Index("batch_dialect_idx", "tenant_id", "dialect", "id", postgresql_where=text("dialect IS NOT NULL")),
     Index(
         "batch_dialect_key_idx",
@@ -307,6 +314,32 @@ batch = Table(
         "id",
         postgresql_where=text("ending IS NOT NULL AND status IN ('in_progress', 'cancelling')"),
     ),
+)
+
+# What stays of a batch that was kept for as long as it was to be (store/retention.py).
+batch_tombstone = Table(
+    "batch_tombstone",
+    metadata,
+    _id(),
+    Column("tenant_id", Uuid, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("processor", Text, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("success", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    _at("created_at", nullable=False),
+    _at("ended_at", nullable=False),
+    Column("expired_at", DateTime(timezone=True), nullable=False, server_default=func.now(), index=True),
+)
+
+# Batches that are gone, whose rows in the partitioned tables are not: they are erased from the first item on.
+batch_remains = Table(
+    "batch_remains",
+    metadata,
+    Column("batch_id", Uuid, primary_key=True),
+    Column("total", Integer, nullable=False),
+    _number("erased"),  # items
+    Column("due_at", DateTime(timezone=True), nullable=False, server_default=func.now(), index=True),
 )
 
 batch_count = Table(

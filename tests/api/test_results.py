@@ -2,6 +2,7 @@
 
 import csv
 import io
+import random
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID
@@ -310,6 +311,72 @@ async def test_no_cell_of_a_csv_runs_as_a_formula(caller: Caller, database: Data
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     for column in ("custom_id", "response_content"):
         assert [row[column] for row in rows] == [f"'{one}" for one in ids[:6]] + ids[6:]
+
+
+async def test_a_stream_goes_on_behind_its_cursor(caller: Caller, database: Database) -> None:
+    batch_id = await half_done(caller, database)
+    whole = (await stream(caller, batch_id, "application/x-ndjson")).splitlines()
+    assert [orjson.loads(line)["ordinal"] for line in whole] == list(range(6))
+    for cursor in range(-1, 6):
+        rest = await stream(caller, batch_id, "application/x-ndjson", f"?cursor={cursor}")
+        assert rest.splitlines() == whole[cursor + 1 :]
+    table = (await stream(caller, batch_id, "text/csv")).splitlines()
+    assert (await stream(caller, batch_id, "text/csv", "?cursor=3")).splitlines() == table[5:]
+
+
+async def test_a_stream_tells_how_far_everything_has_ended(caller: Caller, database: Database) -> None:
+    async def told() -> tuple[str, str]:
+        answer = await caller.get(
+            f"{BATCHES}/{batch['id']}/results?cursor=999999", headers={"accept": "application/x-ndjson"}
+        )
+        assert (answer.status_code, answer.content) == (200, b"")
+        return answer.headers["x-incomplete"], answer.headers["x-last-ordinal"]
+
+    batch = await caller.batch(4)
+    assert await told() == ("true", "-1")
+    worker = await factories.make_worker(database)
+    [first] = await factories.claim(database, worker, 2)
+    [second] = await factories.claim(database, worker, 1)
+    await factories.record(database, worker, factories.all_of([second]), alone=True)
+    assert await told() == ("true", "-1")
+    await factories.record(database, worker, factories.all_of([first]), alone=True)
+    assert await told() == ("true", "2")
+    await factories.drain(database, worker)
+    assert await told() == ("false", "3")
+
+
+async def test_who_comes_back_for_the_rest_has_every_result_once_and_ended(
+    caller: Caller, database: Database
+) -> None:
+    """While items end in any order."""
+    batch = await caller.batch(40)
+    worker = await factories.make_worker(database)
+    chance = random.Random(11)
+    leases = [lease for _ in range(10) for lease in await factories.claim(database, worker, 4)]
+    chance.shuffle(leases)
+    taken: list[dict[str, Any]] = []
+    incomplete = "true"
+    while incomplete == "true":
+        if leases:
+            await factories.record(database, worker, factories.all_of([leases.pop()]), alone=True)
+        cursor = taken[-1]["ordinal"] if taken else -1
+        answer = await caller.get(
+            f"{BATCHES}/{batch['id']}/results?cursor={cursor}", headers={"accept": "application/x-ndjson"}
+        )
+        incomplete, last = answer.headers["x-incomplete"], int(answer.headers["x-last-ordinal"])
+        lines = [orjson.loads(line) for line in answer.text.splitlines()]
+        taken += [line for line in lines if line["ordinal"] <= last]
+    assert [one["ordinal"] for one in taken] == list(range(40))
+    assert {one["status"] for one in taken} == {"success"}
+
+
+@pytest.mark.parametrize("cursor", ["x", "1.5", "-2", "1000001", ""])
+async def test_the_cursor_of_a_stream_is_an_ordinal(caller: Caller, cursor: str) -> None:
+    batch = await caller.batch(1)
+    answer = await caller.get(
+        f"{BATCHES}/{batch['id']}/results?cursor={cursor}", headers={"accept": "application/x-ndjson"}
+    )
+    assert answer.status_code == 400
 
 
 async def test_a_stream_has_no_pages(caller: Caller) -> None:

@@ -21,6 +21,7 @@ from service import Caller, Service, code_of, new_key, new_tenant, new_token
 
 BODIES: dict[str, Any] = {
     "change_agent": {"name": "x"},
+    "change_batch": {"name": "x"},
     "replace_agent": {"name": "x"},
     "change_configuration": {"name": "x"},
     "add_directory_files": {"file_ids": [str(uuid4())]},
@@ -163,7 +164,7 @@ async def test_another_tenants_id_is_answered_like_an_unknown_one_on_every_route
             assert without_request_id(foreign) == without_request_id(never), route.name
             assert foreign.status_code == 404, route.name
             tried += 1
-    assert tried == 34  # a new route with an id belongs here by itself; a route lost shows
+    assert tried == 35  # a new route with an id belongs here by itself; a route lost shows
     shown = await other.data(f"/api/v1/batches/{theirs['batch_id']}")
     assert (shown["status"], (await other.data(f"/api/v1/agents/{theirs['agent_id']}"))["version"]) == (
         "completed",

@@ -1,7 +1,10 @@
 """Documents that no one here wrote: what the packages that are installed for the tests bring along."""
 
+import subprocess
 from importlib.metadata import distributions
 from pathlib import Path
+
+import pypandoc
 
 _SMALLEST, _LARGEST = 2_000, 400_000  # bytes
 
@@ -16,3 +19,11 @@ def of_kind(suffix: str, most: int = 3) -> list[Path]:
                 found.append(path)
                 break
     return found[:most]
+
+
+def template(path: Path) -> Path:
+    """The document that pandoc ships as a pattern for its own, written to `path`: a docx, odt or pptx by people who
+    made it with an office suite."""
+    command = [pypandoc.get_pandoc_path(), "--print-default-data-file", f"reference{path.suffix}"]
+    path.write_bytes(subprocess.run(command, check=True, capture_output=True).stdout)
+    return path

@@ -36,8 +36,8 @@ DAMAGES = {
     ],
     "there are as many items as the total": ["DELETE FROM item WHERE batch_id = ended AND ordinal = 0"],
     "a batch is terminal exactly when its counts are complete": [
-        "UPDATE batch SET status = 'in_progress', completed_at = NULL WHERE id = ended",
-        "UPDATE batch SET status = 'completed', completed_at = now() WHERE id = live",
+        "UPDATE batch SET status = 'in_progress', completed_at = NULL, expires_at = NULL WHERE id = ended",
+        "UPDATE batch SET status = 'completed', completed_at = now(), expires_at = now() WHERE id = live",
     ],
     "a terminal batch has exactly one closing event of its run, a live one none": [
         "DELETE FROM event WHERE batch_id = ended",

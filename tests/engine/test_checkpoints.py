@@ -11,6 +11,7 @@ from factories import (
     blocked,
     claim,
     drain,
+    erase,
     failure,
     get,
     lose,
@@ -146,6 +147,7 @@ async def test_deleting_a_batch_deletes_its_checkpoints_and_no_others(database: 
     await save(database, other)
     await record(database, worker, all_of([lease]))
     await turn(database, batches.delete, lease.batch_id)
+    await erase(database)
     assert await load(database, lease.batch_id) is None
     assert await load(database, other.batch_id) == HALF
 

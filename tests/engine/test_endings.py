@@ -16,6 +16,7 @@ from factories import (
     blocked,
     claim,
     drain,
+    erase,
     events,
     expire,
     failure,
@@ -434,6 +435,7 @@ async def test_nothing_is_recorded_for_a_deleted_batch_by_a_worker_that_still_ru
 ) -> None:
     batch_id, heir, [lease] = await recorded_by_a_zombie(database)
     await turn(database, batches.delete, batch_id)
+    await erase(database)
 
     back = [(lease.id, Waiting(batch_id, 2, 2, 1, 1))]
     await record(database, heir, Flush({lease.id: 0}, [success(lease, 0)], [retry(lease, 1)], back))
@@ -451,6 +453,7 @@ async def test_a_batch_is_not_deleted_while_a_lost_worker_records_for_it(databas
         await blocked(database, deleting)
         assert not deleting.done()
     await deleting
+    await erase(database)
 
     assert await sql(database, "SELECT count(*) FROM result") == [0]
 
@@ -471,6 +474,7 @@ async def test_a_deleted_batch_leaves_nothing_behind(database: Database) -> None
     )
 
     await turn(database, batches.delete, ids[0])
+    await erase(database)
 
     for table in metadata.sorted_tables:
         if "batch_id" in table.columns:

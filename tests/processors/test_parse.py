@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from documents.installed import of_kind
+from documents.installed import of_kind, template
 from documents.producers import ROWS
 from fakes.librarian import INVENTED, Librarian
 from fakes.llm import FakeLLM
@@ -67,6 +67,17 @@ async def test_documents_that_others_wrote_are_read(reading: World, suffix: str)
         assert outcome.content == outcome.output["pages"][0]["markdown"]
         if suffix != ".html":  # which has words in scripts that nobody sees
             assert len([word for word in words if word in outcome.content]) >= 0.9 * len(words)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [("docx", "## Heading 2"), ("odt", "Hello World!"), ("pptx", "# Presentation Title")]
+)
+async def test_office_documents_that_others_made_are_read(
+    reading: World, tmp_path: Path, kind: str, words: str
+) -> None:
+    outcome = await run(reading, template(tmp_path / f"reference.{kind}"))
+    assert isinstance(outcome, Success), outcome
+    assert words in (outcome.content or "")
 
 
 async def test_only_what_is_asked_for_is_in_the_output(reading: World, files: Files) -> None:

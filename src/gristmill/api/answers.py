@@ -100,6 +100,8 @@ class BatchAnswer(BaseModel):
     deadline_seconds: int
     deadline_at: datetime
     run: int
+    retention_days: int
+    expires_at: datetime | None
     webhook: WebhookAnswer | None
     webhooks: list[ListedWebhookAnswer]
     error: dict[str, Any] | None
@@ -144,6 +146,7 @@ class ResultAnswer(BaseModel):
     error: ItemErrorAnswer | None
     attempt: int | None
     started_at: datetime | None
+    ordinal: int
 
 
 class AttemptAnswer(BaseModel):

@@ -27,16 +27,17 @@ from gristmill.api.openapi import (
 )
 from gristmill.api.parts import Parts, parts
 from gristmill.api.query import Query, uuid_of
-from gristmill.api.schemas import BATCH_EXAMPLES
+from gristmill.api.schemas import BATCH_EXAMPLES, BatchChange
 from gristmill.domain.errors import NotFound
 from gristmill.domain.states import BatchStatus
 from gristmill.domain.webhooks import from_json
-from gristmill.intake import json
+from gristmill.intake import json, problems
 from gristmill.store import batches
-from gristmill.store.batches import Batch, BatchFilters
+from gristmill.store.batches import Batch, BatchFilters, Changes
 from gristmill.store.keys import Key
 
 MAX_WAIT_SECONDS = 60
+_CHANGE_BYTES = 64 * 1024
 _FILTERS = (
     "status",
     "processor",
@@ -87,6 +88,8 @@ def view(batch: Batch) -> dict[str, Any]:
         "deadline_seconds": batch.deadline_seconds,
         "deadline_at": batch.deadline_at,
         "run": batch.run,
+        "retention_days": batch.retention_days,
+        "expires_at": batch.expires_at,
         "webhook": {"url": batch.webhook_url, "events": batch.webhook_events} if batch.webhook_url else None,
         "webhooks": [
             {"url": one.url, "events": one.events, "signatures": one.signatures}
@@ -215,7 +218,7 @@ def _filters(query: Query) -> BatchFilters:
 @router.get(
     "/{batch_id}",
     summary="Get a batch",
-    responses=responses(*READ),
+    responses=responses(*READ, 410),
     openapi_extra=documented(
         parameter(
             "wait",
@@ -238,9 +241,35 @@ async def get_batch(request: Request, batch_id: str) -> Response:
     return answer(view(batch))
 
 
+@router.patch(
+    "/{batch_id}",
+    summary="Change a batch",
+    responses=responses(*CHANGE, 409, 410),
+    openapi_extra=documented(
+        body=json_body(
+            "BatchChange", {"faster": {"summary": "Sooner", "value": {"priority": 50, "max_concurrency": 20}}}
+        ),
+        answer=enveloped(ref("BatchAnswer")),
+    ),
+)
+async def change_batch(request: Request, batch_id: str) -> Response:
+    """What is not named stays. Priority, concurrency and deadline while it runs or is paused: the next claim goes by
+    them; the others at any time."""
+    key = await caller(request, "batches:write")
+    Query(request, ()).check()
+    of = parts(request)
+    given = problems.checked(BatchChange, await body.read_json(request, dict, _CHANGE_BYTES))
+    unlimited = "max_concurrency" in given.model_fields_set and given.max_concurrency is None
+    changes = Changes(**dict(given), any_concurrency=unlimited)
+    async with of.database.transaction() as tx:
+        batch = await batches.change(tx, key.tenant_id, id_of(batch_id), changes)
+    of.wake()
+    return answer(view(batch))
+
+
 _ACTION: dict[str, Any] = {
     "status_code": 202,
-    "responses": responses(*CHANGE, 409),
+    "responses": responses(*CHANGE, 409, 410),
     "openapi_extra": documented(answer=enveloped(ref("BatchAnswer")), status=202),
 }
 
@@ -288,7 +317,7 @@ async def _actor(request: Request) -> Key:
     "/{batch_id}",
     status_code=204,
     summary="Delete an ended batch",
-    responses=responses(*READ, 409),
+    responses=responses(*READ, 409, 410),
     openapi_extra=documented(),
 )
 async def delete_batch(request: Request, batch_id: str) -> Response:

@@ -223,6 +223,7 @@ def _new(
         max_concurrency=options.max_concurrency,
         deadline_seconds=options.deadline_seconds,
         start_paused=options.start_paused,
+        retention_days=options.retention_days or parts.settings.retention_days,
         webhook=_new_webhook(parts, batch_id, options.webhook),
         webhooks=tuple(_hook(parts, batch_id, place, one) for place, one in enumerate(options.webhooks)),
         config_secrets=None if secrets is None else parts.vault.encrypt(secrets, binding(batch_id)),

@@ -50,7 +50,7 @@ def _attempt_view(one: PastAttempt) -> dict[str, Any]:
 @router.get(
     "/batches/{batch_id}/deliveries",
     summary="Webhook deliveries of a batch",
-    responses=responses(*READ),
+    responses=responses(*READ, 410),
     openapi_extra=documented(*PAGE, answer=paged(ref("DeliveryAnswer"))),
 )
 async def list_deliveries(request: Request, batch_id: str) -> Response:

@@ -18,7 +18,7 @@ from gristmill.api.envelope import as_json
 from gristmill.api.file_options import DirectoryCreate, DirectoryFiles, FileFromUrl
 from gristmill.api.keys import KeyCreate, KeyRotate
 from gristmill.api.retry import RetryOptions
-from gristmill.api.schemas import BatchCreate
+from gristmill.api.schemas import BatchChange, BatchCreate
 from gristmill.domain.errors import NotFound
 
 DESCRIPTION = """\
@@ -63,7 +63,7 @@ _POLICY = (
 )
 _ASSETS = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
 _MODELS: tuple[type[BaseModel], ...] = (
-    BatchCreate, RetryOptions, AgentCreate, AgentUpdate, AgentPublish, ConfigurationCreate, ConfigurationUpdate,
+    BatchCreate, BatchChange, RetryOptions, AgentCreate, AgentUpdate, AgentPublish, ConfigurationCreate, ConfigurationUpdate,
     KeyCreate, KeyRotate, FileFromUrl, DirectoryCreate, DirectoryFiles, *answers.MODELS,
 )  # fmt: skip
 

@@ -30,6 +30,7 @@ STATUS: dict[type[ServiceError], int] = {
     errors.RequestTimeout: 408,
     errors.Conflict: 409,
     errors.InFlight: 409,
+    errors.Gone: 410,
     errors.TooLarge: 413,
     errors.UnsupportedMediaType: 415,
     errors.KeyReused: 422,
@@ -57,6 +58,7 @@ class Refusal:
     problems: Sequence[Problem] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
     request_id: str | None = None
+    about: Mapping[str, Any] | None = None  # what is still known of what is gone
 
 
 Shape = Callable[[Refusal], Response]
@@ -109,7 +111,8 @@ def _service_error(scope: Scope, error: ServiceError) -> Response:
     problems = error.problems if isinstance(error, Invalid) else []
     status = STATUS[type(error)]
     headers = _HEADERS.get(type(error))
-    return _body(scope, status, error.code, error.title, error.detail, problems, headers)
+    about = error.about if isinstance(error, errors.Gone) else None
+    return _body(scope, status, error.code, error.title, error.detail, problems, headers, about)
 
 
 def _http_error(scope: Scope, error: HTTPException) -> Response:
@@ -127,8 +130,9 @@ def _body(
     detail: str,
     problems: Sequence[Problem] = (),
     headers: Mapping[str, str] | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> Response:
-    refusal = Refusal(status, code, title, detail, problems, headers or {}, scope.get("request_id"))
+    refusal = Refusal(status, code, title, detail, problems, headers or {}, scope.get("request_id"), about)
     return _shape(scope)(refusal)
 
 
@@ -154,5 +158,7 @@ def canonical(refusal: Refusal) -> Response:
             {"pointer": one.pointer, "code": one.code, "detail": one.detail} for one in refusal.problems
         ],
     }
+    if refusal.about is not None:
+        error["batch"] = refusal.about
     body = {"data": None, "message": refusal.detail, "error_code": refusal.status, "error": error}
     return as_json(body, refusal.status, refusal.headers)

@@ -17,7 +17,7 @@ from gristmill.api.envelope import dumps
 from gristmill.api.openapi import READ, documented, header, parameter, responses
 from gristmill.api.parts import Parts, parts
 from gristmill.api.query import Query
-from gristmill.domain.errors import Invalid, NotFound, Problem
+from gristmill.domain.errors import Gone, Invalid, NotFound, Problem
 from gristmill.domain.states import TERMINAL
 from gristmill.store import feed
 from gristmill.store.batches import Batch
@@ -110,7 +110,7 @@ async def _stream(of: Parts, batch: Batch, position: Position) -> AsyncIterator[
             if over and isinstance(news, Batch) and news.status not in TERMINAL:
                 yield b"event: drain\ndata: {}\n\n"
                 return
-    except NotFound:
+    except (NotFound, Gone):
         yield b"event: deleted\ndata: {}\n\n"
 
 

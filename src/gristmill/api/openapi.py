@@ -10,6 +10,7 @@ _ERRORS = {
     401: "No or bad API key",
     403: "The API key lacks the scope",
     404: "Unknown, or another tenant's",
+    410: "No longer kept; `error.batch` has its counts",
     408: "The body did not arrive in time",
     409: "Not possible in the present state, which the message names",
     413: "The body is too large",

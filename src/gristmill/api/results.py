@@ -15,14 +15,15 @@ from starlette.responses import Response, StreamingResponse
 from gristmill import processors
 from gristmill.api import pages
 from gristmill.api.auth import caller
-from gristmill.api.batches import find, id_of
+from gristmill.api.batches import id_of
 from gristmill.api.envelope import answer, dumps, fragment, listing
 from gristmill.api.openapi import PAGE, READ, documented, enveloped, paged, parameter, ref, responses
 from gristmill.api.parts import Parts, parts
 from gristmill.api.query import Query
+from gristmill.api.sources import MAX_ITEMS
 from gristmill.domain.checkpoints import Checkpoint
 from gristmill.domain.errors import NotFound
-from gristmill.domain.states import ItemStatus
+from gristmill.domain.states import TERMINAL, ItemStatus
 from gristmill.intake.draft import AnyProcessor
 from gristmill.store import batches, results
 from gristmill.store.batches import Batch
@@ -94,6 +95,7 @@ def view(result: Result, staged: AnyProcessor | None = None) -> dict[str, Any]:
         "error": fragment(result.error),
         "attempt": result.attempt,
         "started_at": result.started_at,
+        "ordinal": result.ordinal,
     }
     return shown if staged is None else shown | stage_view(result.status, result.checkpoint, staged)
 
@@ -136,7 +138,7 @@ def attempt_view(attempt: Attempt) -> dict[str, Any]:
 @router.get(
     "",
     summary="Results of a batch",
-    responses=responses(*READ),
+    responses=responses(*READ, 410),
     openapi_extra=documented(
         *PAGE,
         parameter(
@@ -157,7 +159,8 @@ def attempt_view(attempt: Attempt) -> dict[str, Any]:
 )
 async def list_results(request: Request, batch_id: str) -> Response:
     """At any time, in input order, requests in every state. With `Accept: application/x-ndjson` or `text/csv` all
-    that match are streamed, without pages."""
+    that match are streamed, without pages. Such a stream begins behind the ordinal `cursor`; its header X-Incomplete says
+    whether the batch still runs, and X-Last-Ordinal up to where every request had ended when it began."""
     key = await caller(request, "batches:read")
     if stream := _stream_type(request):
         return await _streamed(request, key, batch_id, stream)
@@ -189,7 +192,7 @@ def _filters(query: Query) -> Filters:
 @router.get(
     "/{custom_id:any_text}",
     summary="One result with its input and attempts",
-    responses=responses(*READ),
+    responses=responses(*READ, 410),
     openapi_extra=documented(answer=enveloped({"anyOf": [ref("ResultDetail"), ref("StagedResultDetail")]})),
 )
 async def get_result(request: Request, batch_id: str, custom_id: str) -> Response:
@@ -212,13 +215,14 @@ async def get_result(request: Request, batch_id: str, custom_id: str) -> Respons
 
 
 async def _windows(
-    of: Parts, batch: Batch, filters: Filters, *, with_stages: bool = False
+    of: Parts, batch: Batch, filters: Filters, after: int | None, *, with_stages: bool = False
 ) -> AsyncIterator[Sequence[Result]]:
-    after: int | None = None
     limit = min(FIRST_WINDOW, WINDOW)
     while True:
         async with of.database.connection() as connection:
-            found, _ = await results.page(connection, batch, limit=limit, after=after, **filters)
+            found, _ = await results.page(
+                connection, batch, limit=limit, after=after, counted=False, **filters
+            )
             if with_stages:
                 found = await results.with_checkpoints(connection, batch, found)
         if found:
@@ -239,15 +243,16 @@ def _line(result: Result, staged: AnyProcessor | None) -> bytes:
     return dumps(view(result, staged)) + b"\n"
 
 
-async def _ndjson(of: Parts, batch: Batch, filters: Filters) -> AsyncIterator[bytes]:
+async def _ndjson(of: Parts, batch: Batch, filters: Filters, after: int | None) -> AsyncIterator[bytes]:
     staged = staged_by(batch)
-    async for window in _windows(of, batch, filters, with_stages=staged is not None):
+    async for window in _windows(of, batch, filters, after, with_stages=staged is not None):
         yield b"".join([_line(result, staged) for result in window])
 
 
-async def _csv(of: Parts, batch: Batch, filters: Filters) -> AsyncIterator[bytes]:
-    yield _table([_COLUMNS])
-    async for window in _windows(of, batch, filters):
+async def _csv(of: Parts, batch: Batch, filters: Filters, after: int | None) -> AsyncIterator[bytes]:
+    if after is None:
+        yield _table([_COLUMNS])
+    async for window in _windows(of, batch, filters, after):
         yield _table([_cells(result) for result in window])
 
 
@@ -282,7 +287,7 @@ def _safe(text: str | None) -> str | None:
     return f"'{text}" if text and text[0] in "=+-@\t\r\n" else text
 
 
-_STREAMS: dict[str, Callable[[Parts, Batch, Filters], AsyncIterator[bytes]]] = {
+_STREAMS: dict[str, Callable[[Parts, Batch, Filters, int | None], AsyncIterator[bytes]]] = {
     "application/x-ndjson": _ndjson,
     "text/csv": _csv,
 }
@@ -295,9 +300,17 @@ def _stream_type(request: Request) -> str | None:
 
 
 async def _streamed(request: Request, key: Key, batch_id: str, media_type: str) -> Response:
-    query = Query(request, _FILTERS)
+    query = Query(request, (*_FILTERS, "cursor"))
     filters = _filters(query)
+    after = query.integer("cursor", -1, MAX_ITEMS, -1) if "cursor" in query.values else None
     query.check()
     of = parts(request)
-    batch = await find(of, key, batch_id)
-    return StreamingResponse(_STREAMS[media_type](of, batch, filters), media_type=media_type)
+    async with of.database.connection() as connection:
+        batch = await batches.get(connection, key.tenant_id, id_of(batch_id))
+        settled = await results.settled(connection, batch)
+    headers = {
+        "X-Incomplete": "false" if batch.status in TERMINAL else "true",
+        "X-Last-Ordinal": str(settled),
+    }
+    stream = _STREAMS[media_type](of, batch, filters, after)
+    return StreamingResponse(stream, headers=headers, media_type=media_type)

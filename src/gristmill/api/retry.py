@@ -58,7 +58,7 @@ EXAMPLES = {
     "/{batch_id}/retry",
     status_code=202,
     summary="Run failed requests of an ended batch again",
-    responses=responses(*CHANGE, 409),
+    responses=responses(*CHANGE, 409, 410),
     openapi_extra=documented(
         body=json_body("RetryOptions", EXAMPLES, required=False),
         answer=enveloped(ref("BatchAnswer")),

@@ -109,6 +109,19 @@ class SourceOptions(Strict):
         return self
 
 
+Metadata = Annotated[
+    dict[
+        Annotated[str, StringConstraints(min_length=1, max_length=64)],
+        Annotated[str, StringConstraints(max_length=512)],
+    ],
+    Field(max_length=16),
+]
+Priority = Annotated[int, Field(ge=-100, le=100)]
+DeadlineSeconds = Annotated[int, Field(ge=10, le=2_592_000)]
+MaxConcurrency = Annotated[int, Field(ge=1, le=10_000)]
+RetentionDays = Annotated[int, Field(ge=1, le=3650)]
+
+
 class BatchOptions(Strict):
     """Everything of a create but the requests themselves."""
 
@@ -127,25 +140,37 @@ class BatchOptions(Strict):
         [], description="More of them, each with headers and signatures of its own"
     )
     name: Name | None = None
-    metadata: Annotated[
-        dict[
-            Annotated[str, StringConstraints(min_length=1, max_length=64)],
-            Annotated[str, StringConstraints(max_length=512)],
-        ],
-        Field(max_length=16),
-    ] = {}
+    metadata: Metadata = {}
     collection: Name | None = None
-    priority: Annotated[int, Field(ge=-100, le=100)] = Field(0, description="A weight; never starves others")
-    deadline_seconds: Annotated[int, Field(ge=10, le=2_592_000)] = 86_400
+    priority: Priority = Field(0, description="A weight; never starves others")
+    deadline_seconds: DeadlineSeconds = 86_400
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
     item_timeout_seconds: Annotated[float, Field(ge=1, le=3600)] | None = Field(
         None, description="Of one run of a request; 300 unless configured otherwise"
     )
-    max_concurrency: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    max_concurrency: MaxConcurrency | None = None
     start_paused: bool = False
+    retention_days: RetentionDays | None = Field(
+        None, description="After its end, the batch is kept for so long; 30 unless configured otherwise"
+    )
     on_invalid: Literal["reject", "fail_items"] = Field(
         "reject",
         description="What a bad request does: reject them all, or be stored as failed with code 400 while the others run",
+    )
+
+
+class BatchChange(Strict):
+    """What of a batch can be changed; what is left out stays."""
+
+    name: Name | None = None
+    metadata: Metadata | None = Field(None, description="Replaced as a whole")
+    retention_days: RetentionDays | None = None
+    priority: Priority | None = None
+    max_concurrency: MaxConcurrency | None = Field(
+        None, description="null, if it is given: no limit of its own"
+    )
+    deadline_seconds: DeadlineSeconds | None = Field(
+        None, description="From the begin of the present run; what has not run by then ends with 408"
     )
 
 

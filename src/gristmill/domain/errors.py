@@ -1,7 +1,8 @@
 """Errors a caller can cause. `api/errors.py` is the one place that gives each its HTTP status."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,17 @@ class NotFound(ServiceError):
 
     code = "not_found"
     title = "Not found"
+
+
+class Gone(ServiceError):
+    """It was here, and was kept for as long as it was to be. `about`: what is still known of it."""
+
+    code = "gone"
+    title = "No longer kept"
+
+    def __init__(self, detail: str, *, about: Mapping[str, Any]) -> None:
+        super().__init__(detail)
+        self.about = about
 
 
 class Conflict(ServiceError):

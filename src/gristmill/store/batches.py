@@ -13,10 +13,10 @@ import orjson
 from asyncpg import Record, UniqueViolationError
 
 from gristmill.db import Transaction
-from gristmill.domain.errors import Conflict, NotFound
+from gristmill.domain.errors import Conflict, Gone, NotFound
 from gristmill.domain.states import TERMINAL, BatchStatus, Ending
 from gristmill.domain.webhooks import Hook, as_json
-from gristmill.store import announcements, endings, histories, rejects, schedules
+from gristmill.store import announcements, endings, histories, rejects, retention, schedules
 from gristmill.store.counts import faded
 
 KEY_TAKEN = "key_taken"
@@ -88,6 +88,7 @@ class NewBatch:
     max_concurrency: int | None = None
     deadline_seconds: int = 86_400
     start_paused: bool = False
+    retention_days: int = 30
     webhook: NewWebhook | None = None
     webhooks: tuple[Hook, ...] = ()  # beside it
     config_secrets: bytes | None = None
@@ -125,6 +126,8 @@ class Batch:
     created_at: datetime
     completed_at: datetime | None
     cancelled_at: datetime | None
+    retention_days: int
+    expires_at: datetime | None
     total: int
     success: int
     failed: int
@@ -196,6 +199,7 @@ COLUMNS = f"""
     b.metadata::text AS metadata, b.collection, b.created_by,
     b.priority, b.max_attempts, b.item_timeout_seconds, b.max_concurrency, b.deadline_seconds,
     b.deadline_at, b.run, b.error, b.webhook_url, b.webhook_events, b.webhooks, b.created_at, b.completed_at, b.cancelled_at,
+    b.retention_days, b.expires_at,
     c.total, c.success, c.failed, c.cancelled, c.expired, c.calls, c.prompt_tokens, c.completion_tokens,
     c.cost_microusd, least(l.processing, c.total - c.success - c.failed)::int AS processing,
     CASE
@@ -229,10 +233,10 @@ WITH new AS (
     INSERT INTO batch (
         id, tenant_id, status, processor, agent_id, config, name, metadata, collection, created_by, priority,
         max_attempts, item_timeout_seconds, max_concurrency, deadline_seconds, deadline_at, total,
-        webhook_url, webhook_events, webhook_secret, configuration_id, webhooks
+        webhook_url, webhook_events, webhook_secret, configuration_id, retention_days, webhooks
     ) VALUES (
         $1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9, $10, $11, $12, $13, $14, $15::int, now() + make_interval(secs => $15::int),
-        $16, $17, $18, $19, $20, $22
+        $16, $17, $18, $19, $20, $22, $23
     )
 )
 INSERT INTO batch_count (batch_id, total, failed, kept) VALUES ($1, $16, $21, $21)
@@ -304,6 +308,7 @@ async def insert(tx: Transaction, new: NewBatch, total: int, failed: int = 0) ->
         webhook.secret if webhook else None,
         new.configuration_id,
         failed,
+        new.retention_days,
         as_json(new.webhooks),
     )
     if new.config_secrets is not None:  # a statement of its own, for the few batches that have some
@@ -364,7 +369,7 @@ async def get(connection: Transaction, tenant_id: UUID, batch_id: UUID) -> Batch
         f"SELECT {COLUMNS} FROM {SOURCE} WHERE b.id = $1 AND b.tenant_id = $2", batch_id, tenant_id
     )
     if row is None:
-        raise NotFound("no such batch")
+        raise await retention.absent(connection, tenant_id, batch_id)
     return batch_of(row)
 
 
@@ -430,8 +435,59 @@ async def cancel(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> Batch:
     return await get(tx, tenant_id, batch_id)
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a batch shall have from now on; None: as it was. `any_concurrency`: without a limit of its own."""
+
+    name: str | None = None
+    metadata: Mapping[str, str] | None = None
+    retention_days: int | None = None
+    priority: int | None = None
+    max_concurrency: int | None = None
+    any_concurrency: bool = False
+    deadline_seconds: int | None = None  # from where it was counted so far: the begin of the run
+
+    @property
+    def of_the_run(self) -> bool:
+        """Whether they mean something only while the batch runs."""
+        return self.any_concurrency or (
+            (self.priority, self.max_concurrency, self.deadline_seconds) != (None, None, None)
+        )
+
+
+_CHANGE = """
+UPDATE batch SET name = coalesce($3, name), metadata = coalesce($4::jsonb, metadata),
+    expires_at = expires_at + make_interval(days => coalesce($5, retention_days) - retention_days),
+    retention_days = coalesce($5, retention_days), priority = coalesce($6, priority),
+    max_concurrency = CASE WHEN $8 THEN NULL ELSE coalesce($7, max_concurrency) END,
+    deadline_at = deadline_at + make_interval(secs => coalesce($9, deadline_seconds) - deadline_seconds),
+    deadline_seconds = coalesce($9, deadline_seconds)
+WHERE id = $1 AND tenant_id = $2 AND (NOT $10 OR (status IN ('in_progress', 'paused') AND ending IS NULL))
+RETURNING id
+"""
+_RESCHEDULE = """
+UPDATE batch_schedule s SET weight = 10 ^ (b.priority / 100.0), max_concurrency = b.max_concurrency,
+    deadline_at = b.deadline_at
+FROM batch b WHERE b.id = $1 AND s.batch_id = b.id
+"""
+
+
+async def change(tx: Transaction, tenant_id: UUID, batch_id: UUID, changes: Changes) -> Batch:
+    """The next claim goes by them. Raises Conflict if they are for a run and none is under way."""
+    await schedules.lock(tx, batch_id)
+    metadata = None if changes.metadata is None else orjson.dumps(dict(changes.metadata)).decode()
+    changed = await tx.fetchval(
+        _CHANGE, batch_id, tenant_id, changes.name, metadata, changes.retention_days, changes.priority,
+        changes.max_concurrency, changes.any_concurrency, changes.deadline_seconds, changes.of_the_run,
+    )  # fmt: skip
+    if changed is None:
+        raise await refusal(tx, tenant_id, batch_id, "change")
+    await tx.execute(_RESCHEDULE, batch_id)
+    return await get(tx, tenant_id, batch_id)
+
+
 async def delete(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> None:
-    """Remove an ended batch with everything that belongs to it. Chats stay."""
+    """Remove an ended batch; the rows of its items are erased soon, however many (store/retention.py). Chats stay."""
     terminal = [status.value for status in TERMINAL]
     # First, as in the lock order: a worker that still has items of it, recorded by others, shall record none of them.
     leases = """
@@ -439,27 +495,21 @@ async def delete(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> None:
         WHERE lease.batch_id = $1 AND b.id = $1 AND b.tenant_id = $2 AND b.status = ANY ($3)
     """
     await tx.execute(leases, batch_id, tenant_id, terminal)
-    gone = "DELETE FROM batch WHERE id = $1 AND tenant_id = $2 AND status = ANY ($3) RETURNING id"
-    if await tx.fetchval(gone, batch_id, tenant_id, terminal) is None:
+    mine = "SELECT id FROM batch WHERE id = $1 AND tenant_id = $2 AND status = ANY ($3) FOR UPDATE"
+    if await tx.fetchval(mine, batch_id, tenant_id, terminal) is None:
         raise await refusal(tx, tenant_id, batch_id, "delete")
-    await tx.execute(
-        "DELETE FROM delivery_attempt USING delivery WHERE delivery_id = delivery.id AND delivery.batch_id = $1",
-        batch_id,
-    )
-    for table in (
-        "ingest", "delivery", "event", "batch_count", "span", "item_checkpoint", "item_attempt", "result_log", "result",
-        "item",
-    ):  # fmt: skip
-        await tx.execute(f"DELETE FROM {table} WHERE batch_id = $1", batch_id)
+    await retention.let_go(tx, [batch_id])
 
 
-async def refusal(tx: Transaction, tenant_id: UUID, batch_id: UUID, action: str) -> NotFound | Conflict:
+async def refusal(
+    tx: Transaction, tenant_id: UUID, batch_id: UUID, action: str
+) -> NotFound | Gone | Conflict:
     """Why the batch cannot take this turn: the error to raise."""
     row = await tx.fetchrow(
         "SELECT status, ending FROM batch WHERE id = $1 AND tenant_id = $2", batch_id, tenant_id
     )
     if row is None:
-        return NotFound("no such batch")
+        return await retention.absent(tx, tenant_id, batch_id)
     draining = row["ending"] is not None and row["status"] == BatchStatus.IN_PROGRESS
     state = f"'{row['status']}'" + (" and draining" if draining else "")
     return Conflict(f"cannot {action} a batch with status {state}", code="wrong_status")

@@ -21,6 +21,7 @@ UPDATE batch SET
     status = CASE WHEN ending IS NULL THEN 'completed' WHEN ending = 'cancel' THEN 'cancelled' ELSE 'failed' END,
     completed_at = CASE WHEN ending IS DISTINCT FROM 'cancel' THEN clock_timestamp() END,
     cancelled_at = CASE WHEN ending = 'cancel' THEN clock_timestamp() END,
+    expires_at = clock_timestamp() + make_interval(days => retention_days),
     upstream_key = NULL,
     error = CASE WHEN ending = 'deadline' THEN
         '{"type":"deadline_exceeded","message":"The batch''s deadline passed before all of its requests had run."}'
@@ -73,6 +74,7 @@ WITH ended AS (
         status = CASE WHEN ending = 'cancel' THEN 'cancelled' ELSE 'failed' END,
         completed_at = CASE WHEN ending IS DISTINCT FROM 'cancel' THEN clock_timestamp() END,
         cancelled_at = CASE WHEN ending = 'cancel' THEN clock_timestamp() END,
+        expires_at = clock_timestamp() + make_interval(days => retention_days),
         upstream_key = NULL,
         error = $2
     WHERE id = $1 AND status IN ('in_progress', 'paused', 'cancelling')

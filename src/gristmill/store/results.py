@@ -14,7 +14,7 @@ from asyncpg import Record
 from gristmill.db import Transaction
 from gristmill.domain.checkpoints import Checkpoint
 from gristmill.domain.errors import NotFound
-from gristmill.domain.states import ItemStatus
+from gristmill.domain.states import TERMINAL, ItemStatus
 from gristmill.store import checkpoints
 from gristmill.store.batches import Batch
 
@@ -113,16 +113,16 @@ async def page(
     status: ItemStatus | None = None,
     error_code: int | None = None,
     custom_id: str | None = None,
+    counted: bool = True,
 ) -> tuple[list[Result], int]:
-    """Items in input order, and how many the filters match in all. `after` (the last ordinal of a page) is flat at any
-    depth; `offset` is, too, as long as nothing is filtered."""
+    """Items in input order, and how many the filters match in all (0 where that is not `counted`). `after` (the last
+    ordinal of a page) is flat at any depth; `offset` is, too, as long as nothing is filtered."""
     if status is None and error_code is None and custom_id is None:
         first = offset if after is None else after + 1
         return await window(connection, batch, first, limit), batch.total
     condition, arguments = _filter(status, error_code, custom_id)
-    total = await _total(
-        connection, batch, status if error_code is None and custom_id is None else None, condition, arguments
-    )
+    alone = status if error_code is None and custom_id is None else None
+    total = await _total(connection, batch, alone, condition, arguments) if counted else 0
     if after is not None:
         arguments.append(after)
         condition += f" AND i.ordinal > ${len(arguments) + 1}"
@@ -177,6 +177,23 @@ ORDER BY i.ordinal LIMIT $2
 async def running(connection: Transaction, batch: Batch, most: int) -> list[int]:
     """The ordinals of the first items that are in flight."""
     return [row["ordinal"] for row in await connection.fetch(_RUNNING, batch.id, most)]
+
+
+_FIRST_OPEN = """
+SELECT least(
+    (SELECT min(first) FROM span WHERE batch_id = $1), (SELECT min(first) FROM lease WHERE batch_id = $1)
+)
+"""
+
+
+async def settled(connection: Transaction, batch: Batch) -> int:
+    """The ordinal up to which every item has ended, as far as spans and leases tell; -1: not even the first."""
+    if batch.status in TERMINAL:
+        return batch.total - 1
+    if batch.ingesting:
+        return -1
+    first: int | None = await connection.fetchval(_FIRST_OPEN, batch.id)
+    return batch.total - 1 if first is None else first - 1
 
 
 _CONDITIONS = {

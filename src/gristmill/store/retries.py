@@ -148,7 +148,7 @@ WHERE batch_id = $1
 """
 _BEGIN = """
 UPDATE batch SET status = 'in_progress', ending = NULL, error = NULL, completed_at = NULL, cancelled_at = NULL,
-    run = run + 1, deadline_at = clock_timestamp() + make_interval(secs => deadline_seconds),
+    expires_at = NULL, run = run + 1, deadline_at = clock_timestamp() + make_interval(secs => deadline_seconds),
     first_lease_id = nextval(pg_get_serial_sequence('lease', 'id'))
 WHERE id = $1
 """

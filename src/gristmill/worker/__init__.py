@@ -99,7 +99,8 @@ class Worker:
         self._duty("sweeper", self._upkeep.sweep, 1.0, self._upkeep_news)
         self._duty("tidier", self._upkeep.tidy, 60.0)
         self._duty("discards", self._discards.step, 60.0)
-        self._duty("partitions", self._upkeep.grow, 3600.0)
+        self._duty("retention", self._upkeep.retain, 60.0)
+        self._duty("partitions", self._upkeep.partition, 3600.0)
 
     def wake(self) -> None:
         """There may be work: look now instead of at the next poll."""

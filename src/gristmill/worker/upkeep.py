@@ -4,7 +4,7 @@ import time
 
 from gristmill import metrics
 from gristmill.db import Database, unavailable
-from gristmill.store import endings, histories, idempotency, leases, partitions, schedules, workers
+from gristmill.store import endings, histories, idempotency, leases, partitions, retention, schedules, workers
 
 
 class Upkeep:
@@ -46,11 +46,19 @@ class Upkeep:
             await histories.let_stranded_go(tx)
             await workers.forget(tx)
             await idempotency.forget(tx)
+            await retention.forget_tombstones(tx)
         async with self._database.transaction() as tx:
             await schedules.forget_tenants(tx)
         return 0
 
-    async def grow(self) -> int:
-        """Keep partitions ahead of the clock."""
+    async def retain(self) -> int:
+        """Let batches go whose time is over, and erase what is left of those that are gone."""
+        async with self._database.transaction() as tx:
+            expired = await retention.expire(tx)
+        async with self._database.transaction() as tx:
+            return expired + await retention.erase(tx)
+
+    async def partition(self) -> int:
+        """Keep partitions ahead of the clock, and drop those in which nothing is kept any more."""
         await partitions.ensure(self._database)
-        return 0
+        return await partitions.drop_empty(self._database)

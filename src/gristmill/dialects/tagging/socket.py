@@ -12,7 +12,7 @@ from gristmill.api.parts import Parts, parts
 from gristmill.dialects.tagging import words
 from gristmill.dialects.tagging.frames import Frames
 from gristmill.dialects.tagging.room import router
-from gristmill.domain.errors import NotFound, ServiceError
+from gristmill.domain.errors import Gone, NotFound, ServiceError
 from gristmill.domain.states import TERMINAL
 from gristmill.store.batches import Batch
 from gristmill.store.feed import BEGINNING
@@ -81,7 +81,7 @@ async def _frames(of: Parts, batch: Batch) -> AsyncIterator[Frame | None]:
             yield None
             if isinstance(news, Batch) and news.status in TERMINAL:
                 yield frames.end(news)
-    except NotFound:
+    except (NotFound, Gone):
         yield {"type": "error", "job_id": batch.dialect_key, "message": "Job was deleted"}
 
 
