@@ -29,7 +29,7 @@ from factories import (
 )
 from gristmill.db import Database
 from gristmill.domain.states import TERMINAL, BatchStatus
-from gristmill.store import batches, feed, recording, retries
+from gristmill.store import batches, feed, recording, retention, retries
 from gristmill.store.batches import NewItem
 from gristmill.store.feed import BEGINNING, Position
 from gristmill.store.recording import Flush
@@ -198,8 +198,23 @@ async def test_a_batch_is_told_only_as_far_as_it_was_read(database: Database) ->
 
 
 async def test_deleting_a_batch_leaves_nothing_of_its_log(database: Database) -> None:
-    batch_id = await make_batch(database, 2)
-    await drain(database, await make_worker(database))
+    batch_id = await make_batch(database, 9)
+    worker = await make_worker(database)
+    while claimed := await claim(database, worker, 2):
+        await record(database, worker, all_of(claimed))
+    other = await make_batch(database, 1)
+    await drain(database, worker)
     await turn(database, batches.delete, batch_id)
+    async with database.transaction() as tx:
+        assert await retention.erase(tx, most=3) == 3
+    assert await sql(database, "SELECT upto FROM result_log WHERE batch_id = $1 ORDER BY 1", batch_id) == [
+        4,
+        6,
+        8,
+        9,
+    ]
+    await erase(database)
+    assert await sql(database, "SELECT batch_id FROM result_log") == [other]
+    await turn(database, batches.delete, other)
     await erase(database)
     assert await sql(database, "SELECT count(*) FROM result_log") == [0]

@@ -16,7 +16,8 @@ import pytest
 from factories import TENANT, claim, get, in_chats, make_batch, make_worker, sql, turn
 from gristmill.db import Database
 from gristmill.domain.states import ItemStatus
-from gristmill.store import batches, endings, leases, results, spans, workers
+from gristmill.store import batches, endings, feed, leases, results, spans, workers
+from gristmill.store.feed import Position
 
 ITEMS = 20_000
 CHATS = 2_000
@@ -157,6 +158,42 @@ async def test_a_page_far_behind_reads_what_it_shows(database: Database, mode: s
     async with watched(database, mode) as seen:
         found, _ = await results.page(seen.connection, batch, limit=100, offset=ITEMS * 9 // 10)
         assert found[0].ordinal == ITEMS * 9 // 10
+        assert await seen.rows() < 100 * PER_ITEM
+
+
+async def test_what_runs_is_found_without_reading_what_waits(database: Database, mode: str) -> None:
+    batch_id = await make_batch(database, ITEMS)
+    await wait_singly(database, batch_id)
+    await claim(database, await make_worker(database), 100)
+    batch = await get(database, batch_id)
+
+    async with watched(database, mode) as seen:
+        assert len(await results.running(seen.connection, batch, 1000)) == 100
+        assert await seen.rows() < 100 * PER_ITEM
+
+
+@pytest.mark.parametrize("each", [1, 5000])
+async def test_the_feed_is_resumed_anywhere_by_reading_what_it_tells(
+    database: Database, mode: str, each: int
+) -> None:
+    """In many rows of one item, and in few of many."""
+    batch_id = await make_batch(database, ITEMS)
+    recorded = """
+        WITH ended AS (
+            INSERT INTO result (batch_id, ordinal, status, attempt)
+            SELECT $1, n, 1, 1 FROM generate_series(0, $2::int - 1) n
+        )
+        INSERT INTO result_log (batch_id, run, upto, ordinals)
+        SELECT $1, 1, n, ARRAY(SELECT generate_series(n - $3::int, n - 1)) FROM generate_series($3::int, $2::int, $3::int) n
+    """
+    await sql(database, recorded, batch_id, ITEMS, each)
+    await sql(database, "UPDATE batch_count SET success = total WHERE batch_id = $1", batch_id)
+    batch = await get(database, batch_id)
+
+    async with watched(database, mode) as seen:
+        window = await feed.window(seen.connection, batch, Position(1, ITEMS * 9 // 10), 100)
+        assert window is not None
+        assert [result.ordinal for _, result in window.ended] == list(range(18_000, 18_100))
         assert await seen.rows() < 100 * PER_ITEM
 
 

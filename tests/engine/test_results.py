@@ -178,6 +178,33 @@ async def test_one_item_shows_its_input_and_its_attempts(database: Database) -> 
         await one(database, batch_id, "e/?")
 
 
+async def test_items_are_found_by_their_ordinals_and_so_are_those_that_run(database: Database) -> None:
+    batch = await get(database, await mixed(database))
+    async with database.connection() as connection:
+        found = await results.at(connection, batch, [3, 1, 0, 99])
+        assert [(one.ordinal, one.status) for one in found] == [(0, SUCCESS), (1, FAILED), (3, PROCESSING)]
+        assert found == [
+            one for one in await results.window(connection, batch, 0, 9) if one.ordinal in (0, 1, 3)
+        ]
+        assert await results.running(connection, batch, 10) == [3]
+        assert sorted(await results.inputs(connection, batch, [2, 5, 99])) == [2, 5]
+
+
+async def test_no_more_than_asked_for_of_what_runs_is_told_and_nothing_that_went_back(
+    database: Database,
+) -> None:
+    batch_id = await make_batch(database, 10)
+    worker = await make_worker(database)
+    [lease] = await claim(database, worker, 6)
+    await record(
+        database, worker, Flush({lease.id: 3}, [success(lease, 1)], [retry(lease, 2, 60), retry(lease, 4)])
+    )
+    batch = await get(database, batch_id)
+    async with database.connection() as connection:
+        assert await results.running(connection, batch, 10) == [0, 3, 5]
+        assert await results.running(connection, batch, 2) == [0, 3]
+
+
 async def test_an_item_of_another_batch_is_not_found(database: Database) -> None:
     batch_id = await make_batch(database, [NewItem("here", "{}")])
     await make_batch(database, [NewItem("there", "{}")])

@@ -333,3 +333,44 @@ async def test_nothing_of_a_source_is_quoted(sources: Sources, root: Path) -> No
         assert "hush" not in f"{refused.message} {refused.suggestion}"
     shutil.rmtree(root)
     assert "root" not in (await refusal(sources, LocalSource("hush"))).message
+
+
+# --- a look ---------------------------------------------------------------------------------------------------
+
+
+async def looked(sources: Sources, source: Source) -> str | None:
+    try:
+        await sources.look(source)
+    except SourceRefused as refused:
+        return refused.code
+    return None
+
+
+async def test_a_look_finds_what_could_be_opened_and_refuses_what_could_not(
+    objects: Sources, bucket: Bucket, root: Path, tmp_path: Path
+) -> None:
+    (root / "there.txt").write_bytes(b"x" * 10)
+    (root / "large.txt").write_bytes(b"x" * 1001)
+    (root / "link.txt").symlink_to(root / "there.txt")
+    bucket.put("documents/there.txt", b"x")
+    async with Receiver() as receiver:
+        expected = {
+            LocalSource("there.txt"): None,
+            LocalSource("missing.txt"): "source_not_found",
+            LocalSource("large.txt"): "source_too_large",
+            LocalSource("link.txt"): "source_refused",
+            LocalSource("deep"): "source_refused",
+            LocalSource("../data"): "source_refused",
+            ObjectSource("documents/there.txt"): None,
+            ObjectSource("documents/missing.txt"): "source_not_found",
+            ObjectSource("documents/../there.txt"): "source_refused",
+            UrlSource(receiver.url): None,
+            FileSource(UUID(int=1)): "file_not_found",
+        }
+        assert {source: await looked(objects, source) for source in expected} == expected
+        receiver.behave(status(404))
+        assert await looked(objects, UrlSource(receiver.url)) == "url_status"
+    assert await looked(replace(objects, local_root=None), LocalSource("there.txt")) == "source_refused"
+    assert (
+        await looked(replace(objects, objects=None), ObjectSource("documents/there.txt")) == "source_refused"
+    )

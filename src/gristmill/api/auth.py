@@ -1,6 +1,7 @@
 """Who is calling: one key table behind three headers, and tokens of one issuer."""
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
+from starlette.websockets import WebSocket
 
 from gristmill.api import tokens
 from gristmill.api.parts import Parts, parts
@@ -19,8 +20,19 @@ async def caller(request: Request, scope: str | None = None) -> Key:
     Every route calls this before it looks at anything else of the request.
     """
     of = parts(request)
-    key = await _found(of, request)
+    key = await _found(of, *_offered(request))
     _count(of, request, key)
+    return _allowed(key, scope)
+
+
+async def listener(socket: WebSocket, scope: str) -> Key:
+    """As `caller`, for who opens a WebSocket: browsers can set no headers there, so `?token=` is taken, too."""
+    tokens_given = socket.query_params.getlist("token")
+    offered = _offered(socket) if not tokens_given else (tokens_given[0].encode(), True)
+    return _allowed(await _found(parts(socket), *offered), scope)
+
+
+def _allowed(key: Key, scope: str | None) -> Key:
     if scope is not None and not key.allows(scope):
         what = "token" if key.kind == "jwt" else "API key"
         raise Forbidden(f"the {what} lacks the scope {scope}", code="missing_scope")
@@ -44,8 +56,7 @@ def actor(request: Request, key: Key) -> Actor:
     return Actor(key.kind, identifier, key.name, address, request.scope.get("request_id"))
 
 
-async def _found(of: Parts, request: Request) -> Key:
-    offered, as_bearer = _offered(request)
+async def _found(of: Parts, offered: bytes, as_bearer: bool) -> Key:
     if of.tokens is not None and as_bearer and _is_token(offered):
         return await of.tokens.holder(_text(offered, tokens.MAX_BYTES))
     key = await of.keys.find(_text(offered, _MAX_KEY_BYTES))
@@ -59,7 +70,7 @@ def _is_token(offered: bytes) -> bool:
     return offered.startswith(b"ey") and offered.count(b".") == 2
 
 
-def _offered(request: Request) -> tuple[bytes, bool]:
+def _offered(request: HTTPConnection) -> tuple[bytes, bool]:
     """What came in one or more of the headers, and whether as a bearer's."""
     offered, bearers = set(), set()
     for name, value in request.scope["headers"]:

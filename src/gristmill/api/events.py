@@ -17,7 +17,7 @@ from gristmill.api.envelope import dumps
 from gristmill.api.openapi import READ, documented, header, parameter, responses
 from gristmill.api.parts import Parts, parts
 from gristmill.api.query import Query
-from gristmill.domain.errors import Invalid, NotFound, Problem
+from gristmill.domain.errors import Gone, Invalid, NotFound, Problem
 from gristmill.domain.states import TERMINAL
 from gristmill.store import feed
 from gristmill.store.batches import Batch
@@ -65,10 +65,11 @@ _ID_PARAMETER = parameter(
     openapi_extra=documented(_ID_HEADER, _ID_PARAMETER),
 )
 async def follow_batch(request: Request, batch_id: str) -> Response:
-    """Server-sent events: `status` (the batch, at first and whenever its status has changed), `item` (a result, as it ends; with
-    an id), `progress` (counts, at most four times a second), and comments that keep the connection alive. Begins with all that
-    has ended before; ends after the `status` of a batch that has ended, or with `drain` when this process stops: come again then,
-    with the last id. Who comes again after the end gets 204, which tells browsers to stay away. `deleted` ends it, too."""
+    """Server-sent events: `status` (the batch, at first and whenever its status has changed; that of an ended batch comes last),
+    `item` (a result, as it ends; with an id), `progress` (counts, at most four times a second), and comments that keep the
+    connection alive. Begins with all that has ended before; ends after the `status` of a batch that has ended, or with `drain`
+    when this process stops: come again then, with the last id. Who comes again after the end gets 204, which tells browsers to
+    stay away. `deleted` ends it, too."""
     key = await caller(request, "batches:read")
     query = Query(request, ("last_event_id",))
     given = request.headers.get(_FIELD) or query.text("last_event_id", 32)
@@ -98,7 +99,9 @@ def _position(given: str | None, batch: Batch) -> tuple[Position, bool]:
 async def _stream(of: Parts, batch: Batch, position: Position) -> AsyncIterator[bytes]:
     teller = _Teller(batch)
     until = time.monotonic() + LONGEST_SECONDS
-    yield b"retry: %d\n\n" % RETRY_MILLISECONDS + teller.status(batch)
+    # The status of an ended batch comes last and only there: a reader may take it for the end.
+    first = b"" if batch.status in TERMINAL else teller.status(batch)
+    yield b"retry: %d\n\n" % RETRY_MILLISECONDS + first
     try:
         async for news in of.watch.follow(batch, position, of.draining, staged=teller.staged is not None):
             if text := teller.tell(news):
@@ -107,7 +110,7 @@ async def _stream(of: Parts, batch: Batch, position: Position) -> AsyncIterator[
             if over and isinstance(news, Batch) and news.status not in TERMINAL:
                 yield b"event: drain\ndata: {}\n\n"
                 return
-    except NotFound:
+    except (NotFound, Gone):
         yield b"event: deleted\ndata: {}\n\n"
 
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 
 from gristmill.api.aside import Aside
 from gristmill.api.keyring import KeyRing
@@ -44,6 +44,6 @@ class Parts:
         return Quotas(self.settings.tenant_active_batches, self.settings.tenant_pending_requests)
 
 
-def parts(request: Request) -> Parts:
+def parts(request: HTTPConnection) -> Parts:
     found: Parts = request.app.state.parts
     return found

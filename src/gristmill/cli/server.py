@@ -13,6 +13,7 @@ from gristmill.cli.refusal import Refusal
 
 _IDLE_SECONDS = 30  # between two requests of a connection
 _BACKLOG = 2048
+_MESSAGE_BYTES = 64 * 1024  # of a WebSocket: nothing that we listen to is longer
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -34,7 +35,9 @@ class Server(uvicorn.Server):
         config = uvicorn.Config(
             app,
             http=DeadlineProtocol,
-            ws="none",
+            ws="wsproto",
+            ws_max_size=_MESSAGE_BYTES,
+            ws_per_message_deflate=False,
             lifespan="off",
             log_config=None,
             access_log=False,

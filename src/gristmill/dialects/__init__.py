@@ -8,7 +8,7 @@ What works and what differs: docs/dialects.md.
 from fastapi import FastAPI
 
 from gristmill.api import errors
-from gristmill.dialects import anthropic, koosearch, llamacloud, nexent, openai
+from gristmill.dialects import anthropic, koosearch, llamacloud, nexent, openai, tagging
 from gristmill.dialects.base import Dialect
 
 DIALECTS: tuple[Dialect, ...] = (
@@ -17,6 +17,7 @@ DIALECTS: tuple[Dialect, ...] = (
     llamacloud.DIALECT,
     nexent.DIALECT,
     openai.DIALECT,
+    tagging.DIALECT,
 )
 
 

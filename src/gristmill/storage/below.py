@@ -33,6 +33,15 @@ def copy(root: Path, path: str, target: IO[bytes], max_bytes: int) -> None:
             shutil.copyfileobj(_Bounded(source, max_bytes), target, 1024 * 1024)
 
 
+def look(root: Path, path: str) -> int:
+    """The size of the file, which `copy` would find. Raises as that does."""
+    with ExitStack() as stack:
+        status = os.fstat(_opened(root, _parts(root, path), stack))
+        if not stat.S_ISREG(status.st_mode):
+            raise OutsideRoot
+        return status.st_size
+
+
 def _parts(root: Path, path: str) -> list[str]:
     """The names on the way down from the root. Raises OutsideRoot."""
     given = PurePosixPath(path)

@@ -26,6 +26,7 @@ from gristmill.storage.base import Missing, Storage, StorageFailed, file_key
 from gristmill.storage.location import Location
 
 URL_SECONDS = 60.0  # from the first connect to the last byte, redirects included
+LOOK_SECONDS = 10.0  # for no more than a look
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,49 @@ class Sources:
                 opening = self._stored(tenant_id, file_id, "requests.jsonl")
         async with opening as opened:
             yield opened
+
+    async def look(self, source: Source) -> None:
+        """Whether it can be opened, without reading it: a URL is asked, and left before its body. Raises SourceRefused."""
+        match source:
+            case UrlSource(url):
+                await self._look_at_url(url)
+            case LocalSource(path):
+                await self._look_at_local(path)
+            case ObjectSource(key):
+                await self._look_at_object(key)
+            case _:
+                raise _no_file()
+
+    async def _look_at_url(self, url: str) -> None:
+        try:
+            async with download(self.http, url, timeout_seconds=LOOK_SECONDS, max_bytes=self.max_bytes):
+                return
+        except (CallFailed, UnexpectedStatus) as error:
+            raise url_refused(error, self.max_bytes) from None
+
+    async def _look_at_local(self, path: str) -> None:
+        if self.local_root is None:
+            raise _not_opened("GRISTMILL_LOCAL_ROOT")
+        try:
+            size = await asyncio.to_thread(below.look, self.local_root, path)
+        except below.OutsideRoot:
+            raise SourceRefused("source_refused", "The path may not be read.") from None
+        except (OSError, ValueError):
+            raise SourceRefused("source_not_found", "There is no such file.") from None
+        if size > self.max_bytes:
+            raise too_large(self.max_bytes)
+
+    async def _look_at_object(self, key: str) -> None:
+        if self.objects is None:
+            raise _not_opened("GRISTMILL_S3_ROOT")
+        inside = _key_below(self.objects, key)
+        try:
+            async for _ in self.objects.storage.read(inside, 0, 1):
+                return
+        except Missing:
+            raise SourceRefused("source_not_found", "There is no such object.") from None
+        except StorageFailed:
+            raise _storage_failed() from None
 
     @asynccontextmanager
     async def _file(self, tenant_id: UUID, file_id: UUID) -> AsyncIterator[OpenSource]:

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from asyncpg import Record
+from asyncpg import Record, UniqueViolationError
 
 from gristmill.db import Transaction
 from gristmill.domain.errors import Conflict, Gone, NotFound
@@ -20,6 +20,8 @@ from gristmill.domain.webhooks import Hook, as_json
 from gristmill.store import announcements, endings, histories, limits, quotas, rejects, retention, schedules
 from gristmill.store.counts import faded
 from gristmill.store.quotas import Quotas
+
+KEY_TAKEN = "key_taken"
 
 
 @dataclass(slots=True)  # not frozen: that would cost 1 µs an item
@@ -302,8 +304,11 @@ async def create_of_directory(tx: Transaction, new: NewBatch, directory_id: UUID
 
 
 async def insert(tx: Transaction, new: NewBatch, total: int, failed: int = 0) -> None:
-    """The batch without its items, `failed` of which count as such already: nothing of it can start. Raises TooMany if it
-    goes beyond a quota."""
+    """The batch without its items, `failed` of which count as such already: nothing of it can start.
+
+    Raises TooMany if it goes beyond a quota, and Conflict with the code KEY_TAKEN where another batch of the dialect has the
+    key of its origin.
+    """
     await quotas.hold(tx, new.tenant_id, new.quotas, batches=1, requests=total - failed)
     webhook = new.webhook
     status = BatchStatus.PAUSED if new.start_paused else BatchStatus.IN_PROGRESS
@@ -340,7 +345,10 @@ async def insert(tx: Transaction, new: NewBatch, total: int, failed: int = 0) ->
         await bring(tx, new.id, new.upstream)
     if (origin := new.origin) is not None:
         statement = "UPDATE batch SET dialect = $2, dialect_key = $3, dialect_facts = $4 WHERE id = $1"
-        await tx.execute(statement, new.id, origin.dialect, origin.key, origin.facts)
+        try:
+            await tx.execute(statement, new.id, origin.dialect, origin.key, origin.facts)
+        except UniqueViolationError:
+            raise Conflict("another batch has this id", code=KEY_TAKEN) from None
     if new.failure_threshold is not None or new.budget is not None:
         await limits.lay_down(tx, new.id, new.failure_threshold, new.budget)
     if webhook or new.webhooks:
@@ -405,6 +413,17 @@ async def note_facts(tx: Transaction, tenant_id: UUID, batch_id: UUID, facts: Ma
         WHERE id = $1 AND tenant_id = $2
     """
     await tx.execute(merged, batch_id, tenant_id, orjson.dumps(dict(facts)).decode())
+
+
+async def with_key(connection: Transaction, tenant_id: UUID, dialect: str, key: str) -> Batch:
+    """The batch that was made through this dialect with this id of the caller's own. Raises NotFound."""
+    condition = "b.tenant_id = $1 AND b.dialect = $2 AND b.dialect_key = $3"
+    row = await connection.fetchrow(
+        f"SELECT {COLUMNS} FROM {SOURCE} WHERE {condition}", tenant_id, dialect, key
+    )
+    if row is None:
+        raise NotFound("no such batch")
+    return batch_of(row)
 
 
 def batch_of(row: Record) -> Batch:

@@ -7,6 +7,7 @@ Only results that were really inserted are counted. When the counts reach the to
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import accumulate, chain
 from uuid import UUID
 
 from gristmill.db import Transaction
@@ -69,15 +70,16 @@ UPDATE batch_count c SET
     last_result_at = clock_timestamp(), exceeded = {_EXCEEDED}
 FROM unnest(
     $1::uuid[], $2::int[], $3::int[], $4::int[], $5::int[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[],
-    $10::timestamptz[], $11::text[]
+    $10::timestamptz[], $11::int[]
 ) AS g (
-    batch_id, success, failed, cancelled, expired, calls, prompt_tokens, completion_tokens, cost_microusd, started_at, ordinals
+    batch_id, success, failed, cancelled, expired, calls, prompt_tokens, completion_tokens, cost_microusd, started_at, since
 )
 WHERE c.batch_id = g.batch_id
-RETURNING c.batch_id, c.success + c.failed AS upto, c.success + c.failed = c.total AS complete, g.ordinals
+RETURNING c.batch_id, c.success + c.failed AS upto, c.success + c.failed = c.total AS complete,
+    ($12::int[])[since + 1:since + g.success + g.failed] AS ordinals
 ), logged AS (
     INSERT INTO result_log (batch_id, run, upto, ordinals)
-    SELECT batch.id, batch.run, upto, ordinals::int[] FROM counted JOIN batch ON batch.id = counted.batch_id
+    SELECT batch.id, batch.run, upto, ordinals FROM counted JOIN batch ON batch.id = counted.batch_id
 )
 SELECT batch_id, complete FROM counted
 """
@@ -99,5 +101,7 @@ async def add(tx: Transaction, tallies: Mapping[UUID, Tally]) -> list[UUID]:
 def _columns(tallies: Collection[Tally]) -> list[list[object]]:
     *names, _ = Tally.__slots__
     columns: list[list[object]] = [[getattr(tally, name) for tally in tallies] for name in names]
-    # Lists of several lengths are no array of Postgres: each goes as the text of one.
-    return [*columns, [f"{{{','.join(map(str, tally.ordinals))}}}" for tally in tallies]]
+    # Lists of several lengths are no array of Postgres: they go as one, and where in it each begins.
+    ordinals = list[object](chain.from_iterable(tally.ordinals for tally in tallies))
+    ends = list[object](accumulate((len(tally.ordinals) for tally in tallies), initial=0))
+    return [*columns, ends[:-1], ordinals]

@@ -153,6 +153,43 @@ async def window(connection: Transaction, batch: Batch, first: int, size: int) -
     return [_result(row) for row in rows]
 
 
+async def at(connection: Transaction, batch: Batch, ordinals: Sequence[int]) -> list[Result]:
+    """The items with these ordinals, in input order. Looked up one by one: a plain join may read the whole batch."""
+    rows = await connection.fetch(
+        f"SELECT found.* FROM unnest($2::int[]) AS wanted (ordinal) "
+        f"CROSS JOIN LATERAL ({_SELECT} AND i.ordinal = wanted.ordinal LIMIT 1) found ORDER BY found.ordinal",
+        batch.id,
+        list(ordinals),
+    )
+    return [_result(row) for row in rows]
+
+
+async def inputs(connection: Transaction, batch: Batch, ordinals: Sequence[int]) -> dict[int, str]:
+    """The inputs (JSON text) of these items, by ordinal."""
+    rows = await connection.fetch(
+        "SELECT ordinal, input FROM item WHERE batch_id = $1 AND ordinal = ANY ($2)", batch.id, list(ordinals)
+    )
+    return {row["ordinal"]: row["input"] for row in rows}
+
+
+# No two spans overlap: only the first that ends behind an item can have it.
+_RUNNING = """
+SELECT i.ordinal FROM lease l
+CROSS JOIN LATERAL generate_series(l.first, l.last) AS i (ordinal)
+WHERE l.batch_id = $1
+    AND NOT EXISTS (SELECT FROM result r WHERE r.batch_id = $1 AND r.ordinal = i.ordinal)
+    AND coalesce(
+        (SELECT w.first FROM span w WHERE w.batch_id = $1 AND w.last >= i.ordinal ORDER BY w.last LIMIT 1) > i.ordinal, true
+    )
+ORDER BY i.ordinal LIMIT $2
+"""
+
+
+async def running(connection: Transaction, batch: Batch, most: int) -> list[int]:
+    """The ordinals of the first items that are in flight."""
+    return [row["ordinal"] for row in await connection.fetch(_RUNNING, batch.id, most)]
+
+
 _FIRST_OPEN = """
 SELECT least(
     (SELECT min(first) FROM span WHERE batch_id = $1), (SELECT min(first) FROM lease WHERE batch_id = $1)
@@ -168,14 +205,6 @@ async def settled(connection: Transaction, batch: Batch) -> int:
         return -1
     first: int | None = await connection.fetchval(_FIRST_OPEN, batch.id)
     return batch.total - 1 if first is None else first - 1
-
-
-async def at(connection: Transaction, batch: Batch, ordinals: Sequence[int]) -> list[Result]:
-    """The items with these ordinals, in input order."""
-    rows = await connection.fetch(
-        f"{_SELECT} AND i.ordinal = ANY ($2) ORDER BY i.ordinal", batch.id, list(ordinals)
-    )
-    return [_result(row) for row in rows]
 
 
 _CONDITIONS = {

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from gristmill.db import Transaction
 from gristmill.domain.errors import Gone, NotFound
+from gristmill.tables import PARTITIONED
 
 # What a partition covers: until then the others of the week may have expired, too, and all of it goes in one stroke.
 ERASED_WITHIN_DAYS = 7
@@ -88,7 +89,6 @@ async def let_go(tx: Transaction, batch_ids: Sequence[UUID], *, within_days: int
     await tx.execute("DELETE FROM batch WHERE id = ANY ($1)", batch_ids)
 
 
-_BY_ORDINAL = ("item", "result", "item_attempt", "item_checkpoint")
 _DUE = """
 SELECT batch_id, total, erased FROM batch_remains WHERE due_at <= now()
 ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED
@@ -101,11 +101,11 @@ async def erase(tx: Transaction, *, most: int = 5000) -> int:
     if due is None:
         return 0
     batch_id, first, end = due["batch_id"], due["erased"], min(due["erased"] + most, due["total"])
-    for table in _BY_ORDINAL:
-        rows = f"DELETE FROM {table} WHERE batch_id = $1 AND ordinal >= $2 AND ordinal < $3"
+    for table in PARTITIONED:
+        place = "upto - 1" if table == "result_log" else "ordinal"  # of its last item
+        rows = f"DELETE FROM {table} WHERE batch_id = $1 AND {place} >= $2 AND {place} < $3"
         await tx.execute(rows, batch_id, first, end)
     if end == due["total"]:
-        await tx.execute("DELETE FROM result_log WHERE batch_id = $1", batch_id)
         await tx.execute("DELETE FROM batch_remains WHERE batch_id = $1", batch_id)
     else:
         await tx.execute("UPDATE batch_remains SET erased = $2 WHERE batch_id = $1", batch_id, end)

@@ -1,0 +1,95 @@
+"""The WebSocket of a job: what has been, then each document as it begins and ends, then the end."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from gristmill.api.auth import listener
+from gristmill.api.envelope import dumps
+from gristmill.api.parts import Parts, parts
+from gristmill.dialects.tagging import words
+from gristmill.dialects.tagging.frames import Frames
+from gristmill.dialects.tagging.room import router
+from gristmill.domain.errors import Gone, NotFound, ServiceError
+from gristmill.domain.states import TERMINAL
+from gristmill.store.batches import Batch
+from gristmill.store.feed import BEGINNING
+
+KEEP_ALIVE_SECONDS = 30.0
+_POLICY = 1008  # RFC 6455, 7.4.1
+_RESTART = 1012
+_OVER = 1000
+_AWAY = "come again: this server is stopping"
+
+Frame = dict[str, Any]
+
+
+@router.websocket("/api/batch/ws/{job_id}")
+async def tell(socket: WebSocket, job_id: str) -> None:
+    """Whoever leaves stops nothing. What a client says is passed over."""
+    await socket.accept()
+    try:
+        key = await listener(socket, "batches:read")
+        batch = await words.find(parts(socket), key, job_id)
+    except ServiceError as refused:
+        await _refuse(socket, refused)
+        return
+    telling = asyncio.create_task(_tell(socket, parts(socket), batch))
+    leaving = asyncio.create_task(_until_gone(socket))
+    done, left = await asyncio.wait((telling, leaving), return_when=asyncio.FIRST_COMPLETED)
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
+async def _refuse(socket: WebSocket, refused: ServiceError) -> None:
+    """Accepted before, as a browser is told nothing of a handshake that fails."""
+    try:
+        await socket.send_text(dumps({"type": "error", "message": refused.detail}).decode())
+        await socket.close(_POLICY, refused.detail[:100])
+    except WebSocketDisconnect:
+        return
+
+
+async def _until_gone(socket: WebSocket) -> None:
+    while (await socket.receive())["type"] != "websocket.disconnect":
+        pass
+
+
+async def _tell(socket: WebSocket, of: Parts, batch: Batch) -> None:
+    over = False
+    try:
+        async for frame in _kept_alive(_frames(of, batch)):
+            await socket.send_text(dumps(frame).decode())
+            over = frame.get("type") in ("completed", "cancelled", "error")
+        await socket.close(*((_OVER, "") if over else (_RESTART, _AWAY)))
+    except WebSocketDisconnect:
+        return
+
+
+async def _frames(of: Parts, batch: Batch) -> AsyncIterator[Frame | None]:
+    """None: a look that brought nothing."""
+    frames = Frames(of, batch)
+    try:
+        async for news in of.watch.follow(batch, BEGINNING, of.draining):
+            for frame in await frames.of(news):
+                yield frame
+            yield None
+            if isinstance(news, Batch) and news.status in TERMINAL:
+                yield frames.end(news)
+    except (NotFound, Gone):
+        yield {"type": "error", "job_id": batch.dialect_key, "message": "Job was deleted"}
+
+
+async def _kept_alive(frames: AsyncIterator[Frame | None]) -> AsyncIterator[Frame]:
+    clock = asyncio.get_running_loop()
+    spoke = clock.time()
+    async for frame in frames:
+        if frame is None and clock.time() - spoke < KEEP_ALIVE_SECONDS:
+            continue
+        spoke = clock.time()
+        yield {"type": "keepalive"} if frame is None else frame
