@@ -179,7 +179,7 @@ async def test_bad_lines_fail_the_batch_and_are_told_one_by_one(client: AsyncOpe
     )
     done = await ended(client, batch.id)
     assert (done.status, done.output_file_id, done.error_file_id) == ("failed", None, None)
-    assert (done.failed_at is not None, done.completed_at) == (True, None)
+    assert (done.failed_at is not None, done.completed_at, done.in_progress_at) == (True, None, None)
     assert done.errors is not None
     assert done.errors.data is not None
     assert done.request_counts is not None
