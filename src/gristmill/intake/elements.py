@@ -7,8 +7,11 @@ from gristmill.domain.errors import Invalid, Problem
 from gristmill.intake import json
 from gristmill.intake.problems import pointer
 
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 # Strings whole, so that what looks like a bracket in one is passed over; a lone quote: its end has not arrived.
-_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],:"]', re.DOTALL)
+_TOKEN = re.compile(_STRING + rb'|[{}\[\],:"]', re.DOTALL)
+# Among the elements, where most of the bytes are: on to the next mark that may matter.
+_MARK = re.compile(rb'(?:[^"{}\[\],]++|' + _STRING + rb')*+([{}\[\],"])', re.DOTALL)
 
 
 class Elements:
@@ -41,13 +44,8 @@ class Elements:
         self._buffer = self._buffer[self._from :] + piece
         self._at -= self._from
         self._from = 0
-        for token in _TOKEN.finditer(self._buffer, self._at):
-            if token[0] == b'"':
-                self._at = token.start()
-                break
-            self._take(token[0], token.start(), token.end())
-        else:
-            self._at = len(self._buffer)
+        while self._through_elements() if self._inside else self._around_them():
+            pass
         if not self._inside:
             self._keep(self._at)
             self._check_rest(len(self._buffer) - self._at)
@@ -64,16 +62,45 @@ class Elements:
             raise Invalid([Problem(pointer(self._name), "list_type", "Input should be a valid array")])
         return found
 
-    def _take(self, text: bytes, start: int, end: int) -> None:
-        if text in b"[{":
-            self._open(text, end)
-        elif text in b"]}":
-            self._close(text, start)
-        elif self._inside:
-            if text == b"," and self._depth == 2:
-                self._element(start, end)
-        elif self._depth == 1:
-            self._at_the_top(text)
+    def _through_elements(self) -> bool:
+        """Whether the array ends in the buffer; what is behind it is left."""
+        buffer, at, depth = self._buffer, self._at, self._depth
+        while token := _MARK.match(buffer, at):
+            mark = token[1]
+            if mark == b'"':
+                self._at, self._depth = token.start(1), depth
+                return False
+            at = token.end()
+            if mark == b",":
+                if depth == 2:
+                    self._element(at - 1, at)
+            elif mark in b"{[":
+                depth += 1
+            elif (depth := depth - 1) == 1:
+                self._at, self._depth = at, depth
+                self._end(mark, at - 1)
+                return True
+        self._at, self._depth = len(buffer), depth
+        return False
+
+    def _around_them(self) -> bool:
+        """Whether the array begins in the buffer; what is in it is left."""
+        for token in _TOKEN.finditer(self._buffer, self._at):
+            text = token[0]
+            self._at = token.start()
+            if text == b'"':
+                return False
+            if text in b"[{":
+                self._open(text, token.end())
+                if self._inside:
+                    self._at = token.end()
+                    return True
+            elif text in b"]}":
+                self._depth -= 1
+            elif self._depth == 1:
+                self._at_the_top(text)
+        self._at = len(self._buffer)
+        return False
 
     def _at_the_top(self, text: bytes) -> None:
         if text == b":":
@@ -91,11 +118,8 @@ class Elements:
             self._inside = self._seen = True
         self._depth += 1
 
-    def _close(self, text: bytes, start: int) -> None:
-        self._depth -= 1
-        if not self._inside or self._depth > 1:
-            return
-        if text != b"]":
+    def _end(self, mark: bytes, start: int) -> None:
+        if mark != b"]":
             raise self._wrong("invalid_json", "not valid JSON: a bracket that closes another")
         if self.count or self._buffer[self._from : start].strip():
             self._element(start, start)
