@@ -478,7 +478,8 @@ async def test_requests_that_came_with_their_batch_are_not_looked_for_among_the_
     sources = Sources(mill.storage, mill.services.http, none, max_bytes=10**9)
     mill.services = replace(mill.services, open_source=sources.open)
     await mill.another().step()
-    assert (await get(database, batch_id)).waiting_reason != "ingesting"
+    batch = await get(database, batch_id)
+    assert (batch.status, batch.ingesting) == (BatchStatus.IN_PROGRESS, False)
 
 
 async def test_requests_that_were_given_up_meanwhile_make_no_batch(mill: Mill, database: Database) -> None:

@@ -179,7 +179,7 @@ async def test_bad_lines_fail_the_batch_and_are_told_one_by_one(client: AsyncOpe
     )
     done = await ended(client, batch.id)
     assert (done.status, done.output_file_id, done.error_file_id) == ("failed", None, None)
-    assert (done.failed_at is not None, done.completed_at) == (True, None)
+    assert (done.failed_at is not None, done.completed_at, done.in_progress_at) == (True, None, None)
     assert done.errors is not None
     assert done.errors.data is not None
     assert done.request_counts is not None
@@ -200,6 +200,13 @@ async def test_a_custom_id_that_comes_twice_is_told(client: AsyncOpenAI) -> None
     assert done.errors is not None
     [error] = done.errors.data or []
     assert (error.code, error.line, error.param) == ("duplicate_custom_id", 3, "custom_id")
+
+
+async def test_a_file_of_thousands_of_lines_becomes_an_output_in_their_order(client: AsyncOpenAI) -> None:
+    done = await ended(client, (await make(client, *(line(f"c-{n}", f"{n}") for n in range(2500)))).id)
+    out = await rows(client, done.output_file_id)
+    assert [*out] == [f"c-{n}" for n in range(2500)]
+    assert out["c-7"]["response"]["body"]["choices"][0]["message"]["content"] == "You said: 7"
 
 
 async def test_a_cancelled_batch_keeps_what_was_done(mill: Served, client: AsyncOpenAI) -> None:
@@ -279,6 +286,8 @@ async def test_errors_are_of_the_class_that_the_client_has_for_them(
             await foreign(file.id)
         assert refused.value.type == "invalid_request_error"
         assert refused.value.request_id
+    with pytest.raises(openai.NotFoundError):
+        await other.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
     batch = await create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
     await ended(client, batch.id)
     for foreign_batch in (other.batches.retrieve, other.batches.cancel):

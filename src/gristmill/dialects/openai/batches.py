@@ -22,7 +22,18 @@ from gristmill.dialects import base
 from gristmill.dialects.base import inward, outward
 from gristmill.dialects.openai import outputs
 from gristmill.dialects.openai.files import LIFETIMES, listing, position
-from gristmill.dialects.openai.words import BATCH, FILE, NAME, ended_at, errors, facts, status, unix
+from gristmill.dialects.openai.words import (
+    BAD_SOURCE,
+    BATCH,
+    FILE,
+    NAME,
+    ended_at,
+    errors,
+    facts,
+    status,
+    unix,
+    why,
+)
 from gristmill.domain.errors import Conflict, Invalid, Problem
 from gristmill.domain.states import BatchStatus
 from gristmill.intake import json, problems
@@ -56,7 +67,7 @@ class BatchCreate(BaseModel):
 
 def view(batch: Batch) -> dict[str, Any]:
     known, word, over = facts(batch), status(batch), unix(ended_at(batch))
-    counted = word not in ("validating", "failed") or batch.success > 0
+    counted = word != "validating" and why(batch) != BAD_SOURCE  # then there are requests, and results
     return {
         "id": outward(BATCH, batch.id),
         "object": "batch",
@@ -69,7 +80,7 @@ def view(batch: Batch) -> dict[str, Any]:
         "output_file_id": outputs.file_id(batch, "output"),
         "error_file_id": outputs.file_id(batch, "error"),
         "created_at": unix(batch.created_at),
-        "in_progress_at": None if word in ("validating", "failed") else unix(batch.created_at),
+        "in_progress_at": unix(batch.created_at) if counted else None,
         "expires_at": unix(batch.deadline_at),
         "finalizing_at": over if word in ("completed", "expired") else None,
         "completed_at": over if word == "completed" else None,
@@ -79,7 +90,7 @@ def view(batch: Batch) -> dict[str, Any]:
         "cancelled_at": over if word == "cancelled" else None,
         "request_counts": {
             "total": batch.total if counted else 0,
-            "completed": batch.success,
+            "completed": batch.success if counted else 0,
             "failed": batch.failed if counted else 0,
         },
         "usage": {
