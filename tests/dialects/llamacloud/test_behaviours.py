@@ -699,6 +699,17 @@ async def test_9_an_upload_to_be_parsed_is_kept_only_with_its_job(caller: Caller
     assert (file["name"], file["purpose"]) == ("a.txt", "parse")
 
 
+async def test_9_an_upload_that_comes_twice_under_one_key_makes_one_job_and_one_file(caller: Caller) -> None:
+    async def send(text: bytes) -> Any:
+        form = {"data": {"configuration": '{"tier": "fast"}'}, "files": {"file": ("a.txt", text)}}
+        return await caller.post("/api/v2/parse/upload", headers={"Idempotency-Key": "a-key"}, **form)
+
+    first, again, other = await send(b"a note"), await send(b"a note"), await send(b"another")
+    assert first.json() == again.json()
+    assert other.status_code == 422
+    assert len((await caller.get("/api/v1/beta/files")).json()["items"]) == 1
+
+
 async def test_9_an_extract_job_needs_one_configuration_and_a_document(caller: Caller, other: Caller) -> None:
     file_id, foreign = await caller.upload(b"a note"), await other.upload(b"theirs")
     path, inline = "/api/v2/extract", {"data_schema": SCHEMA}

@@ -22,7 +22,7 @@ from gristmill.dialects.llamacloud import configurations, hooks, pages, words
 from gristmill.dialects.llamacloud.hooks import Hook
 from gristmill.dialects.llamacloud.making import MAX_FILES, Making, too_many_files
 from gristmill.dialects.llamacloud.words import Lenient
-from gristmill.domain.errors import Conflict, Invalid, Problem
+from gristmill.domain.errors import Conflict
 from gristmill.domain.states import TERMINAL, BatchStatus, ItemStatus
 from gristmill.intake import problems
 from gristmill.store import batches, directories, tasks
@@ -128,14 +128,12 @@ async def create_batch(request: Request) -> Response:
 
 
 async def _source(of: Parts, key: Key, text: str) -> UUID:
-    """Raises NotFound; Invalid for a directory without files, or with too many."""
+    """Raises NotFound; Invalid for a directory with too many files."""
     directory_id = words.inward(words.DIRECTORY, text)
     async with of.database.engine.connect() as connection:
         found = await directories.get(connection, key.tenant_id, directory_id)
     if found.files > MAX_FILES:
         raise too_many_files()
-    if found.files == 0:
-        raise Invalid([Problem(f"/{_SOURCE}", "empty_directory", "the directory has no files")])
     return found.id
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import orjson
@@ -25,7 +26,7 @@ from gristmill.store.results import Result
 _ITEM = "file"  # the custom id of the one item of a job's own batch
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Job:
     batch: Batch
     result: Result | None  # None: its batch has been made a moment ago
@@ -39,7 +40,7 @@ class Job:
     def facts(self) -> dict[str, Any]:
         return words.facts_of(self.batch.dialect_facts)
 
-    @property
+    @cached_property
     def output(self) -> dict[str, Any] | None:
         """What its processor answered; None unless it has succeeded."""
         if self.result is None or self.result.output is None:

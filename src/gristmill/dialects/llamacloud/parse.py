@@ -80,13 +80,16 @@ async def create_job(request: Request) -> Response:
 async def upload(request: Request) -> Response:
     """A form with the part `file`, and its `configuration` as JSON text. What the configuration lacks keeps no file."""
     key = await caller(request, "batches:write")
+    await caller(request, "files:write")
     of, making = parts(request), Making.of(request, key)
-    if not key.allows("files:write"):
-        await caller(request, "files:write")
     async with Upload(of, key.tenant_id) as incoming:
         form = FilePart(lenient=True)
         new = await files.received(request, incoming, form, purpose="parse")
-        body = json.parse(form.texts.get("configuration", "{}").encode(), dict)
+        configuration = form.texts.get("configuration", "{}").encode()
+        making.once.fingerprint(new.sha256 + configuration)
+        if (before := await making.once.before()) is not None:
+            return before
+        body = json.parse(configuration, dict)
         given = problems.checked(ParseBody, body)
         await _chosen(of, key, given, body)
         async with of.database.engine.begin() as connection:

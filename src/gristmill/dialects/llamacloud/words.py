@@ -96,7 +96,7 @@ def batch_status(batch: Batch) -> str:
     only a limit or a pause before the next attempt is in the way."""
     if (ended := _ENDED.get(batch.status)) is not None:
         return ended
-    if batch.status is BatchStatus.CANCELLING or batch.processing:
+    if batch.processing:
         return "RUNNING"
     if (batch.waiting_reason or "").startswith(_LIMITS):
         return "THROTTLED"
