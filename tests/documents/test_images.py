@@ -160,3 +160,11 @@ async def seen(pool: ParserPool, tmp_path: Path, data: bytes) -> str:
         return (await look(pool, tmp_path, data)).media_type
     except Refused as refused:
         return refused.code
+
+
+async def test_a_size_that_does_not_fit_its_checksum_is_not_believed(
+    pool: ParserPool, tmp_path: Path
+) -> None:
+    data = bytearray(GOOD["png"])
+    data[19] ^= 1  # of the width: 320, for which there are pixels enough
+    assert await code(pool, tmp_path, bytes(data)) == "document_broken"
