@@ -250,13 +250,7 @@ async def upload_into_directory(request: Request, directory_id: str) -> Response
     async with Upload(of, key.tenant_id) as upload:
         new = await incoming.receive(request, query, upload)
         async with of.database.engine.begin() as connection:
-            [file] = await files.add(
-                connection,
-                key.tenant_id,
-                [new],
-                retention_days=of.settings.file_retention_days,
-                most_bytes=of.settings.tenant_stored_bytes,
-            )
+            [file] = await upload.add(connection, [new])
             await directories.add(connection, key.tenant_id, found, {file.id: file.filename})
         upload.kept()
     return answer(file_view(file), 201, headers={"Location": f"/api/v1/files/{file.id}"})
@@ -302,13 +296,7 @@ async def _unpack(of: Parts, tenant_id: UUID, directory_id: UUID, file: IO[bytes
         ]
         names = {new.id: member.path for new, member in zip(news, archive.members, strict=True)}
         async with of.database.engine.begin() as connection:
-            await files.add(
-                connection,
-                tenant_id,
-                news,
-                retention_days=of.settings.file_retention_days,
-                most_bytes=of.settings.tenant_stored_bytes,
-            )
+            await upload.add(connection, news)
             directory = await directories.add(connection, tenant_id, directory_id, names)
         upload.kept()
     return directory

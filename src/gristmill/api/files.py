@@ -89,13 +89,7 @@ async def upload_file(request: Request) -> Response:
     async with Upload(of, key.tenant_id) as upload:
         new = await incoming.receive(request, query, upload)
         async with of.database.engine.begin() as connection:
-            [file] = await files.add(
-                connection,
-                key.tenant_id,
-                [new],
-                retention_days=of.settings.file_retention_days,
-                most_bytes=of.settings.tenant_stored_bytes,
-            )
+            [file] = await upload.add(connection, [new])
         upload.kept()
     return answer(view(file), 201, headers={"Location": f"/api/v1/files/{file.id}"})
 

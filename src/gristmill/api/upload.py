@@ -7,13 +7,13 @@ from uuid import UUID
 
 from gristmill.api import body
 from gristmill.api.parts import Parts
-from gristmill.db import unavailable
+from gristmill.db import Connection, unavailable
 from gristmill.domain.errors import Invalid, Problem
 from gristmill.domain.ids import uuid7
 from gristmill.domain.inspection import Inspection
 from gristmill.storage.base import PIECE_BYTES, StorageFailed, file_key
 from gristmill.store import files, quotas
-from gristmill.store.files import Discard
+from gristmill.store.files import Discard, File, NewFile
 
 _AT_ONCE = 100  # bytes of so many files go within the request that deletes them; a worker removes the rest
 
@@ -60,6 +60,26 @@ class Upload:
         watched = _watched(pieces, inspection, self._of.settings.upload_max_bytes, allow_empty)
         await self._of.storage.put(file_key(self._tenant_id, file_id), watched)
         return inspection
+
+    async def add(
+        self,
+        connection: Connection,
+        news: Sequence[NewFile],
+        *,
+        retention_days: int | None = None,
+        lifetime_seconds: int | None = None,
+    ) -> list[File]:
+        """Makes them files, for as long as the settings say or for `retention_days`, within the tenant's quota. They are to be
+        seen once the caller's transaction commits. Raises Forbidden beyond the quota."""
+        settings = self._of.settings
+        return await files.add(
+            connection,
+            self._tenant_id,
+            news,
+            retention_days=retention_days or settings.file_retention_days,
+            lifetime_seconds=lifetime_seconds,
+            most_bytes=settings.tenant_stored_bytes,
+        )
 
     def kept(self) -> None:
         self._ids = []

@@ -23,7 +23,7 @@ from gristmill.dialects.koosearch.words import NAME, PREFIX, PROCESSORS, RETRYIN
 from gristmill.domain.errors import Conflict
 from gristmill.intake import problems
 from gristmill.intake.draft import MAX_ITEMS
-from gristmill.store import collections, files, retries
+from gristmill.store import collections, files, quotas, retries
 from gristmill.store.batches import Origin
 from gristmill.store.keys import Key
 from gristmill.store.retries import Choice
@@ -104,6 +104,7 @@ async def retry_files(request: Request, project_id: str, application_id: str, re
             with suppress(Conflict):  # somebody else has just retried it
                 await retries.retry(tx, key.tenant_id, batch_id, Choice(custom_ids=custom_ids))
                 retried.update(custom_ids)
+        await quotas.hold(tx, key.tenant_id, of.quotas)  # they are among them by now
     of.wake()
     return as_json({"total_count": len(given.file_ids), "retried_count": len(retried)})
 

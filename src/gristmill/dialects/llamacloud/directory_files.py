@@ -23,7 +23,7 @@ from gristmill.dialects.llamacloud.directories import PATH, id_of
 from gristmill.dialects.llamacloud.words import Lenient
 from gristmill.domain.errors import NotFound
 from gristmill.intake import json, problems
-from gristmill.store import directories, files
+from gristmill.store import directories
 from gristmill.store.directories import Entry
 from gristmill.store.keys import Key
 
@@ -103,8 +103,7 @@ async def upload_file(request: Request, directory_id: str) -> Response:
         new = await dialect_files.received(request, upload, form)
         given = _facts(form.texts)
         async with of.database.engine.begin() as connection:
-            days = of.settings.file_retention_days
-            [file] = await files.add(connection, key.tenant_id, [new], retention_days=days)
+            [file] = await upload.add(connection, [new])
             names = {file.id: given.display_name or file.filename}
             await directories.add(connection, key.tenant_id, directory, names, facts=given.kept())
             entry = await directories.entry(connection, key.tenant_id, directory, file.id)

@@ -77,8 +77,7 @@ async def create_file(request: Request) -> Response:
     async with Upload(of, key.tenant_id) as upload:
         new = await received(request, upload, FilePart(lenient=True))
         async with of.database.engine.begin() as connection:
-            days = of.settings.file_retention_days
-            [file] = await files.add(connection, key.tenant_id, [new], retention_days=days)
+            [file] = await upload.add(connection, [new])
         upload.kept()
     return as_json(view(request, key, file))
 

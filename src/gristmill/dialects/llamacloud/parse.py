@@ -20,7 +20,6 @@ from gristmill.dialects.llamacloud.parameters import OfJob
 from gristmill.domain.errors import Invalid, Problem
 from gristmill.intake import json, problems
 from gristmill.processors.parse import Parse
-from gristmill.store import files as stored_files
 from gristmill.store.keys import Key
 
 _PATH = "/api/v2/parse"
@@ -93,8 +92,7 @@ async def upload(request: Request) -> Response:
         given = problems.checked(ParseBody, body)
         await _chosen(of, key, given, body)
         async with of.database.engine.begin() as connection:
-            days = of.settings.file_retention_days
-            await stored_files.add(connection, key.tenant_id, [new], retention_days=days)
+            await incoming.add(connection, [new])
         incoming.kept()
     return await _made(making, body, given, {"file_id": str(new.id)}, new.filename)
 

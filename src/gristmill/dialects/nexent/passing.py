@@ -24,7 +24,7 @@ async def passing(
         inspection = await upload.bring(file_id, pieces)
         new = incoming.new_file(file_id, incoming.name_of(name()), inspection)
         async with of.database.engine.begin() as connection:
-            await files.add(connection, key.tenant_id, [new], retention_days=_DAYS)
+            await upload.add(connection, [new], retention_days=_DAYS)
         upload.kept()
     try:
         yield new

@@ -62,11 +62,8 @@ async def upload_file(request: Request) -> Response:
         purpose, lifetime = _purpose(form.texts), _lifetime(form.texts)
         name = incoming.name_of(form.filename or "")
         new = incoming.new_file(file_id, name, inspection, purpose=purpose)
-        days = of.settings.file_retention_days
         async with of.database.engine.begin() as connection:
-            [file] = await files.add(
-                connection, key.tenant_id, [new], retention_days=days, lifetime_seconds=lifetime
-            )
+            [file] = await upload.add(connection, [new], lifetime_seconds=lifetime)
         upload.kept()
     return as_json(view(file))
 
