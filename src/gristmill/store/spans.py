@@ -9,7 +9,7 @@ from datetime import datetime
 from uuid import UUID
 
 from gristmill.db import Transaction
-from gristmill.store import announcements, histories
+from gristmill.store import announcements, circuits, histories
 
 # A claim cuts at most so many spans: enough for a full claim of items that wait one by one for their next attempt.
 _MOST_SPANS = 200
@@ -186,9 +186,9 @@ async def claim(
     declared dead. Items whose chat is busy are parked (`store/histories.py`): taken, and in no lease.
     """
     open_slots = {processor: slots for processor, slots in free.items() if slots > 0}
-    tenants, circuits, slots = (list(column) for column in zip(*held, strict=True)) if held else ([], [], [])
+    tenants, names, slots = (list(column) for column in zip(*held, strict=True)) if held else ([], [], [])
     rows = await tx.fetch(
-        _CLAIM, worker_id, list(open_slots), list(open_slots.values()), tenants, circuits, slots, suspect
+        _CLAIM, worker_id, list(open_slots), list(open_slots.values()), tenants, names, slots, suspect
     )
     if not rows:
         return Claim([], 0)
@@ -211,6 +211,8 @@ async def claim(
     ]
     sizes = {row["id"]: row["last"] - row["first"] + 1 for row in rows}
     ready = await _settle(tx, await _drop_ended(tx, await _enter_chats(tx, leases)), sizes)
+    if rows[0]["probing"] and not ready:
+        await circuits.give_probe_back(tx, batch_id)
     return Claim(ready, sum(sizes.values()))
 
 
