@@ -351,10 +351,18 @@ async def test_10_each_row_is_told_as_processing_before_it_is_told_as_ended(
 ) -> None:
     held.word("opener")
     job_id = (await client.start([row(n, LONG + "opener") for n in range(30)]))["job_id"]
+
+    async def some_run() -> dict[str, Any] | None:
+        found = await client.status(job_id)
+        return found if found["processing_count"] else None
+
+    await until(some_run)
     async with client.listening(mill, job_id) as ws:
         assert (await frame(ws))["type"] == "catchup"
+        first = await frame(ws)
+        assert first["status"] == "processing"
         held.word("opener").set()
-        told = await frames(ws)
+        told = [first, *await frames(ws)]
     rows = [(one["row_id"], one["status"]) for one in told if "row_id" in one]
     for number in range(30):
         assert [status for row_id, status in rows if row_id == number] == ["processing", "success"]
