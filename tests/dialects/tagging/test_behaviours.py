@@ -24,6 +24,14 @@ def row(number: int, text: str = LONG) -> dict[str, Any]:
     return {"title": f"Document {number}", "description": f"{text} Number {number}."}
 
 
+async def colleague(client: Client) -> Client:
+    """Somebody else of the same tenant, with a token of the issuer."""
+    named = "SELECT name FROM tenant WHERE id = $1"
+    tenant = await client.stranger.service.database.pool.fetchval(named, client.stranger.tenant_id)
+    token = issuer.token("HS256", tenant=tenant, sub="jane", scope="batches:read batches:write")
+    return Client(Stranger(client.stranger.service, client.stranger.tenant_id, token))
+
+
 async def test_1_start_answers_with_the_job_the_number_of_documents_and_a_message(
     mill: DocumentMill, client: Client
 ) -> None:
@@ -229,6 +237,9 @@ async def test_6_active_lists_what_runs_or_is_paused_of_the_caller_alone(
     assert [one["job_id"] for one in (await other.send("GET", "/api/batch/active")).json()["jobs"]] == [
         theirs
     ]
+    jane = await colleague(client)
+    assert (await jane.send("GET", "/api/batch/active")).json() == {"jobs": []}
+    assert (await jane.send("GET", "/api/history/jobs")).json()["total"] == 0
 
 
 async def test_7_errors_are_those_of_the_seeds_table(client: Client, other: Client) -> None:
@@ -422,11 +433,8 @@ async def test_10_another_tenants_job_is_no_job(mill: DocumentMill, client: Clie
 
 
 async def test_10_a_token_of_the_issuer_opens_every_door(mill: DocumentMill, client: Client) -> None:
-    tenant = (await client.stranger.service.database.pool.fetchval(
-        "SELECT name FROM tenant WHERE id = $1", client.stranger.tenant_id
-    ))  # fmt: skip
-    token = issuer.token("HS256", tenant=tenant, sub="jane", scope="batches:read batches:write")
-    jane = Client(Stranger(client.stranger.service, client.stranger.tenant_id, token))
+    jane = await colleague(client)
+    token = jane.stranger.key
     job_id = (await jane.start([row(1)]))["job_id"]
     assert (await jane.ended(job_id))["status"] == "completed"
     assert (await jane.send("GET", "/api/history/jobs")).json()["total"] == 1
