@@ -37,13 +37,21 @@ async def close(tx: Transaction, tenant_id: UUID, name: str) -> None:
     await tx.execute("DELETE FROM circuit WHERE tenant_id = $1 AND name = $2", tenant_id, name)
 
 
+# As it was before the claim of the probe (store/spans.py), or sooner.
+_UNPROBED = "UPDATE circuit SET until = now(), pause_seconds = pause_seconds / 2"
+
+
 async def let_probe(tx: Transaction, tenant_id: UUID, name: str) -> None:
     """The last probe came to an end without a call: the next may start now."""
-    await tx.execute(
-        "UPDATE circuit SET until = now() WHERE tenant_id = $1 AND name = $2 AND until > now()",
-        tenant_id,
-        name,
+    await tx.execute(f"{_UNPROBED} WHERE tenant_id = $1 AND name = $2 AND until > now()", tenant_id, name)
+
+
+async def give_probe_back(tx: Transaction, batch_id: UUID) -> None:
+    """Nothing that may run was left of what was claimed as a probe, in the caller's transaction, of this batch."""
+    of_batch = (
+        "FROM batch_schedule s WHERE s.batch_id = $1 AND circuit.tenant_id = s.tenant_id AND name = s.circuit"
     )
+    await tx.execute(f"{_UNPROBED} {of_batch}", batch_id)
 
 
 async def open_ones(connection: Transaction) -> set[tuple[UUID, str]]:

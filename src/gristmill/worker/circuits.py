@@ -131,6 +131,11 @@ class Circuits:
 
     # --- verdicts that wait ---
 
+    @property
+    def judging(self) -> bool:
+        """Whether there are any."""
+        return bool(self._doubtful)
+
     def doubt(self, circuit: Circuit, began: float, settle: Callable[[bool], None], *, waits: bool) -> None:
         self._doubtful.append(_Doubtful(circuit.clock() + DOUBT_SECONDS, circuit, began, waits, settle))
 
