@@ -93,6 +93,8 @@ class Circuits:
                     )
                 case "closed":
                     await circuits.close(tx, *circuit.key)
+                case "confirmed":
+                    await circuits.confirm(tx, *circuit.key)
                 case "unprobed":
                     await circuits.let_probe(tx, *circuit.key)
         if circuit.news is news:
@@ -113,7 +115,7 @@ class Circuits:
             if one.news is not None or max(one.opened_at, one.closed_at) > looked_at:
                 continue
             if one.key in found:
-                one.opened_elsewhere()
+                one.opened_elsewhere(confirmed=found[one.key])
             else:
                 one.closed_elsewhere()
 

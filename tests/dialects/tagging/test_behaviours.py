@@ -24,6 +24,14 @@ def row(number: int, text: str = LONG) -> dict[str, Any]:
     return {"title": f"Document {number}", "description": f"{text} Number {number}."}
 
 
+async def colleague(client: Client) -> Client:
+    """Somebody else of the same tenant, with a token of the issuer."""
+    named = "SELECT name FROM tenant WHERE id = $1"
+    tenant = await client.stranger.service.database.pool.fetchval(named, client.stranger.tenant_id)
+    token = issuer.token("HS256", tenant=tenant, sub="jane", scope="batches:read batches:write")
+    return Client(Stranger(client.stranger.service, client.stranger.tenant_id, token))
+
+
 async def test_1_start_answers_with_the_job_the_number_of_documents_and_a_message(
     mill: DocumentMill, client: Client
 ) -> None:
@@ -229,6 +237,9 @@ async def test_6_active_lists_what_runs_or_is_paused_of_the_caller_alone(
     assert [one["job_id"] for one in (await other.send("GET", "/api/batch/active")).json()["jobs"]] == [
         theirs
     ]
+    jane = await colleague(client)
+    assert (await jane.send("GET", "/api/batch/active")).json() == {"jobs": []}
+    assert (await jane.send("GET", "/api/history/jobs")).json()["total"] == 0
 
 
 async def test_7_errors_are_those_of_the_seeds_table(client: Client, other: Client) -> None:
@@ -351,10 +362,18 @@ async def test_10_each_row_is_told_as_processing_before_it_is_told_as_ended(
 ) -> None:
     held.word("opener")
     job_id = (await client.start([row(n, LONG + "opener") for n in range(30)]))["job_id"]
+
+    async def some_run() -> dict[str, Any] | None:
+        found = await client.status(job_id)
+        return found if found["processing_count"] else None
+
+    await until(some_run)
     async with client.listening(mill, job_id) as ws:
         assert (await frame(ws))["type"] == "catchup"
+        first = await frame(ws)
+        assert first["status"] == "processing"
         held.word("opener").set()
-        told = await frames(ws)
+        told = [first, *await frames(ws)]
     rows = [(one["row_id"], one["status"]) for one in told if "row_id" in one]
     for number in range(30):
         assert [status for row_id, status in rows if row_id == number] == ["processing", "success"]
@@ -414,11 +433,8 @@ async def test_10_another_tenants_job_is_no_job(mill: DocumentMill, client: Clie
 
 
 async def test_10_a_token_of_the_issuer_opens_every_door(mill: DocumentMill, client: Client) -> None:
-    tenant = (await client.stranger.service.database.pool.fetchval(
-        "SELECT name FROM tenant WHERE id = $1", client.stranger.tenant_id
-    ))  # fmt: skip
-    token = issuer.token("HS256", tenant=tenant, sub="jane", scope="batches:read batches:write")
-    jane = Client(Stranger(client.stranger.service, client.stranger.tenant_id, token))
+    jane = await colleague(client)
+    token = jane.stranger.key
     job_id = (await jane.start([row(1)]))["job_id"]
     assert (await jane.ended(job_id))["status"] == "completed"
     assert (await jane.send("GET", "/api/history/jobs")).json()["total"] == 1
