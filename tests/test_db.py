@@ -230,7 +230,10 @@ async def through_sqlalchemy(database: Database) -> None:
         await connection.exec_driver_sql("SELECT pg_sleep(0.05)")
 
 
-async def test_a_statement_that_is_only_slow_costs_no_connection(database_url: str) -> None:
+async def test_a_statement_that_is_only_slow_costs_no_connection(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor does the driver complain of a transaction that nobody has ended."""
     slow = await Database(database_url, pool_size=2, timeout_seconds=0.5).open()
     async with slow.connection() as connection:
         before = await connection.fetchval("SELECT pg_backend_pid()")
@@ -240,3 +243,4 @@ async def test_a_statement_that_is_only_slow_costs_no_connection(database_url: s
     async with slow.connection() as connection:
         assert await connection.fetchval("SELECT pg_backend_pid()") == before
     await slow.close()
+    assert caplog.records == []

@@ -9,8 +9,9 @@ transaction mode works.
 import asyncio
 import os
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from weakref import WeakValueDictionary
@@ -158,7 +159,8 @@ class Database:
             try:
                 await self._begun(connection, durable=durable, longest_seconds=longest_seconds)
                 yield connection
-            except TimeoutError:  # a rollback might wait as long again: see `_doubt`
+            except TimeoutError:  # a rollback might wait as long again
+                await self._doubt(connection, transaction.rollback)
                 raise
             except BaseException:
                 await transaction.rollback()
@@ -182,17 +184,18 @@ class Database:
             try:
                 yield connection
             except TimeoutError:
-                await self._doubt(connection)
+                if not connection.is_closed():
+                    await self._doubt(connection, partial(connection.execute, "ROLLBACK"))
                 raise
             finally:
                 self._busy.discard(pid)
 
-    async def _doubt(self, connection: Transaction) -> None:
+    async def _doubt(self, connection: Transaction, rollback: Callable[[], Awaitable[object]]) -> None:
         """It did not answer in time. If the link is dead, those of all idle connections may be: one after the other would
         cost its time. A server that is only slow has cancelled the statement by now, as the driver asked it to."""
         try:
             async with asyncio.timeout(PING_SECONDS):
-                await connection.execute("ROLLBACK")
+                await rollback()
         except Exception:
             connection.terminate()
             self._distrust()

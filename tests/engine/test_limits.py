@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -19,9 +20,11 @@ from factories import (
     events,
     failure,
     get,
+    in_chats,
     lose,
     make_batch,
     make_worker,
+    ordinals,
     record,
     retry,
     sql,
@@ -472,6 +475,29 @@ async def test_a_resume_does_not_wait_for_a_flush_that_waits_for_it(database: Da
             assert await endings.finish(tx, complete) == 1
     with pytest.raises(Conflict, match="'completed'"):
         await resuming
+
+
+async def test_a_resume_lets_a_flush_count_whose_chat_it_waits_for(database: Database) -> None:
+    """The flush gives the chat up and wants the counters; the resume wants both, for an item that waits for the chat."""
+    batch_id = await make_batch(database, in_chats(7, 7, None), failure_threshold=threshold("0", 1, PAUSE))
+    worker = await make_worker(database)
+    [talking] = await claim(database, worker, 1)
+    [failing] = await claim(database, worker, 2)
+    await ended(database, worker, failing, "f")
+    assert await enforce(database) == 1
+    async with database.transaction() as tx:
+        last = replace(success(talking, 0), history_id=7)
+        inserted = await recording._insert(tx, [last])
+        await recording._give_chats_up(tx, inserted)
+        resuming = asyncio.create_task(turn(database, batches.resume, batch_id))
+        await blocked(database, resuming)
+        assert not resuming.done()
+        async with asyncio.timeout(0.9):  # Postgres looks for deadlocks after a second
+            await counts.add(tx, recording._tallies(inserted))
+        await spans.set_remaining(tx, {talking.id: 0})
+    await resuming
+    assert ordinals(await claim(database, worker, 9)) == [1]
+    assert await violations(database) == []
 
 
 @pytest.mark.timeout(400)

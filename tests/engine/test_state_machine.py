@@ -39,10 +39,12 @@ from factories import (
 from gristmill.db import Database
 from gristmill.domain.deliveries import Attempt, after
 from gristmill.domain.errors import Conflict, Invalid
+from gristmill.domain.events import SUBSCRIBABLE
 from gristmill.domain.limits import Budget, FailureThreshold, LimitAction
 from gristmill.domain.states import TERMINAL, BatchStatus, ResultStatus
 from gristmill.store import (
     batches,
+    circuits,
     deliveries,
     endings,
     histories,
@@ -52,7 +54,7 @@ from gristmill.store import (
     schedules,
     workers,
 )
-from gristmill.store.batches import Batch, NewWebhook
+from gristmill.store.batches import Batch, Changes, NewWebhook
 from gristmill.store.deliveries import DeliveryToSend
 from gristmill.store.recording import Flush
 from gristmill.store.spans import ClaimedItem, Lease, Waiting
@@ -104,6 +106,8 @@ class Mill(RuleBasedStateMachine):
         self.flights: list[Flight] = []
         self.results: dict[tuple[UUID, int], tuple[int, int | None]] = {}
         self.delivered: Counter[UUID] = Counter()
+        self.calling: set[UUID] = set()  # batches on the one circuit there is
+        self.circuit = "closed"  # or "open", or "due": for a probe
 
     def run(self, what: Awaitable[T]) -> T:
         return self.loop.run_until_complete(what)  # type: ignore[arg-type]
@@ -119,9 +123,8 @@ class Mill(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.batch_ids = [
-            self.run(make_batch(self.database, in_chats(None, 1, None, 1, 2, None, None, None))) for _ in "ab"
-        ]
+        for circuit in (None, "model"):
+            self.create([None, 1, None, 1, 2, None, None, None], circuit)
         self.workers = [self.run(make_worker(self.database)) for _ in "ab"]
 
     @rule(
@@ -131,12 +134,39 @@ class Mill(RuleBasedStateMachine):
         max_attempts=st.integers(1, 3),
         failure_threshold=st.sampled_from([None, None, *(over("0.3", action) for action in LimitAction)]),
         budget=st.sampled_from([None, None, *(Budget(30, action) for action in LimitAction)]),
-        webhook=st.sampled_from(
-            [None, NewWebhook("https://a.example/", ("completed", "failed", "cancelled"))]
-        ),
+        webhook=st.sampled_from([None, NewWebhook("https://a.example/", SUBSCRIBABLE)]),
+        circuit=st.sampled_from([None, "model"]),
     )
-    def create(self, chats: list[int | None], **more: Any) -> None:
-        self.batch_ids.append(self.run(make_batch(self.database, in_chats(*chats), **more)))
+    def create(self, chats: list[int | None], circuit: str | None, **more: Any) -> None:
+        batch_id = self.run(make_batch(self.database, in_chats(*chats), circuit=circuit, **more))
+        self.batch_ids.append(batch_id)
+        if circuit is not None:
+            self.calling.add(batch_id)
+
+    @precondition(lambda self: self.batch_ids)
+    @rule(data=st.data(), most=st.sampled_from([None, 1, 3]), priority=st.integers(-100, 100))
+    def change(self, data: st.DataObject, most: int | None, priority: int) -> None:
+        batch = self.get(data.draw(st.sampled_from(self.batch_ids)))
+        changes = Changes(priority=priority, max_concurrency=most, any_concurrency=most is None)
+        if batch.status in (IN_PROGRESS, PAUSED) and batch.ending is None:
+            changed = self.in_transaction(lambda tx: batches.change(tx, TENANT, batch.id, changes))
+            assert (changed.priority, changed.max_concurrency) == (priority, most)
+        else:
+            with pytest.raises(Conflict):
+                self.in_transaction(lambda tx: batches.change(tx, TENANT, batch.id, changes))
+
+    @rule(to=st.sampled_from(["open", "due", "due", "closed", "closed"]))
+    def turn_circuit(self, to: str) -> None:
+        """What the worker tells of it, and time."""
+        if to == "closed":
+            self.in_transaction(lambda tx: circuits.close(tx, TENANT, "model"))
+        elif to == "open" or self.circuit == "closed":
+            opening = {"reason": "down", "seconds": 3600.0, "longest_seconds": 3600.0}
+            self.in_transaction(lambda tx: circuits.open_(tx, TENANT, "model", **opening))
+            to = "open"
+        else:
+            self.run(sql(self.database, "UPDATE circuit SET until = now()"))
+        self.circuit = to
 
     @precondition(lambda self: self.batch_ids)
     @rule(data=st.data(), action=st.sampled_from([*sorted(TURNS), "pause", "resume", "resume"]))
@@ -197,6 +227,11 @@ class Mill(RuleBasedStateMachine):
             assert (batch.status, batch.ending) == (IN_PROGRESS, None)
             assert batch.max_concurrency is None or batch.processing <= batch.max_concurrency
             assert not any((lease.batch_id, item.ordinal) in self.results for item in lease.items)
+            assert lease.probing == (lease.batch_id in self.calling and self.circuit == "due")
+            assert lease.batch_id not in self.calling or self.circuit != "open"
+        if any(lease.probing for lease in claimed):
+            assert sum(len(lease.items) for lease in claimed) == 1
+            self.circuit = "open"
         new = [Flight(worker, lease, {i.ordinal: i for i in lease.items}) for lease in claimed]
         if answered:
             self.flights += new
@@ -213,6 +248,20 @@ class Mill(RuleBasedStateMachine):
         """What a mill does all day."""
         for flight in self.claim_some(data.draw(st.sampled_from(self.workers)), slots):
             self.record_of(flight, data, again)
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data(), again=st.booleans(), back=st.booleans())
+    def probe(self, data: st.DataObject, again: bool, back: bool) -> None:
+        """What others have waits; then some of it, for the other side."""
+        worker = data.draw(st.sampled_from(self.workers))
+        self.turn_circuit("open")
+        while self.claim_some(worker, 6):
+            pass
+        self.turn_circuit("due")
+        for flight in self.claim_some(worker, 6):
+            self.record_of(flight, data, again)
+        if back:
+            self.turn_circuit("closed")
 
     @precondition(lambda self: self.flights and len(self.workers) > 1)
     @rule(data=st.data(), again=st.booleans(), heir_first=st.booleans())
@@ -343,7 +392,7 @@ class Mill(RuleBasedStateMachine):
             attempt = Attempt(duration_ms=1, status_code=status_code)
             assert self.settle(sent, attempt) == (sent.batch_id in self.batch_ids)
             assert not self.settle(sent, attempt)
-            self.delivered[sent.batch_id] += status_code == 200
+            self.delivered[sent.id] += status_code == 200
         assert all(count == 1 for count in self.delivered.values() if count)
 
     def settle(self, sent: DeliveryToSend, attempt: Attempt) -> bool:
@@ -389,6 +438,7 @@ class Mill(RuleBasedStateMachine):
         for worker in self.workers:
             self.in_transaction(lambda tx, worker=worker: workers.leave(tx, worker))  # type: ignore[misc]
         self.run(factories.reclaim(self.database))
+        self.turn_circuit("closed")
         self.in_transaction(endings.expire)  # who was left to complete, and has something to start again
         worker = self.run(make_worker(self.database))
         while not {self.get(batch_id).status for batch_id in self.batch_ids} <= TERMINAL:

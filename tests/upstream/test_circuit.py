@@ -252,6 +252,14 @@ def test_a_probe_that_calls_nobody_lets_the_next_one_come(circuit: Circuit) -> N
     assert circuit.news == "unprobed"
 
 
+def test_without_storms_nothing_is_kept_of_those_that_failed() -> None:
+    """However many they are before the next answer."""
+    circuit = made(0)
+    for number in range(1000):
+        fail(circuit, number)
+    assert (circuit.is_open, circuit.in_doubt, len(circuit._failed)) == (False, False, 0)
+
+
 async def test_a_call_that_is_cut_off_says_so_and_counts_as_ended(circuit: Circuit) -> None:
     item = caller(1)
 

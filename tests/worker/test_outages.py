@@ -25,7 +25,7 @@ from gristmill.processors import get as processor
 from gristmill.settings import Settings
 from gristmill.store.batches import NewItem
 from gristmill.upstream.client import Upstream
-from mill import eventually, working
+from mill import Scripted, eventually, working
 
 OTHER = UUID("00000000-0000-7000-8000-000000000002")
 
@@ -283,6 +283,16 @@ async def test_two_workers_share_what_one_has_found_out(database: Database, llm:
         llm.always = None
         await ended(database, batch_id)
     assert (await get(database, batch_id)).failed == 0
+
+
+async def test_items_that_cannot_be_run_do_not_wait_for_one_probe_after_the_other(database: Database) -> None:
+    """They call nobody: whether the endpoint is there is nothing to them."""
+    batch_id = await make_batch(database, 5, config="[]", circuit="model")
+    opened = "INSERT INTO circuit VALUES ($1, 'model', 'down', now(), 600, 600)"
+    await sql(database, opened, TENANT)
+    async with working(database, Scripted()):
+        await ended(database, batch_id)
+    assert (await get(database, batch_id)).failed == 5
 
 
 async def test_every_fault_of_the_menu_ends_as_it_should(database: Database, llm: FakeLLM) -> None:

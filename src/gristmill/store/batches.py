@@ -465,13 +465,28 @@ async def pause(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> Batch:
 
 async def resume(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> Batch:
     """A limit that the batch went beyond is judged anew, by what ends from now on."""
-    await limits.begin_anew(tx, tenant_id, batch_id)
-    await schedules.lock(tx, batch_id)
+    while not await _let_start(tx, tenant_id, batch_id):
+        await limits.wait_for_the_flush(tx, batch_id)
     await _turn(tx, tenant_id, batch_id, BatchStatus.PAUSED, BatchStatus.IN_PROGRESS, "resume")
-    await schedules.set_paused(tx, batch_id, False)
-    await histories.let_go(tx, batch_id)
     await announcements.announce(tx, batch_id, "resumed")
     return await get(tx, tenant_id, batch_id)
+
+
+_PAUSED = "SELECT true FROM batch WHERE id = $1 AND tenant_id = $2 AND status = 'paused'"
+
+
+async def _let_start(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> bool:
+    """Chats before counters, as a flush takes them. False: nothing has changed, and a flush is to be waited for."""
+    try:
+        async with tx.transaction():  # a savepoint: its end lets the rows go
+            await schedules.lock(tx, batch_id)
+            if await tx.fetchval(_PAUSED, batch_id, tenant_id):
+                await schedules.set_paused(tx, batch_id, False)
+                await histories.let_go(tx, batch_id)
+                await limits.begin_anew(tx, tenant_id, batch_id)
+    except limits.Busy:
+        return False
+    return True
 
 
 async def _turn(

@@ -99,31 +99,27 @@ BEGIN_ANEW = """
 """
 
 
-class _Busy(Exception):
-    """A flush has the counters."""
+class Busy(Exception):
+    """A flush has the counters, and may wait for what the caller holds."""
 
 
 async def begin_anew(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> None:
-    """Of a paused batch that went beyond a limit: let it be judged by what ends from now on.
+    """Of a paused batch: let a limit that it went beyond be judged by what ends from now on.
 
-    Afterwards the caller holds its schedule row and its counters. A flush that brings the last results has the counters and waits
-    for the schedule row: whoever holds that must not wait for the counters.
+    Raises Busy. A flush that brings the last results has the counters and waits for the schedule row: whoever holds that must
+    not wait for the counters, but let it go and `wait_for_the_flush`.
     """
-    while await tx.fetchval(_STOPPED, batch_id, tenant_id):
-        try:
-            async with tx.transaction():  # a savepoint: its end lets the row go
-                await schedules.lock(tx, batch_id)
-                if not await tx.fetch(f"{_COUNTERS} SKIP LOCKED", batch_id):
-                    raise _Busy
-                await tx.execute(f"UPDATE batch_count SET {BEGIN_ANEW} WHERE batch_id = $1", batch_id)
-        except _Busy:
-            await _wait_for_the_flush(tx, batch_id)
+    if not await tx.fetchval(_STOPPED, batch_id, tenant_id):
+        return
+    if not await tx.fetch(f"{_COUNTERS} SKIP LOCKED", batch_id):
+        raise Busy
+    await tx.execute(f"UPDATE batch_count SET {BEGIN_ANEW} WHERE batch_id = $1", batch_id)
 
 
-async def _wait_for_the_flush(tx: Transaction, batch_id: UUID) -> None:
+async def wait_for_the_flush(tx: Transaction, batch_id: UUID) -> None:
     try:
-        async with tx.transaction():
+        async with tx.transaction():  # a savepoint: its end lets the row go
             await tx.fetch(_COUNTERS, batch_id)
-            raise _Busy
-    except _Busy:
+            raise Busy
+    except Busy:
         pass

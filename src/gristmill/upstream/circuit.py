@@ -106,7 +106,7 @@ class Circuit:
     @property
     def in_doubt(self) -> bool:
         """Something has failed as in an outage, and it is not clear yet whether it is one."""
-        return self.is_open or bool(self._faults and self._failed)
+        return self.is_open or bool(self._failed)
 
     def excuses(self, began: float, *, waits: bool) -> bool:
         """Whether there was an outage at some time since `began`: what failed then was no fault of the item. `waits`: it
@@ -180,10 +180,10 @@ class Circuit:
                 self._outage = True
                 if self.news is None:
                     self._tell("confirmed")
-        elif began > self.closed_at and (waits or not (caller and caller.again)):
+        elif self._faults and began > self.closed_at and (waits or not (caller and caller.again)):
             # Else it says how things were and not how they are, or how the item is.
             self._failed.add(caller.item if caller else object())
-            if self._faults and len(self._failed) >= max(self._faults, self._calling):
+            if len(self._failed) >= max(self._faults, self._calling):
                 self._open(Opening(reason, None))
 
     def probe_ended(self, caller: Caller) -> None:

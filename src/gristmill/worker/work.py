@@ -71,9 +71,9 @@ def prepared(
         services = _on(circuit, _with_own_upstream(assignment, services))
         config = processor.config_model.model_validate_json(_opened(assignment, services.decrypt))
     except VaultError:
-        return Job(assignment, processor, None, read, services, None, _UNREADABLE)
+        return Job(assignment, processor, None, read, services, circuit, _UNREADABLE)
     except Exception:  # nearly always a ValidationError; a validator of its own may raise anything
-        return Job(assignment, processor, None, read, services, None, _UNFIT)
+        return Job(assignment, processor, None, read, services, circuit, _UNFIT)
     return Job(assignment, processor, config, read, services, circuit, None)
 
 
