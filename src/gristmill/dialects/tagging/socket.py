@@ -18,10 +18,12 @@ from gristmill.store.batches import Batch
 from gristmill.store.feed import BEGINNING
 
 KEEP_ALIVE_SECONDS = 30.0
+# So long, then the listener is asked to come again: a key that was revoked meanwhile does not listen for ever.
+LONGEST_SECONDS = 3600.0
 _POLICY = 1008  # RFC 6455, 7.4.1
 _RESTART = 1012
 _OVER = 1000
-_AWAY = "come again: this server is stopping"
+_AGAIN = "come again"
 
 Frame = dict[str, Any]
 
@@ -66,14 +68,15 @@ async def _tell(socket: WebSocket, of: Parts, batch: Batch) -> None:
         async for frame in _kept_alive(_frames(of, batch)):
             await socket.send_text(dumps(frame).decode())
             over = frame.get("type") in ("completed", "cancelled", "error")
-        await socket.close(*((_OVER, "") if over else (_RESTART, _AWAY)))
+        await socket.close(*((_OVER, "") if over else (_RESTART, _AGAIN)))
     except WebSocketDisconnect:
         return
 
 
 async def _frames(of: Parts, batch: Batch) -> AsyncIterator[Frame | None]:
-    """None: a look that brought nothing."""
-    frames = Frames(of, batch)
+    """None: a look that brought nothing. Ends without a last frame where the listener is to come again."""
+    frames, clock = Frames(of, batch), asyncio.get_running_loop()
+    until = clock.time() + LONGEST_SECONDS
     try:
         async for news in of.watch.follow(batch, BEGINNING, of.draining):
             for frame in await frames.of(news):
@@ -81,6 +84,8 @@ async def _frames(of: Parts, batch: Batch) -> AsyncIterator[Frame | None]:
             yield None
             if isinstance(news, Batch) and news.status in TERMINAL:
                 yield frames.end(news)
+            elif isinstance(news, Batch) and clock.time() > until:
+                return
     except (NotFound, Gone):
         yield {"type": "error", "job_id": batch.dialect_key, "message": "Job was deleted"}
 
