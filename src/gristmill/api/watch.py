@@ -20,14 +20,17 @@ FIRST_WINDOW = 8  # items read at once at first, until their size is known: a re
 WINDOW = 500  # … and at most, if together they have no more than about …
 WINDOW_BYTES = 2 * 1024 * 1024  # … so many
 
+# Whose and which batch; from where, up to where, how many items; with checkpoints or without.
+_Asked = tuple[UUID, UUID, Position, Position, int, bool]
+
 
 class Watch:
     """Holds no connection between looks, so thousands may wait."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._looks: dict[UUID, asyncio.Task[Batch]] = {}
-        self._windows: dict[tuple[UUID, Position, Position, int], asyncio.Task[Window | None]] = {}
+        self._looks: dict[tuple[UUID, UUID], asyncio.Task[Batch]] = {}
+        self._windows: dict[_Asked, asyncio.Task[Window | None]] = {}
 
     async def changed(self, batch: Batch, seconds: float, stop: asyncio.Event) -> Batch:
         """The batch as soon as its status is another one, after so many seconds, or at `stop`. Raises NotFound."""
@@ -54,9 +57,9 @@ class Watch:
 
     async def next(self, tenant_id: UUID, batch_id: UUID) -> Batch:
         """The batch as it is after an interval. Raises NotFound."""
-        look = self._looks.get(batch_id)
+        look = self._looks.get((tenant_id, batch_id))
         if look is None:
-            look = self._looks[batch_id] = asyncio.create_task(self._look(tenant_id, batch_id))
+            look = self._looks[tenant_id, batch_id] = asyncio.create_task(self._look(tenant_id, batch_id))
             look.add_done_callback(_take_exception)
         # A reader that goes away must not take the look from the others.
         return await asyncio.shield(look)
@@ -65,7 +68,7 @@ class Watch:
         until = feed.end_of(batch)
         if after >= until:
             return None
-        asked = (batch.id, after, until, size)
+        asked = (batch.tenant_id, batch.id, after, until, size, staged)
         reading = self._windows.get(asked)
         if reading is None:
             reading = self._windows[asked] = asyncio.create_task(self._read(batch, after, size, staged))
@@ -83,7 +86,7 @@ class Watch:
             async with self._database.connection() as connection:
                 return await batches.get(connection, tenant_id, batch_id)
         finally:
-            del self._looks[batch_id]
+            del self._looks[tenant_id, batch_id]
 
 
 def _next_size(window: Window) -> int:
