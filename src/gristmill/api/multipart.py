@@ -123,7 +123,8 @@ class FilePart:
         if not self._in_file and self._part.filename is None:
             text = _text(self._value)
             if "\0" in text:
-                raise _refusal("nul_character", "the character NUL cannot be stored")
+                detail = "the character NUL cannot be stored"
+                raise Invalid([Problem(self._part.name, "nul_character", detail)])
             self.texts[self._part.name] = text
 
     def _end(self) -> None:

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from gristmill.api import body, content, incoming
-from gristmill.api.auth import caller
+from gristmill.api.auth import caller, check
 from gristmill.api.envelope import as_json
 from gristmill.api.multipart import FilePart
 from gristmill.api.parts import parts
@@ -133,6 +133,7 @@ async def get_file(request: Request, file_id: str) -> Response:
     key = await caller(request, "files:read")
     of = parts(request)
     if (output := outputs.asked(file_id)) is not None:
+        check(key, "batches:read")  # results of a batch, whatever they are called
         found = await outputs.find(of, key.tenant_id, *output)
         return as_json(await found.view(of))
     async with of.database.engine.connect() as connection:
@@ -144,6 +145,7 @@ async def get_content(request: Request, file_id: str) -> Response:
     key = await caller(request, "files:read")
     of = parts(request)
     if (output := outputs.asked(file_id)) is not None:
+        check(key, "batches:read")
         found = await outputs.find(of, key.tenant_id, *output)
         return StreamingResponse(found.lines(of), media_type="application/octet-stream")
     async with of.database.engine.connect() as connection:
@@ -156,6 +158,7 @@ async def delete_file(request: Request, file_id: str) -> Response:
     key = await caller(request, "files:write")
     of = parts(request)
     if (output := outputs.asked(file_id)) is not None:
+        check(key, "batches:write")
         await (await outputs.find(of, key.tenant_id, *output)).delete(of)
     else:
         found = inward(FILE, file_id)
