@@ -2,7 +2,6 @@
 
 from enum import StrEnum
 from typing import Any
-from uuid import UUID
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -15,7 +14,7 @@ from gristmill.api.multipart import FilePart
 from gristmill.api.parts import parts
 from gristmill.api.query import Query
 from gristmill.api.upload import Upload, discard
-from gristmill.dialects.base import inward, outward
+from gristmill.dialects.base import inward, outward, position
 from gristmill.dialects.openai import outputs
 from gristmill.dialects.openai.words import FILE, unix
 from gristmill.domain.errors import Invalid, NotFound, Problem
@@ -96,7 +95,7 @@ async def list_files(request: Request) -> Response:
     limit = query.integer("limit", 1, _MOST, _MOST)
     order = query.choice("order", Order)
     purpose = query.text("purpose")
-    after = position(query, FILE)
+    after = position(query, "after", FILE)
     query.check()
     async with parts(request).database.engine.connect() as connection:
         found, _ = await files.page(
@@ -108,18 +107,6 @@ async def list_files(request: Request) -> Response:
             oldest_first=order is Order.ASC,
         )
     return as_json(listing([view(file) for file in found[:limit]], more=len(found) > limit))
-
-
-def position(query: Query, prefix: str) -> UUID | None:
-    """The id behind which a page begins."""
-    after = query.text("after")
-    if after is None:
-        return None
-    try:
-        return inward(prefix, after)
-    except NotFound:
-        query.wrong("after", "invalid_cursor", "is no id of this list")
-        return None
 
 
 def listing(shown: list[dict[str, Any]], *, more: bool) -> dict[str, Any]:

@@ -89,14 +89,14 @@ def _summary(batch: Batch) -> dict[str, Any]:
         "processed_count": batch.success,
         "failed_count": batch.failed,
         "started_at": batch.created_at,
-        "completed_at": batch.completed_at or batch.cancelled_at,
+        "completed_at": batch.ended_at,
         "created_at": batch.created_at,
     }
 
 
 def _config(batch: Batch) -> dict[str, Any]:
     """Without the key, which is nowhere any more once the job has ended."""
-    return {name: value for name, value in words.facts(batch).items() if name != "fingerprint"}
+    return {name: value for name, value in base.facts(batch).items() if name != "fingerprint"}
 
 
 def _document(batch: Batch, result: Result, text: str) -> dict[str, Any]:
