@@ -35,6 +35,7 @@ async def tell(socket: WebSocket, job_id: str) -> None:
     try:
         key = await listener(socket, "batches:read")
         batch = await words.find(parts(socket), key, job_id)
+        parts(socket).watch.check_room(key.tenant_id)
     except ServiceError as refused:
         await _refuse(socket, refused)
         return
