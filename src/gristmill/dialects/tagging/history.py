@@ -4,6 +4,7 @@ from enum import StrEnum
 from typing import Any
 
 import orjson
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,13 +14,14 @@ from gristmill.api.parts import parts
 from gristmill.api.query import Query
 from gristmill.dialects import base
 from gristmill.dialects.tagging import words
-from gristmill.dialects.tagging.room import router
 from gristmill.domain.states import BatchStatus
 from gristmill.store import batches, results
 from gristmill.store.batches import Batch, BatchFilters
 from gristmill.store.results import Result
 
 MOST_DOCUMENTS = 1000
+
+router = APIRouter(include_in_schema=False)
 
 
 class _Word(StrEnum):

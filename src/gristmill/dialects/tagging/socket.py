@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+from fastapi import APIRouter
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gristmill.api.auth import listener
@@ -11,7 +12,6 @@ from gristmill.api.envelope import dumps
 from gristmill.api.parts import Parts, parts
 from gristmill.dialects.tagging import words
 from gristmill.dialects.tagging.frames import Frames
-from gristmill.dialects.tagging.room import router
 from gristmill.domain.errors import Gone, NotFound, ServiceError
 from gristmill.domain.states import TERMINAL
 from gristmill.store.batches import Batch
@@ -26,6 +26,8 @@ _OVER = 1000
 _AGAIN = "come again"
 
 Frame = dict[str, Any]
+
+router = APIRouter(include_in_schema=False)
 
 
 @router.websocket("/api/batch/ws/{job_id}")

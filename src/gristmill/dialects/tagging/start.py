@@ -5,6 +5,7 @@ from typing import Any
 from uuid import uuid4
 
 import orjson
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -14,7 +15,6 @@ from gristmill.api.envelope import as_json
 from gristmill.api.parts import Parts, parts
 from gristmill.dialects import base
 from gristmill.dialects.tagging import words
-from gristmill.dialects.tagging.room import router
 from gristmill.domain.errors import Conflict, Invalid, NotFound, Problem
 from gristmill.intake import json
 from gristmill.store.batches import KEY_TAKEN, Batch, Origin
@@ -36,6 +36,8 @@ _POINTERS = (
     ("/upstream/model", "/config/model_name"),
     ("/upstream", "/config"),
 )
+
+router = APIRouter(include_in_schema=False)
 
 
 @router.post("/api/batch/start")
