@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from documents.test_images import png
+from factories import sql
 from fakes.answers import answer as usual
 from fakes.receiver import Receiver, status
 from fakes.s3 import Bucket
@@ -173,3 +174,12 @@ async def test_addresses_that_may_not_be_called_look_like_those_where_nothing_is
             body = (await caller.post("/tasks/filter_important_image", data={"image_url": url})).json()
             assert (body["is_important"], body["judged"], body["reason"]) == (False, False, "not_loaded")
         assert source.accepted == 0
+
+
+async def test_what_was_not_done_in_time_is_kept_for_no_longer_than_a_day(caller: Caller) -> None:
+    files = {"file": ("a.txt", b"To be or not to be.")}
+    answer = await caller.send("POST", "/tasks/process_text_file", files=files, data={"timeout": "1"})
+    assert answer.status_code == 504
+    database = caller.service.database
+    assert await sql(database, "SELECT retention_days FROM batch") == [1]
+    assert await sql(database, "SELECT id FROM file") == []
