@@ -19,13 +19,16 @@ LONG = settings.get_current_profile_name() == "fuzz"
 _NO_ROUTE = {404: "not_found", 405: "method_not_allowed"}
 
 
-@dataclass
+@dataclass(repr=False)
 class Operation:
     """One method of one path, as documented."""
 
     method: str
     path: str  # with its {parameters}
     words: Mapping[str, Any]
+
+    def __repr__(self) -> str:  # Hypothesis shows those of failing cases
+        return f"{self.method} {self.path}"
 
     @property
     def name(self) -> str:
@@ -69,9 +72,7 @@ def check(answer: httpx2.Response, among: Sequence[Operation]) -> None:
     status, text = answer.status_code, answer.text
     where = f"{answer.request.method} {answer.request.url}: {text}"
     assert status < 500, where
-    bodiless = answer.request.method == "HEAD"
-    assert not (bodiless and text), where
-    if status >= 400 and not bodiless:
+    if status >= 400 and answer.request.method != "HEAD":
         body = answer.json()
         assert (body["data"], body["error"]["status"], len(body["error"]["errors"]) <= 100) == (
             None,
@@ -81,7 +82,8 @@ def check(answer: httpx2.Response, among: Sequence[Operation]) -> None:
     known = matching(answer.request, among)
     if status not in {status for one in known for status in one.statuses}:
         assert status in _NO_ROUTE, where
-        assert bodiless or answer.json()["error"]["code"] == _NO_ROUTE[status], where
+        if answer.request.method != "HEAD":
+            assert answer.json()["error"]["code"] == _NO_ROUTE[status], where
 
 
 def matching(request: httpx2.Request, among: Sequence[Operation]) -> list[Operation]:

@@ -24,6 +24,7 @@ def upgrade() -> None:
             pause_seconds FLOAT NOT NULL,
             longest_seconds FLOAT NOT NULL,
             opened_at timestamptz DEFAULT now() NOT NULL,
+            confirmed BOOLEAN DEFAULT false NOT NULL,
             CONSTRAINT circuit_pkey PRIMARY KEY (tenant_id, name),
             CONSTRAINT circuit_reason_check CHECK (reason IN ('throttled', 'down'))
         )

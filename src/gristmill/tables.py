@@ -452,6 +452,8 @@ circuit = Table(
     Column("pause_seconds", Float, nullable=False),  # from that probe to the one after it
     Column("longest_seconds", Float, nullable=False),  # what pauses grow to
     Column("opened_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    # A probe has failed, too, or somebody has asked to be left alone: what failed meanwhile anywhere is excused.
+    Column("confirmed", Boolean, nullable=False, server_default=text("false")),
     CheckConstraint("reason IN ('throttled', 'down')", name="reason"),
 )
 

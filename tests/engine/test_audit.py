@@ -54,7 +54,9 @@ DAMAGES = {
         "UPDATE item_attempt SET run = 3 WHERE batch_id = again",
         "UPDATE item_attempt SET run = 0 WHERE batch_id = again",
     ],
-    "leases are of the present run": ["UPDATE batch SET first_lease_id = 9000000000 WHERE id = live"],
+    "leases are of the present run": [
+        "UPDATE batch SET first_lease_id = 9000000000000000000 WHERE id = live"
+    ],
     "a batch may start items exactly while it is live, has its items, and nothing ends it": [
         "DELETE FROM batch_schedule WHERE batch_id = live",
         "UPDATE batch_schedule SET paused = true WHERE batch_id = live",

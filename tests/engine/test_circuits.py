@@ -7,11 +7,14 @@ from factories import (
     TENANT,
     all_of,
     claim,
+    claim_some,
     failure,
     get,
+    in_chats,
     lose,
     make_batch,
     make_worker,
+    ordinals,
     record,
     retry,
     sql,
@@ -118,6 +121,23 @@ async def test_a_probe_that_called_nobody_is_followed_at_once(database: Database
     async with database.transaction() as tx:
         await circuits.let_probe(tx, TENANT, "model")
     assert len(await claim(database, worker, 10)) == 1
+
+
+async def test_a_probe_whose_chat_is_busy_is_followed_at_once_until_one_can_call(database: Database) -> None:
+    """The one that has the chat came back from a call and is behind the others in the batch."""
+    await make_batch(database, in_chats(*[1] * 6), circuit="model")
+    worker = await make_worker(database)
+    [lease] = await claim(database, worker, 1)
+    await record(database, worker, Flush({lease.id: 0}, [], [retry(lease, 0, waiting=True)]))
+    await opened(database, None)
+    await due(database)
+    for _ in range(5):
+        claimed = await claim_some(database, worker, 10)
+        assert (claimed.leases, claimed.taken) == ([], 1)
+    [lease] = await claim(database, worker, 10)
+    assert (lease.probing, ordinals([lease])) == (True, [0])
+    assert 2.0 * 0.7 < await pause(database) <= 2.0 * 1.2
+    assert await violations(database) == []
 
 
 async def test_a_batch_says_why_it_waits(database: Database) -> None:

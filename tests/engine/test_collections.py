@@ -31,7 +31,11 @@ async def ended(database: Database, *outcomes: str, processor: str = "table_extr
         batch_id,
         [doc for doc, outcome in zip(DOCS, outcomes, strict=False) if outcome == "f"],
     )
-    await sql(database, "UPDATE batch SET status = 'completed', completed_at = now() WHERE id = $1", batch_id)
+    await sql(
+        database,
+        "UPDATE batch SET status = 'completed', completed_at = now(), expires_at = now() WHERE id = $1",
+        batch_id,
+    )
     return batch_id
 
 
@@ -79,7 +83,11 @@ async def test_what_is_not_ours_or_not_to_be_repeated_is_left_alone(
 async def test_refused_items_and_running_batches_are_left_alone(database: Database) -> None:
     await ended(database, "r", "s")
     running = await ended(database, "s", "f")
-    await sql(database, "UPDATE batch SET status = 'in_progress', completed_at = NULL WHERE id = $1", running)
+    await sql(
+        database,
+        "UPDATE batch SET status = 'in_progress', completed_at = NULL, expires_at = NULL WHERE id = $1",
+        running,
+    )
     assert await failed(database) == []
 
 

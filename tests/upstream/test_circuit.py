@@ -269,3 +269,24 @@ async def test_a_call_that_is_cut_off_says_so_and_counts_as_ended(circuit: Circu
     for number in range(10):  # no call is in flight any more, so ten are enough
         fail(circuit, number)
     assert circuit.is_open
+
+
+def test_what_failed_is_excused_if_the_probe_of_another_process_fails_too(circuit: Circuit) -> None:
+    """The probe is one of all processes: whoever did not have it hears of it."""
+    began = circuit.clock()
+    storm(circuit)
+    assert not circuit.excuses(began, waits=False)
+    circuit.opened_elsewhere()
+    assert not circuit.excuses(began, waits=False)
+    circuit.opened_elsewhere(confirmed=True)
+    circuit.closed_elsewhere()
+    assert circuit.excuses(began, waits=False)
+
+
+def test_a_failed_probe_is_told_to_the_others_once(circuit: Circuit) -> None:
+    storm(circuit)
+    probe_fails(circuit)
+    assert circuit.news == "confirmed"
+    told(circuit)
+    probe_fails(circuit)
+    assert circuit.news is None

@@ -1,18 +1,35 @@
 """Items that two workers died with run alone, and keep nobody else from running."""
 
 import asyncio
+import contextlib
 from collections import defaultdict
 from typing import Any
 from uuid import UUID
 
-from factories import claim, claim_some, get, lose, make_batch, make_worker, ordinals, sql, turn, violations
+import pytest
+
+from factories import (
+    TENANT,
+    claim,
+    claim_some,
+    get,
+    lose,
+    make_batch,
+    make_worker,
+    ordinals,
+    sql,
+    turn,
+    violations,
+)
 from gristmill.db import Database
-from gristmill.domain.outcomes import Outcome, Success
+from gristmill.domain.outcomes import ItemError, Outcome, Retry, Success
 from gristmill.domain.states import TERMINAL, BatchStatus
 from gristmill.processors.base import Context
-from gristmill.store import batches, spans
+from gristmill.store import batches, circuits, spans
 from gristmill.store.batches import NewItem
-from gristmill.worker import Worker
+from gristmill.upstream.circuit import Call
+from gristmill.worker import Worker, items
+from gristmill.worker import circuits as worker_circuits
 from mill import NoConfig, Script, Scripted, eventually, working
 
 Place = tuple[UUID, int]
@@ -58,8 +75,8 @@ async def test_a_claim_takes_suspects_only_if_it_is_for_them(database: Database)
     batch_id = await suspects(database, 3)
     worker = await make_worker(database)
     async with database.connection() as connection:
-        assert await spans.suspects_wait(connection, ["noop"])
-        assert not await spans.suspects_wait(connection, ["other"])
+        assert await spans.suspects_wait(connection, worker, ["noop"])
+        assert not await spans.suspects_wait(connection, worker, ["other"])
     async with database.transaction() as tx:
         assert (await spans.claim(tx, worker, {"noop": 9})).taken == 0
     async with database.transaction() as tx:
@@ -68,7 +85,43 @@ async def test_a_claim_takes_suspects_only_if_it_is_for_them(database: Database)
     assert {lease.batch_id for lease in (await claim_some(database, worker, 9)).leases} == {fresh}
     await turn(database, batches.pause, batch_id)
     async with database.connection() as connection:
-        assert not await spans.suspects_wait(connection, ["noop"])
+        assert not await spans.suspects_wait(connection, worker, ["noop"])
+
+
+async def wait(database: Database, worker: int) -> bool:
+    async with database.connection() as connection:
+        return await spans.suspects_wait(connection, worker, ["noop"])
+
+
+async def test_nobody_makes_room_for_suspects_that_could_not_start(database: Database) -> None:
+    """Their circuit is open, their batch has as many in flight elsewhere as it may, is overdue, or beyond a limit."""
+    batch_id = await suspects(database, 3, circuit="model")
+    await sql(database, "UPDATE batch_schedule SET max_concurrency = 1 WHERE batch_id = $1", batch_id)
+    mine, another = await make_worker(database), await make_worker(database)
+    assert await wait(database, mine)
+
+    async with database.transaction() as tx:
+        await circuits.open_(tx, TENANT, "model", reason="down", seconds=60.0, longest_seconds=60.0)
+    assert not await wait(database, mine)
+    await sql(database, "UPDATE circuit SET until = now()")
+    assert await wait(database, mine), "a suspect may be the probe"
+    async with database.transaction() as tx:
+        await circuits.close(tx, TENANT, "model")
+
+    async with database.transaction() as tx:
+        assert (await spans.claim(tx, another, {"noop": 1}, suspect=True)).taken == 1
+    assert not await wait(database, mine)
+    assert await wait(database, another), "what it has in hand itself will have ended"
+    await lose(database, another)
+    assert await wait(database, mine)
+
+    for change in (
+        "UPDATE batch_schedule SET deadline_at = now() - interval '1 s', limited = true WHERE batch_id = $1",
+        "UPDATE batch_schedule SET deadline_at = now() + interval '1 h' WHERE batch_id = $1",
+        "UPDATE batch_count SET exceeded = 'budget' WHERE batch_id = $1",
+    ):
+        await sql(database, change, batch_id)
+        assert await wait(database, mine) == ("1 h" in change)
 
 
 async def test_a_claim_takes_of_one_batch_either_its_suspects_or_the_others(database: Database) -> None:
@@ -134,6 +187,89 @@ async def test_who_waits_for_its_turn_goes_on_once_another_has_taken_the_suspect
         processor.gate.set()
         await lose(database, other)
         await eventually(lambda: all_ended(database))
+
+
+class Stubborn(Scripted):
+    """Its items at the gate do not let themselves be interrupted."""
+
+    async def _wait_at_gate(self) -> Outcome:
+        self.at_gate += 1
+        while not self.gate.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.gate.wait()
+        return Success(output="in spite of it")
+
+
+async def test_suspects_do_not_wait_for_an_item_that_goes_on_although_it_was_interrupted(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(items, "INTERRUPT_SECONDS", 0.1)
+    processor = Stubborn()
+    stubborn = await make_batch(database, [NewItem("a", '{"do":"gate"}')], item_timeout_seconds=0.1)
+    async with working(database, processor, concurrency=8):
+        await eventually(lambda: _at_gate(processor))
+        suspected = await suspects_beside(database)
+        await eventually(lambda: _ended(database, suspected))
+        assert (await get(database, stubborn)).processing == 1
+        processor.gate.set()
+
+
+async def test_others_do_not_wait_for_a_suspect_that_goes_on_although_it_was_interrupted(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(items, "INTERRUPT_SECONDS", 0.1)
+    processor = Stubborn()
+    suspected = await make_batch(
+        database, [NewItem("a", '{"do":"gate"}')], item_timeout_seconds=0.1, start_paused=True
+    )
+    await sql(database, "UPDATE span SET losses = 2 WHERE batch_id = $1", suspected)
+    await turn(database, batches.resume, suspected)
+    async with working(database, processor, concurrency=8):
+        await eventually(lambda: _at_gate(processor))
+        fresh = await make_batch(database, 4)
+        await eventually(lambda: _ended(database, fresh))
+        assert (await get(database, suspected)).processing == 1
+        processor.gate.set()
+
+
+class Failing(Scripted):
+    """Items that are to fail do so in a call, as in an outage; the others see which batches are at work."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__()
+        self.database = database
+        self.at_work: set[UUID] = set()
+
+    async def run(self, given: Script, context: Context[NoConfig]) -> Outcome:
+        if given.do == "fail":
+            with Call(context.services.circuit) as call:
+                call.failed("down")
+            return Retry(ItemError(500, "scripted", "as asked", retryable=True), outage=True)
+        self.at_work.update(await sql(self.database, "SELECT batch_id FROM lease"))
+        return Success()
+
+
+async def test_a_suspect_waits_until_those_are_judged_that_failed_as_in_an_outage(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else they would be lost with it, once more."""
+    monkeypatch.setattr(worker_circuits, "DOUBT_SECONDS", 3.0)
+    processor = Failing(database)
+    await make_batch(database, [NewItem("a", '{"do":"fail"}')], circuit="model", max_attempts=1)
+    async with working(database, processor, concurrency=8) as worker:
+
+        async def in_doubt() -> bool:
+            return bool(worker._circuits._doubtful)
+
+        await eventually(in_doubt)
+        suspected = await suspects_beside(database)
+        worker.wake()
+        await eventually(lambda: _ended(database, suspected))
+    assert processor.at_work == {suspected}
+
+
+async def _ended(database: Database, batch_id: UUID) -> bool:
+    return (await get(database, batch_id)).status in TERMINAL
 
 
 async def _at_gate(processor: Scripted) -> bool:

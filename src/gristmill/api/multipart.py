@@ -11,6 +11,7 @@ from gristmill.domain.errors import Invalid, Problem
 
 FIELD = "file"
 _MAX_PARTS = 20
+_MAX_NAME = 256  # of a part, as far as a refusal tells it
 _MAX_TEXT_BYTES = 64 * 1024
 
 
@@ -123,8 +124,7 @@ class FilePart:
         if not self._in_file and self._part.filename is None:
             text = _text(self._value)
             if "\0" in text:
-                detail = "the character NUL cannot be stored"
-                raise Invalid([Problem(self._part.name, "nul_character", detail)])
+                raise _refusal("nul_character", "the character NUL cannot be stored", self._part.name)
             self.texts[self._part.name] = text
 
     def _end(self) -> None:
@@ -138,5 +138,5 @@ def _text(value: bytes) -> str:
         raise _refusal("invalid_utf8", "names in the form must be UTF-8") from None
 
 
-def _refusal(code: str, detail: str) -> Invalid:
-    return Invalid([Problem(FIELD, code, detail)])
+def _refusal(code: str, detail: str, name: str = FIELD) -> Invalid:
+    return Invalid([Problem(name[:_MAX_NAME], code, detail)])

@@ -9,7 +9,7 @@ from datetime import datetime
 from uuid import UUID
 
 from gristmill.db import Transaction
-from gristmill.store import announcements, histories
+from gristmill.store import announcements, circuits, histories
 
 # A claim cuts at most so many spans: enough for a full claim of items that wait one by one for their next attempt.
 _MOST_SPANS = 200
@@ -60,6 +60,13 @@ NEW_LEASE_ID = (
     "(extract(epoch FROM clock_timestamp()) * 1000)::bigint << 20 | (nextval('lease_id_seq') & 1048575)"
 )
 
+# Of the schedule row `s` of a batch and that of its circuit `c`, if there is one: whether the batch may start something.
+_STARTABLE = """
+    NOT s.paused AND s.deadline_at > now() AND (c.until IS NULL OR c.until <= now())
+    AND (NOT s.limited OR NOT EXISTS (
+        SELECT FROM batch_count k WHERE k.batch_id = s.batch_id AND k.exceeded IS NOT NULL
+    ))
+"""
 # The fair choice: the first tenant in order of virtual time that has a startable batch, and its first such batch.
 # Its schedule row stays locked until the claim commits: that serialises claims of one batch, and makes pause and cancel exact.
 # Tenants are sorted before the batches are looked at: else a batch of every tenant is locked, and the others find nothing.
@@ -85,12 +92,9 @@ pick AS (
                 SELECT coalesce(sum(l.remaining), 0) FROM lease l WHERE l.batch_id = s.batch_id
             ) END AS items
         ) running
-        WHERE s.tenant_id = t.tenant_id AND NOT s.paused AND s.deadline_at > now()
+        WHERE s.tenant_id = t.tenant_id AND {_STARTABLE}
             AND (s.max_concurrency IS NULL OR s.max_concurrency > running.items)
-            AND (NOT s.limited OR NOT EXISTS (
-                SELECT FROM batch_count k WHERE k.batch_id = s.batch_id AND k.exceeded IS NOT NULL
-            ))
-            AND (c.until IS NULL OR c.until <= now()) AND (held.slots IS NULL OR held.slots > 0)
+            AND (held.slots IS NULL OR held.slots > 0)
             AND EXISTS (
                 SELECT FROM span w
                 WHERE w.batch_id = s.batch_id AND w.available_at <= now() AND (w.losses >= {SUSPECT_LOSSES}) = $7
@@ -154,18 +158,22 @@ CROSS JOIN LATERAL (
 _ENDED = "SELECT ordinal FROM result WHERE batch_id = $1 AND ordinal = ANY ($2)"
 
 
-# A literal as in span_suspect_idx.
+# A literal as in span_suspect_idx. What a worker has in hand itself has ended by the time it claims one.
 _SUSPECTS = f"""
 SELECT EXISTS (
     SELECT FROM span w JOIN batch_schedule s ON s.batch_id = w.batch_id
-    WHERE w.losses >= {SUSPECT_LOSSES} AND w.available_at <= now() AND NOT s.paused AND s.processor = ANY ($1)
+    LEFT JOIN circuit c ON c.tenant_id = s.tenant_id AND c.name = s.circuit
+    WHERE w.losses >= {SUSPECT_LOSSES} AND w.available_at <= now() AND s.processor = ANY ($2) AND {_STARTABLE}
+        AND (s.max_concurrency IS NULL OR s.max_concurrency > (
+            SELECT coalesce(sum(l.remaining), 0) FROM lease l WHERE l.batch_id = s.batch_id AND l.worker_id <> $1
+        ))
 )
 """
 
 
-async def suspects_wait(connection: Transaction, processors: Collection[str]) -> bool:
-    """Whether there may be something for a claim with `suspect`."""
-    found: bool = await connection.fetchval(_SUSPECTS, list(processors))
+async def suspects_wait(connection: Transaction, worker_id: int, processors: Collection[str]) -> bool:
+    """Whether there is something for a claim of this worker with `suspect`, once it has nothing in hand."""
+    found: bool = await connection.fetchval(_SUSPECTS, worker_id, list(processors))
     return found
 
 
@@ -186,9 +194,9 @@ async def claim(
     declared dead. Items whose chat is busy are parked (`store/histories.py`): taken, and in no lease.
     """
     open_slots = {processor: slots for processor, slots in free.items() if slots > 0}
-    tenants, circuits, slots = (list(column) for column in zip(*held, strict=True)) if held else ([], [], [])
+    tenants, names, slots = (list(column) for column in zip(*held, strict=True)) if held else ([], [], [])
     rows = await tx.fetch(
-        _CLAIM, worker_id, list(open_slots), list(open_slots.values()), tenants, circuits, slots, suspect
+        _CLAIM, worker_id, list(open_slots), list(open_slots.values()), tenants, names, slots, suspect
     )
     if not rows:
         return Claim([], 0)
@@ -211,6 +219,8 @@ async def claim(
     ]
     sizes = {row["id"]: row["last"] - row["first"] + 1 for row in rows}
     ready = await _settle(tx, await _drop_ended(tx, await _enter_chats(tx, leases)), sizes)
+    if rows[0]["probing"] and not ready:
+        await circuits.give_probe_back(tx, batch_id)
     return Claim(ready, sum(sizes.values()))
 
 

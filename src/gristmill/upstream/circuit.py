@@ -46,9 +46,8 @@ class Opening:
     until: float | None
 
 
-News = (
-    Opening | Literal["closed", "unprobed"]
-)  # unprobed: the probe ended without a call, so the next may come at once
+# confirmed: a probe has failed, too; unprobed: the probe ended without a call, so the next may come at once
+News = Opening | Literal["closed", "confirmed", "unprobed"]
 
 
 @dataclass(slots=True)
@@ -177,7 +176,10 @@ class Circuit:
             self._open(Opening(reason, self.clock() + hold_seconds))
             self._outage = True
         elif self.is_open:
-            self._outage |= began > self.opened_at
+            if began > self.opened_at and not self._outage:
+                self._outage = True
+                if self.news is None:
+                    self._tell("confirmed")
         elif began > self.closed_at and (waits or not (caller and caller.again)):
             # Else it says how things were and not how they are, or how the item is.
             self._failed.add(caller.item if caller else object())
@@ -212,9 +214,11 @@ class Circuit:
             self._outage_ended_at = self.clock()
         self.is_open, self.closed_at = False, self.clock()
 
-    def opened_elsewhere(self) -> None:
+    def opened_elsewhere(self, *, confirmed: bool = False) -> None:
+        """`confirmed`: another process knows that it is an outage."""
         if not self.is_open:
             self._set_open()
+        self._outage |= confirmed
 
     def closed_elsewhere(self) -> None:
         if self.is_open:

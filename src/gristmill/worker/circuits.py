@@ -93,6 +93,8 @@ class Circuits:
                     )
                 case "closed":
                     await circuits.close(tx, *circuit.key)
+                case "confirmed":
+                    await circuits.confirm(tx, *circuit.key)
                 case "unprobed":
                     await circuits.let_probe(tx, *circuit.key)
         if circuit.news is news:
@@ -113,7 +115,7 @@ class Circuits:
             if one.news is not None or max(one.opened_at, one.closed_at) > looked_at:
                 continue
             if one.key in found:
-                one.opened_elsewhere()
+                one.opened_elsewhere(confirmed=found[one.key])
             else:
                 one.closed_elsewhere()
 
@@ -130,6 +132,11 @@ class Circuits:
             )
 
     # --- verdicts that wait ---
+
+    @property
+    def judging(self) -> bool:
+        """Whether there are any."""
+        return bool(self._doubtful)
 
     def doubt(self, circuit: Circuit, began: float, settle: Callable[[bool], None], *, waits: bool) -> None:
         self._doubtful.append(_Doubtful(circuit.clock() + DOUBT_SECONDS, circuit, began, waits, settle))

@@ -26,15 +26,15 @@ class Isolation:
     def __init__(self, database: Database, processors: Collection[str], busy: Callable[[], bool]) -> None:
         self._database = database
         self._processors = processors
-        self._busy = busy  # is anything in hand, or ended and not yet recorded?
+        self._busy = busy  # is anything in hand that will end, or ended and not yet recorded?
         self._clock = asyncio.get_running_loop().time
         self._began: float | None = None  # since then nothing else is claimed
         self._claimed = False  # the suspect of this turn
         self._next_at = 0.0
 
-    async def turn(self) -> Turn:
+    async def turn(self, worker_id: int) -> Turn:
         if not self._claimed and self._clock() >= self._next_at:
-            await self.due()
+            await self.due(worker_id)
         if self._began is None:
             return Turn.OTHERS
         if self._busy():
@@ -44,12 +44,12 @@ class Isolation:
         self._end()
         return Turn.OTHERS
 
-    async def due(self) -> bool:
+    async def due(self, worker_id: int) -> bool:
         """Whether a suspect waits; from then on nothing else is to be claimed, until another worker has taken it."""
         now = self._clock()
         self._next_at = now + LOOK_SECONDS
         async with self._database.connection() as connection:
-            waits = await spans.suspects_wait(connection, self._processors)
+            waits = await spans.suspects_wait(connection, worker_id, self._processors)
         if not waits:
             self._began = None
         elif self._began is None:

@@ -101,10 +101,10 @@ class Items:
         free = self._free()
         if not free or self._recorder.backlog >= FULL:
             return 0
-        turn = await self._isolation.turn()
+        turn = await self._isolation.turn(self.worker_id)
         if turn is Turn.OTHERS:
             taken = await self._claim(free)
-            if taken or self._is_busy() or not await self._isolation.due():
+            if taken or self._is_busy() or not await self._isolation.due(self.worker_id):
                 return taken
             turn = Turn.SUSPECT  # there is nothing else to do
         return await self._claim_suspect(free) if turn is Turn.SUSPECT else 0
@@ -115,8 +115,12 @@ class Items:
         return taken
 
     def _is_busy(self) -> bool:
-        """What has ended is still lost with this process until it is recorded."""
-        return sum(self._in_hand.values()) > 0 or bool(self._recorder.unacknowledged)
+        """What has ended is still lost with this process until it is judged and recorded. Nobody waits for what goes on
+        although it was interrupted long ago: it may do so forever."""
+        long_ago = self._loop.time() - INTERRUPT_SECONDS
+        stubborn = sum(self._running[task][0] < long_ago for task in self._overdue)
+        in_hand = sum(self._in_hand.values()) - stubborn
+        return in_hand > 0 or self._circuits.judging or bool(self._recorder.unacknowledged)
 
     async def _claim(self, free: Mapping[str, int], *, suspect: bool = False) -> int:
         if self._in_doubt:
