@@ -10,8 +10,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from acceptance.conftest import ADMIN_KEY
 from fakes.sse import Event, events
+from served import ADMIN_KEY
 from stranger import BATCHES, TERMINAL, Mill, Stranger, adds_up
 
 Stream = AsyncIterator[Event | str]

@@ -1,5 +1,6 @@
 """GET …/events of batches that have ended or do not: form, ids, resuming, refusals. Live ones: tests/acceptance."""
 
+import asyncio
 from typing import Any
 from uuid import uuid4
 
@@ -9,7 +10,9 @@ import pytest
 from factories import all_of, claim, drain, make_batch, make_worker, record, sweep, turn
 from fakes.sse import Event, parse
 from gristmill.api import events as events_api
+from gristmill.api import watch
 from gristmill.store import batches, endings, retries
+from gristmill.store.feed import BEGINNING
 from service import Caller, Service, problems
 
 BATCHES = "/api/v1/batches"
@@ -138,3 +141,21 @@ async def test_a_server_that_stops_drains_its_feeds(service: Service, caller: Ca
     service.app.state.parts.draining.set()
     answer = await caller.get(f"{BATCHES}/{batch_id}/events")
     assert [one.name for one in parse(answer.content)] == ["status", "progress", "drain"]
+
+
+async def test_a_tenant_has_only_so_many_followers_and_those_that_left_make_room(
+    service: Service, caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "MOST_FOLLOWERS", 1)
+    batch_id = await make_batch(service.database, 1, tenant_id=caller.tenant_id)
+    async with service.database.connection() as connection:
+        batch = await batches.get(connection, caller.tenant_id, batch_id)
+    stop, feed = asyncio.Event(), service.app.state.parts.watch
+    following = feed.follow(batch, BEGINNING, stop)
+    assert await anext(following) == batch
+    refused = await caller.get(f"{BATCHES}/{batch_id}/events")
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "10")
+    assert refused.json()["error"]["code"] == "too_many_followers"
+    await following.aclose()
+    await drain(service.database, await make_worker(service.database))
+    assert [one.name for one in await follow(caller, str(batch_id))][-1] == "status"

@@ -92,3 +92,9 @@ async def test_every_route_of_every_dialect_asks_for_credentials_in_the_dialects
                 answer = await service.client.request(method, path)
                 assert answer.status_code == 401, (method, path, answer.text)
                 assert "error_code" not in answer.json() or dialect.name == "koosearch", path
+
+
+async def test_a_method_that_a_path_of_a_dialect_does_not_know_is_told_which_it_does(caller: Caller) -> None:
+    answer = await caller.send("PUT", "/v1/messages/batches")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, POST")
+    assert (await caller.send("PUT", "/tasks/x/details")).headers["allow"] == "GET, HEAD"

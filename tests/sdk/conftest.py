@@ -14,11 +14,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 @pytest.fixture(scope="session")
-async def mill(
-    server: Server, worker_id: str, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Served]:
+async def mill(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
     """With a model that takes its time: batches of thousands can be cancelled while they run."""
     folder = tmp_path_factory.mktemp("sdk")
-    async with serving(server, f"{server.template}_sdk_{worker_id}", folder) as mill:
+    async with serving(server, folder) as mill:
         mill.llm.latency_seconds = 0.05
         yield mill

@@ -1,5 +1,7 @@
 """Who is calling: one key table behind three headers, and tokens of one issuer."""
 
+from collections.abc import Iterable
+
 from starlette.requests import HTTPConnection, Request
 from starlette.websockets import WebSocket
 
@@ -13,33 +15,39 @@ _MAX_KEY_BYTES = 512
 _NO_KEY = "send an API key as x-api-key, as Authorization: Bearer, or as X-Auth-Token"
 
 
-async def caller(request: Request, scope: str | None = None) -> Key:
+async def caller(request: Request, *scopes: str) -> Key:
     """The key, or the holder of the token, that the request came with. Raises Unauthenticated, Forbidden if it lacks
-    the scope, TooMany if its tenant has sent too much.
+    one of the scopes, TooMany if its tenant has sent too much.
 
     Every route calls this before it looks at anything else of the request.
     """
-    of = parts(request)
-    key = await _found(of, *_offered(request))
-    _count(of, request, key)
-    return _allowed(key, scope)
+    return await _admitted(request, *_offered(request), scopes)
 
 
 async def listener(socket: WebSocket, scope: str) -> Key:
     """As `caller`, for who opens a WebSocket: browsers can set no headers there, so `?token=` is taken, too."""
     tokens_given = socket.query_params.getlist("token")
     offered = _offered(socket) if not tokens_given else (tokens_given[0].encode(), True)
-    return _allowed(await _found(parts(socket), *offered), scope)
+    return await _admitted(socket, *offered, (scope,))
 
 
-def _allowed(key: Key, scope: str | None) -> Key:
-    if scope is not None and not key.allows(scope):
-        what = "token" if key.kind == "jwt" else "API key"
-        raise Forbidden(f"the {what} lacks the scope {scope}", code="missing_scope")
+async def _admitted(request: HTTPConnection, offered: bytes, as_bearer: bool, scopes: Iterable[str]) -> Key:
+    of = parts(request)
+    key = await _found(of, offered, as_bearer)
+    _count(of, request, key)
+    for scope in scopes:
+        check(key, scope)
     return key
 
 
-def _count(of: Parts, request: Request, key: Key) -> None:
+def check(key: Key, scope: str) -> None:
+    """Raises Forbidden. For routes that learn what they are about from the request: `caller` would count it twice."""
+    if not key.allows(scope):
+        what = "token" if key.kind == "jwt" else "API key"
+        raise Forbidden(f"the {what} lacks the scope {scope}", code="missing_scope")
+
+
+def _count(of: Parts, request: HTTPConnection, key: Key) -> None:
     rate = of.rates.take(key.tenant_id)
     if rate is None:
         return

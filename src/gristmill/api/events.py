@@ -79,6 +79,7 @@ async def follow_batch(request: Request, batch_id: str) -> Response:
     position, seen_end = _position(given, batch)
     if seen_end and batch.status in TERMINAL:
         return Response(status_code=204)
+    of.watch.check_room(key.tenant_id)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(
         _stream(of, batch, position), media_type="text/event-stream; charset=utf-8", headers=headers

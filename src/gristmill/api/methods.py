@@ -8,7 +8,12 @@ from fastapi.routing import APIRoute
 
 class Methods:
     def __init__(self, routers: Iterable[APIRouter]) -> None:
-        self._routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
+        self._routes: list[APIRoute] = []
+        for router in routers:
+            self.add(router)
+
+    def add(self, router: APIRouter) -> None:
+        self._routes += [route for route in router.routes if isinstance(route, APIRoute)]
 
     def of(self, path: str) -> list[str]:
         """In the order of the alphabet. Whoever answers GET answers HEAD, too (`front.Front`)."""

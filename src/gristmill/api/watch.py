@@ -5,11 +5,14 @@ position, so that a slow one keeps nothing but its present window in memory; tho
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
 from gristmill.db import Database
+from gristmill.domain.errors import TooMany
 from gristmill.domain.states import TERMINAL
 from gristmill.store import batches, feed
 from gristmill.store.batches import Batch
@@ -19,6 +22,12 @@ INTERVAL_SECONDS = 0.25
 FIRST_WINDOW = 8  # items read at once at first, until their size is known: a result may have 16 MiB …
 WINDOW = 500  # … and at most, if together they have no more than about …
 WINDOW_BYTES = 2 * 1024 * 1024  # … so many
+MOST_FOLLOWERS = (
+    1000  # of one tenant in one process: each may hold a window, and is looked after four times a second
+)
+
+# Whose and which batch; from where, up to where, how many items; with checkpoints or without.
+_Asked = tuple[UUID, UUID, Position, Position, int, bool]
 
 
 class Watch:
@@ -26,8 +35,9 @@ class Watch:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._looks: dict[UUID, asyncio.Task[Batch]] = {}
-        self._windows: dict[tuple[UUID, Position, Position, int], asyncio.Task[Window | None]] = {}
+        self._looks: dict[tuple[UUID, UUID], asyncio.Task[Batch]] = {}
+        self._windows: dict[_Asked, asyncio.Task[Window | None]] = {}
+        self._followers = Counter[UUID]()
 
     async def changed(self, batch: Batch, seconds: float, stop: asyncio.Event) -> Batch:
         """The batch as soon as its status is another one, after so many seconds, or at `stop`. Raises NotFound."""
@@ -37,26 +47,43 @@ class Watch:
             batch = await self.next(batch.tenant_id, batch.id)
         return batch
 
+    def check_room(self, tenant_id: UUID) -> None:
+        """For who is about to follow. Raises TooMany."""
+        if self._followers[tenant_id] >= MOST_FOLLOWERS:
+            detail = f"more than {MOST_FOLLOWERS:,} follow batches of this tenant at the same time"
+            raise TooMany(detail, code="too_many_followers", retry_after_seconds=10)
+
+    @contextmanager
+    def _counted(self, tenant_id: UUID) -> Iterator[None]:
+        self._followers[tenant_id] += 1
+        try:
+            yield
+        finally:
+            self._followers[tenant_id] -= 1
+            if not self._followers[tenant_id]:
+                del self._followers[tenant_id]
+
     async def follow(
         self, batch: Batch, position: Position, stop: asyncio.Event, *, staged: bool = False
     ) -> AsyncIterator[Batch | Window]:
         """Windows of items that have ended since `position`, then the batch as it stood by then, and so on, once an interval:
         until the batch it gave has ended, or `stop`. `staged`: with checkpoints. Raises NotFound once the batch is deleted."""
         size = FIRST_WINDOW
-        while True:
-            while (window := await self._window(batch, position, size, staged)) is not None:
-                yield window
-                position, size = window.upto, _next_size(window)
-            yield batch
-            if batch.status in TERMINAL or stop.is_set():
-                return
-            batch = await self.next(batch.tenant_id, batch.id)
+        with self._counted(batch.tenant_id):
+            while True:
+                while (window := await self._window(batch, position, size, staged)) is not None:
+                    yield window
+                    position, size = window.upto, _next_size(window)
+                yield batch
+                if batch.status in TERMINAL or stop.is_set():
+                    return
+                batch = await self.next(batch.tenant_id, batch.id)
 
     async def next(self, tenant_id: UUID, batch_id: UUID) -> Batch:
         """The batch as it is after an interval. Raises NotFound."""
-        look = self._looks.get(batch_id)
+        look = self._looks.get((tenant_id, batch_id))
         if look is None:
-            look = self._looks[batch_id] = asyncio.create_task(self._look(tenant_id, batch_id))
+            look = self._looks[tenant_id, batch_id] = asyncio.create_task(self._look(tenant_id, batch_id))
             look.add_done_callback(_take_exception)
         # A reader that goes away must not take the look from the others.
         return await asyncio.shield(look)
@@ -65,7 +92,7 @@ class Watch:
         until = feed.end_of(batch)
         if after >= until:
             return None
-        asked = (batch.id, after, until, size)
+        asked = (batch.tenant_id, batch.id, after, until, size, staged)
         reading = self._windows.get(asked)
         if reading is None:
             reading = self._windows[asked] = asyncio.create_task(self._read(batch, after, size, staged))
@@ -83,7 +110,7 @@ class Watch:
             async with self._database.connection() as connection:
                 return await batches.get(connection, tenant_id, batch_id)
         finally:
-            del self._looks[batch_id]
+            del self._looks[tenant_id, batch_id]
 
 
 def _next_size(window: Window) -> int:

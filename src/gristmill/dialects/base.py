@@ -1,9 +1,12 @@
 """What a dialect is, and what all of them need."""
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
+import orjson
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,8 +14,10 @@ from starlette.responses import Response
 from gristmill.api import body
 from gristmill.api.envelope import as_json
 from gristmill.api.errors import Refusal, Shape
-from gristmill.api.parts import parts
-from gristmill.domain.errors import InFlight, NotFound
+from gristmill.api.parts import Parts, parts
+from gristmill.api.query import Query
+from gristmill.domain.errors import Conflict, InFlight, NotFound
+from gristmill.domain.states import BatchStatus
 from gristmill.store import batches
 from gristmill.store.batches import Batch
 from gristmill.store.keys import Key
@@ -54,6 +59,24 @@ def inward(prefix: str, text: str) -> UUID:
     return UUID(digits)
 
 
+def position(query: Query, name: str, prefix: str) -> UUID | None:
+    """The id that a page of a list begins behind, or ends before."""
+    text = query.text(name)
+    if text is None:
+        return None
+    try:
+        return inward(prefix, text)
+    except NotFound:
+        query.wrong(name, "invalid_cursor", "is no id of this list")
+        return None
+
+
+def facts(batch: Batch) -> dict[str, Any]:
+    """What its dialect keeps of a batch."""
+    found: dict[str, Any] = orjson.loads(batch.dialect_facts or "{}")
+    return found
+
+
 async def find(request: Request, key: Key, dialect: str, batch_id: UUID) -> Batch:
     """A batch that was made through this dialect. Raises NotFound for any other."""
     async with parts(request).database.connection() as connection:
@@ -61,6 +84,26 @@ async def find(request: Request, key: Key, dialect: str, batch_id: UUID) -> Batc
     if batch.dialect != dialect:
         raise NotFound("no such batch")
     return batch
+
+
+async def cancelled(
+    of: Parts, batch: Batch, refused: Callable[[Batch], str], noted: Mapping[str, Any] | None = None
+) -> Batch:
+    """The batch once it is cancelled or about to be: whoever cancels twice is no worse off. `noted`: facts to keep of the first
+    time. Raises Conflict, in the words of `refused`, for one that has ended."""
+    try:
+        async with of.database.transaction() as tx:
+            found = await batches.cancel(tx, batch.tenant_id, batch.id)
+            if noted is not None:
+                await batches.note_facts(tx, batch.tenant_id, batch.id, noted)
+                found = await batches.get(tx, batch.tenant_id, batch.id)
+    except Conflict:
+        async with of.database.connection() as connection:
+            found = await batches.get(connection, batch.tenant_id, batch.id)
+        if found.status is not BatchStatus.CANCELLING:
+            raise Conflict(refused(found), code="wrong_status") from None
+    of.wake()
+    return found
 
 
 async def ignore_body(request: Request) -> None:

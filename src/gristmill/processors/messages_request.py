@@ -14,8 +14,9 @@ Json = dict[str, Any]
 _LEFT_OUT = frozenset({
     "cache_control", "diagnostics", "service_tier", "speed", "user_profile_id", "workspace_id",
 })  # fmt: skip
-_THINKING = frozenset({"thinking", "redacted_thinking"})
-_EFFORTS = frozenset({"low", "medium", "high"})
+# Tuples: what stands there may be anything, and not all of it can be looked up in a set.
+_THINKING = ("thinking", "redacted_thinking")
+_EFFORTS = ("low", "medium", "high")
 _NOT_HERE = "cannot be expressed on this endpoint"
 
 
@@ -191,7 +192,8 @@ def _image(block: Json, at: str) -> str:
 def _document(block: Json, at: str) -> str:
     """Plain text only, under its title. A document that is to be cited cannot be."""
     source = _object(block.get("source"), f"{at}.source")
-    if source.get("type") != "text" or (block.get("citations") or {}).get("enabled"):
+    cited = _object(block.get("citations") or {}, f"{at}.citations")
+    if source.get("type") != "text" or cited.get("enabled"):
         raise Inexpressible(at, f"a document other than plain text, or with citations, {_NOT_HERE}")
     named = [block[name] for name in ("title", "context") if isinstance(block.get(name), str)]
     return "\n\n".join([*named, _string(source.get("data"), f"{at}.source.data")])

@@ -163,6 +163,10 @@ class Batch:
     budget: Budget | None
 
     @property
+    def ended_at(self) -> datetime | None:
+        return self.completed_at or self.cancelled_at
+
+    @property
     def pending(self) -> int:
         return self.total - self.success - self.failed - self.processing
 

@@ -52,9 +52,11 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """None: any. `filename` is a part of the name, in either case."""
+    """None: any. `filename` is a part of the name, in either case; `named` is all of it."""
 
     filename: str | None = None
+    named: str | None = None
+    ids: Sequence[UUID] | None = None
     media_type: str | None = None
     purpose: str | None = None
     created_after: datetime | None = None
@@ -64,6 +66,10 @@ class Filter:
         wanted: list[ColumnElement[bool]] = []
         if self.filename is not None:
             wanted.append(file.c.filename.icontains(self.filename, autoescape=True))
+        if self.named is not None:
+            wanted.append(file.c.filename == self.named)
+        if self.ids is not None:
+            wanted.append(is_one_of(file.c.id, self.ids))
         if self.media_type is not None:
             wanted.append(file.c.media_type == self.media_type)
         if self.purpose is not None:

@@ -8,11 +8,9 @@ from served import Served, serving
 
 
 @pytest.fixture(scope="session")
-async def mill(
-    server: Server, worker_id: str, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Served]:
+async def mill(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
     folder = tmp_path_factory.mktemp("anthropic")
-    async with serving(server, f"{server.template}_anthropic_{worker_id}", folder) as mill:
+    async with serving(server, folder) as mill:
         yield mill
 
 

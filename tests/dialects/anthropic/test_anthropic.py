@@ -14,7 +14,7 @@ from anthropic import AnthropicError, AsyncAnthropic
 from anthropic.types.messages import MessageBatch, MessageBatchIndividualResponse
 
 from databases import Server
-from served import Served, serving
+from served import LLM_KEY, Served, serving
 
 pytestmark = pytest.mark.slow
 THREE = {"in_progress", "canceling", "ended"}
@@ -301,12 +301,9 @@ async def test_a_create_that_is_sent_again_under_a_key_makes_one_batch(client: A
     assert len([one async for one in client.messages.batches.list()]) == 2
 
 
-async def test_an_endpoint_that_speaks_messages_gets_them_untouched(
-    server: Server, worker_id: str, tmp_path: Path
-) -> None:
-    name = f"{server.template}_messages_{worker_id}"
+async def test_an_endpoint_that_speaks_messages_gets_them_untouched(server: Server, tmp_path: Path) -> None:
     async with (
-        serving(server, name, tmp_path, llm_messages="true", llm_api_key="sk-of-the-endpoint") as mill,
+        serving(server, tmp_path, llm_messages="true") as mill,
         AsyncAnthropic(base_url=mill.url, api_key=await mill.key()) as client,
     ):
         request = asked("a", "One", top_k=5, thinking={"type": "enabled", "budget_tokens": 1024})
@@ -317,6 +314,4 @@ async def test_an_endpoint_that_speaks_messages_gets_them_untouched(
         assert [block.type for block in found.result.message.content] == ["thinking", "text"]
         [sent] = mill.llm.requests
     assert (sent.path, sent.body) == ("/v1/messages", json.loads(json.dumps(request["params"])))
-    assert (sent.headers["x-api-key"], sent.headers["anthropic-version"]) == (
-        "sk-of-the-endpoint", "2023-06-01",
-    )  # fmt: skip
+    assert (sent.headers["x-api-key"], sent.headers["anthropic-version"]) == (LLM_KEY, "2023-06-01")

@@ -6,8 +6,8 @@ from uuid import uuid4
 import pytest
 
 from databases import Server
-from dialects.running import DocumentMill, document_mill
 from fakes.script import Script
+from served import Served, serving
 from stranger import Stranger, arrive, until
 
 PROJECT = "1ed40ceefc8d40f8b884edb6a84e7768".replace("1", "p", 1)
@@ -15,11 +15,8 @@ APPLICATION = "app-1"
 
 
 @pytest.fixture(scope="session")
-async def mill(
-    server: Server, worker_id: str, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[DocumentMill]:
-    name = f"{server.template}_koosearch_{worker_id}"
-    async with document_mill(server, name, tmp_path_factory.mktemp("koosearch")) as mill:
+async def mill(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
+    async with serving(server, tmp_path_factory.mktemp("koosearch")) as mill:
         mill.llm.script = Script(seed=3, pairs=2)
         yield mill
 
@@ -66,7 +63,7 @@ class Koo:
 
 
 @pytest.fixture
-async def stranger(mill: DocumentMill) -> Stranger:
+async def stranger(mill: Served) -> Stranger:
     return await arrive(mill)
 
 

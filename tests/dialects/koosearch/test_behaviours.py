@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dialects.running import DocumentMill
+from served import Served
 from service import new_key
 from stranger import Stranger, arrive
 
@@ -106,9 +106,7 @@ async def test_3_tasks_are_chosen_by_type_status_name_and_creator(koo: Koo) -> N
         assert code_of(await koo.send("GET", f"/tasks?{bad}"), 400) == "KOS.00000400"
 
 
-async def test_4_a_token_is_required_and_its_tenant_sees_its_own_tasks_alone(
-    mill: DocumentMill, koo: Koo
-) -> None:
+async def test_4_a_token_is_required_and_its_tenant_sees_its_own_tasks_alone(mill: Served, koo: Koo) -> None:
     await koo.create("TABLE_EXTRACTION", [await koo.stranger.upload(STORY, "a.md")])
     [task] = (await koo.settled(1))["tasks"]
     without = await mill.client.get(f"{koo.path}/tasks")
@@ -149,7 +147,7 @@ async def test_5_a_task_has_the_fields_of_the_seed_and_no_others(koo: Koo) -> No
     assert len(good["id"]) <= 64
 
 
-async def test_5_progress_is_between_0_and_1_while_a_task_runs(mill: DocumentMill, koo: Koo) -> None:
+async def test_5_progress_is_between_0_and_1_while_a_task_runs(mill: Served, koo: Koo) -> None:
     held = asyncio.Event()
     mill.llm.gate = lambda request: held if "third" in request.said else None
     text = "\n\n".join(
@@ -178,7 +176,7 @@ async def test_6_the_newest_come_first(koo: Koo) -> None:
 
 
 async def test_7_counters_ignore_the_page_and_the_status_and_the_total_only_the_page(
-    mill: DocumentMill, koo: Koo
+    mill: Served, koo: Koo
 ) -> None:
     held = asyncio.Event()
     noise = await koo.stranger.upload(bytes(range(256)) * 20, "noise.bin")
@@ -305,9 +303,7 @@ async def test_10_tables_are_extracted_and_deleted(koo: Koo) -> None:
     assert shown[other]["output"]["table_count"] == 1
 
 
-async def test_10_tables_of_another_tenant_and_another_knowledge_base_stay(
-    mill: DocumentMill, koo: Koo
-) -> None:
+async def test_10_tables_of_another_tenant_and_another_knowledge_base_stay(mill: Served, koo: Koo) -> None:
     story = await koo.stranger.upload(STORY, "story.md")
     beside = replace(koo, repo=f"{koo.repo}-2")
     for one in (koo, beside):

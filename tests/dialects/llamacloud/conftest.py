@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 import pytest
 from llama_cloud import AsyncLlamaCloud
 
-from acceptance.conftest import mill, mill_url, receiver, stranger
+from acceptance.conftest import mill, receiver, stranger
 from dialects.llamacloud.reader import Reader
 from stranger import Mill, Stranger
 
-__all__ = ["mill", "mill_url", "receiver", "stranger"]
+__all__ = ["mill", "receiver", "stranger"]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 import pytest
 
 import factories
-from gristmill.dialects.llamacloud import making
+from gristmill.dialects.llamacloud import making, pages
 from gristmill.store.recording import Flush
 from service import Caller, Service, new_key
 
@@ -562,6 +562,33 @@ async def test_9_a_directory_remembers_what_its_owner_says_of_it_and_its_files(c
     assert (await caller.send("DELETE", f"{path}/{entry['id']}")).status_code == 204
     assert (await caller.send("DELETE", f"{path}/{entry['id']}")).status_code == 404
     assert (await caller.get(f"/api/v1/beta/files/{entry['file_id']}")).json()["name"] == "letter.txt"
+
+
+async def test_9_files_are_listed_by_their_ids_and_by_the_whole_of_a_name(caller: Caller) -> None:
+    one, two = await caller.upload(b"a", "one.txt"), await caller.upload(b"b", "two.txt")
+    for query, found in (
+        ("", [two, one]),
+        (f"?file_ids={one}&file_ids=x", [one]),
+        (f"?file_ids={one}&file_name=two.txt", []),
+        ("?file_ids=x", []),
+        ("?file_name=two.txt", [two]),
+        ("?file_name=two", []),
+    ):
+        listed = (await caller.get(f"/api/v1/beta/files{query}")).json()["items"]
+        assert [file["id"] for file in listed] == found
+
+
+async def test_9_a_list_is_not_read_for_ever_for_what_its_filter_leaves(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(4):
+        await directory_of(caller, 0)
+    monkeypatch.setattr(pages, "MAX_SIZE", 1)
+    monkeypatch.setattr(pages, "MOST_READ", 2)
+    answer = await caller.get(f"{DIRECTORIES}?type=ephemeral")
+    assert (answer.status_code, answer.json()["code"]) == (400, "search_too_broad")
+    monkeypatch.setattr(pages, "MOST_READ", 3)
+    assert (await caller.get(f"{DIRECTORIES}?type=ephemeral")).json()["items"] == []
 
 
 @pytest.mark.parametrize(

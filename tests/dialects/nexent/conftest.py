@@ -7,9 +7,9 @@ import orjson
 import pytest
 
 from databases import Server
-from dialects.running import DocumentMill, document_mill
 from fakes.receiver import Received, Receiver
 from fakes.s3 import KEY_ID, SECRET, Bucket, S3Server
+from served import Served, serving
 from stranger import Stranger, arrive, until
 
 
@@ -21,16 +21,15 @@ def objects(s3: S3Server) -> Bucket:
 
 @pytest.fixture(scope="session")
 async def mill(
-    server: Server, worker_id: str, tmp_path_factory: pytest.TempPathFactory, objects: Bucket
-) -> AsyncIterator[DocumentMill]:
-    name = f"{server.template}_nexent_{worker_id}"
-    environment = {
-        "GRISTMILL_S3_ENDPOINT_URL": objects.url,
-        "GRISTMILL_S3_ACCESS_KEY_ID": KEY_ID,
-        "GRISTMILL_S3_SECRET_ACCESS_KEY": SECRET,
-        "GRISTMILL_S3_ROOT": f"s3://{objects.name}/nexent",
+    server: Server, tmp_path_factory: pytest.TempPathFactory, objects: Bucket
+) -> AsyncIterator[Served]:
+    settings = {
+        "s3_endpoint_url": objects.url,
+        "s3_access_key_id": KEY_ID,
+        "s3_secret_access_key": SECRET,
+        "s3_root": f"s3://{objects.name}/nexent",
     }
-    async with document_mill(server, name, tmp_path_factory.mktemp("nexent"), environment) as mill:
+    async with serving(server, tmp_path_factory.mktemp("nexent"), **settings) as mill:
         yield mill
 
 
@@ -118,7 +117,7 @@ class Nexent:
 
 
 @pytest.fixture
-async def stranger(mill: DocumentMill) -> Stranger:
+async def stranger(mill: Served) -> Stranger:
     return await arrive(mill)
 
 

@@ -10,10 +10,10 @@ from uuid import uuid4
 import orjson
 import pytest
 
-from dialects.running import DocumentMill
 from documents.producers import PRODUCERS
 from fakes.receiver import Receiver, hold, status
 from fakes.s3 import Bucket
+from served import Served
 from service import new_key
 from stranger import Stranger, arrive, until
 
@@ -26,7 +26,7 @@ PARTS = ("process", "forward")
 
 
 @pytest.fixture
-def folder(mill: DocumentMill) -> Path:
+def folder(mill: Served) -> Path:
     """A part of the opened folder for one test, with a story and a file that cannot be read."""
     made = mill.folder / uuid4().hex
     made.mkdir()
@@ -227,7 +227,7 @@ async def test_6_all_tasks_are_listed_with_nine_keys(nexent: Nexent, folder: Pat
 
 
 async def test_6_details_tell_what_came_of_a_task_and_unknown_ones_are_not_found(
-    mill: DocumentMill, nexent: Nexent, sink: Receiver, folder: Path
+    mill: Served, nexent: Nexent, sink: Receiver, folder: Path
 ) -> None:
     [task_id] = await nexent.submit(nexent.source(str(folder / "story.md")))
     [found] = await nexent.ended(task_id)
@@ -484,9 +484,7 @@ async def test_more_sources_than_a_batch_takes_are_several_batches_behind_one_an
     assert [by_id[one] for one in ids] == [one["source"] for one in sources]
 
 
-async def test_a_key_is_required_everywhere_and_refusals_have_a_detail(
-    mill: DocumentMill, nexent: Nexent
-) -> None:
+async def test_a_key_is_required_everywhere_and_refusals_have_a_detail(mill: Served, nexent: Nexent) -> None:
     for method, path in (
         ("GET", "/tasks"),
         ("POST", "/tasks/batch"),

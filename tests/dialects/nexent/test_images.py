@@ -11,12 +11,13 @@ import httpx2
 import pytest
 from PIL import Image
 
-from dialects.running import DocumentMill
 from documents.test_images import png
+from factories import sql
 from fakes.answers import answer as usual
 from fakes.receiver import Receiver, status
 from fakes.s3 import Bucket
 from fakes.wire import Request, error
+from served import Served
 from service import Caller
 
 from .conftest import Nexent
@@ -29,7 +30,7 @@ def picture(width: int = 320, height: int = 240, kind: str = "PNG") -> bytes:
 
 
 @pytest.fixture
-def model(mill: DocumentMill) -> Iterator[dict[str, Any]]:
+def model(mill: Served) -> Iterator[dict[str, Any]]:
     """What it says of every image."""
     said = {"important": True, "confidence": 0.9}
 
@@ -55,7 +56,7 @@ async def judged(bare: Nexent, image: bytes, **form: str) -> dict[str, Any]:
 
 
 async def test_the_model_judges_by_the_prompts_of_the_form(
-    mill: DocumentMill, bare: Nexent, model: dict[str, Any]
+    mill: Served, bare: Nexent, model: dict[str, Any]
 ) -> None:
     form = {"positive_prompt": "a mill", "negative_prompt": "logo or banner"}
     assert await judged(bare, picture(), **form) == {
@@ -72,7 +73,7 @@ async def test_the_model_judges_by_the_prompts_of_the_form(
 
 
 async def test_small_and_elongated_images_are_not_important(
-    mill: DocumentMill, bare: Nexent, model: dict[str, Any]
+    mill: Served, bare: Nexent, model: dict[str, Any]
 ) -> None:
     for size, reason in (((199, 300), "too_small"), ((1300, 210), "too_elongated")):
         body = await judged(bare, picture(*size))
@@ -82,7 +83,7 @@ async def test_small_and_elongated_images_are_not_important(
 
 
 async def test_an_image_that_the_model_cannot_judge_is_let_pass_and_the_answer_says_so(
-    mill: DocumentMill, bare: Nexent, model: dict[str, Any]
+    mill: Served, bare: Nexent, model: dict[str, Any]
 ) -> None:
     mill.llm.script = lambda request: (400, error("this model takes no images"))
     body = await judged(bare, picture())
@@ -131,7 +132,7 @@ async def test_an_image_is_loaded_as_it_is(bare: Nexent, kind: str) -> None:
 
 
 async def test_images_are_loaded_from_the_folder_the_store_and_out_of_data_urls(
-    mill: DocumentMill, bare: Nexent, objects: Bucket
+    mill: Served, bare: Nexent, objects: Bucket
 ) -> None:
     image = picture()
     (mill.folder / "a.png").write_bytes(image)
@@ -173,3 +174,12 @@ async def test_addresses_that_may_not_be_called_look_like_those_where_nothing_is
             body = (await caller.post("/tasks/filter_important_image", data={"image_url": url})).json()
             assert (body["is_important"], body["judged"], body["reason"]) == (False, False, "not_loaded")
         assert source.accepted == 0
+
+
+async def test_what_was_not_done_in_time_is_kept_for_no_longer_than_a_day(caller: Caller) -> None:
+    files = {"file": ("a.txt", b"To be or not to be.")}
+    answer = await caller.send("POST", "/tasks/process_text_file", files=files, data={"timeout": "1"})
+    assert answer.status_code == 504
+    database = caller.service.database
+    assert await sql(database, "SELECT retention_days FROM batch") == [1]
+    assert await sql(database, "SELECT id FROM file") == []

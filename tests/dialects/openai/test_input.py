@@ -6,9 +6,11 @@ from uuid import uuid4
 import httpx2
 import pytest
 
+import factories
 from gristmill.db import Database
 from gristmill.dialects.base import outward
-from service import Caller
+from gristmill.store.batches import Origin
+from service import Caller, new_key
 
 FORM = "multipart/form-data; boundary=b"
 
@@ -111,3 +113,15 @@ async def test_every_unknown_id_is_a_404_and_every_bad_query_a_400(caller: Calle
     assert (await caller.get("/v1/batches?limit=3&unknown=1")).status_code == 200
     error(await caller.get("/v1/models"), 404)
     error(await caller.send("PUT", "/v1/batches"), 405)
+
+
+async def test_who_may_read_files_only_reads_no_results_by_way_of_them(caller: Caller) -> None:
+    database = caller.service.database
+    batch_id = await factories.make_batch(database, 1, tenant_id=caller.tenant_id, origin=Origin("openai"))
+    await factories.drain(database, await factories.make_worker(database))
+    path = f"/v1/files/{outward('file-output-', batch_id)}"
+    files_only = await new_key(caller.service, caller.tenant_id, ["files:read", "files:write"])
+    for method, at in (("GET", path), ("GET", f"{path}/content"), ("DELETE", path)):
+        assert error(await files_only.send(method, at), 403)["code"] == "missing_scope"
+    both = await new_key(caller.service, caller.tenant_id, ["files:read", "batches:read"])
+    assert (await both.get(f"{path}/content")).status_code == 200

@@ -10,10 +10,10 @@ import httpx2
 import pytest
 
 from databases import Server
-from dialects.running import DocumentMill, document_mill
 from fakes import issuer
 from fakes.librarian import Librarian
 from fakes.wire import Request
+from served import Served, serving
 from stranger import Stranger, arrive, until
 
 KEY = "sk-of-the-job-alone-0123456789"
@@ -21,19 +21,16 @@ TERMINAL = ("completed", "failed", "cancelled")
 STATUSES = ("pending", "processing", "completed", "failed", "cancelled", "paused")
 LONG = "The harbour of the town was rebuilt after the great flood, with warehouses, cranes and a lighthouse. "
 JWT = {
-    "GRISTMILL_JWT_ISSUER": issuer.ISSUER,
-    "GRISTMILL_JWT_AUDIENCE": issuer.AUDIENCE,
-    "GRISTMILL_JWT_ALGORITHM": "HS256",
-    "GRISTMILL_JWT_KEY": issuer.public_pem("HS256"),
+    "jwt_issuer": issuer.ISSUER,
+    "jwt_audience": issuer.AUDIENCE,
+    "jwt_algorithm": "HS256",
+    "jwt_key": issuer.public_pem("HS256"),
 }
 
 
 @pytest.fixture(scope="session")
-async def mill(
-    server: Server, worker_id: str, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[DocumentMill]:
-    name = f"{server.template}_tagging_{worker_id}"
-    async with document_mill(server, name, tmp_path_factory.mktemp("tagging"), JWT) as mill:
+async def mill(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
+    async with serving(server, tmp_path_factory.mktemp("tagging"), **JWT) as mill:
         mill.llm.api_key = None  # any: which one came is looked up
         yield mill
 
@@ -53,7 +50,7 @@ class Held:
 
 
 @pytest.fixture
-async def held(mill: DocumentMill) -> AsyncIterator[Held]:
+async def held(mill: Served) -> AsyncIterator[Held]:
     """The model of this test's own: it tags, and waits where it is told to."""
     held = Held()
     mill.llm.script, mill.llm.gate = Librarian(seed=1), held
@@ -111,7 +108,7 @@ class Client:
 
     @asynccontextmanager
     async def listening(
-        self, mill: DocumentMill, job_id: str, *, by_query: bool = False, key: str | None = None
+        self, mill: Served, job_id: str, *, by_query: bool = False, key: str | None = None
     ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
         token = self.stranger.key if key is None else key
         url = f"{mill.url}/api/batch/ws/{job_id}".replace("http://", "ws://", 1)
@@ -143,10 +140,10 @@ async def frame(ws: aiohttp.ClientWebSocketResponse) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def client(mill: DocumentMill, held: Held) -> Client:
+async def client(mill: Served, held: Held) -> Client:
     return Client(await arrive(mill))
 
 
 @pytest.fixture
-async def other(mill: DocumentMill) -> Client:
+async def other(mill: Served) -> Client:
     return Client(await arrive(mill))

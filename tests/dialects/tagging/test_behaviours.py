@@ -14,9 +14,9 @@ import httpx2
 import pytest
 
 from command import Running
-from dialects.running import DocumentMill
 from dialects.tagging.conftest import KEY, LONG, TERMINAL, Client, Held, body, frame, frames
 from fakes import issuer
+from served import Served
 from stranger import Stranger, until
 
 
@@ -33,7 +33,7 @@ async def colleague(client: Client) -> Client:
 
 
 async def test_1_start_answers_with_the_job_the_number_of_documents_and_a_message(
-    mill: DocumentMill, client: Client
+    mill: Served, client: Client
 ) -> None:
     (mill.folder / "harbour.txt").write_text(LONG * 3)
     documents = [
@@ -94,7 +94,7 @@ async def test_1_what_cannot_be_started_is_a_400_in_the_seeds_shape_and_starts_n
     assert (await client.send("GET", "/api/history/jobs")).json()["total"] == 0
 
 
-async def test_1_the_defaults_are_the_seeds(mill: DocumentMill, client: Client) -> None:
+async def test_1_the_defaults_are_the_seeds(mill: Served, client: Client) -> None:
     started = await client.start([row(1)])
     await client.ended(started["job_id"])
     [call] = mill.llm.requests
@@ -127,7 +127,7 @@ async def test_2_many_starts_of_one_job_at_once_make_one(client: Client, other: 
 
 
 async def test_3_rows_of_any_table_are_read_by_the_mapping_of_their_columns(
-    mill: DocumentMill, client: Client
+    mill: Served, client: Client
 ) -> None:
     (mill.folder / "mapped.txt").write_text(LONG * 3)
     rows = [
@@ -150,7 +150,7 @@ async def test_3_rows_of_any_table_are_read_by_the_mapping_of_their_columns(
 
 
 async def test_4_the_status_has_both_names_of_the_total_and_counts_successes_apart_from_progress(
-    mill: DocumentMill, client: Client, held: Held
+    mill: Served, client: Client, held: Held
 ) -> None:
     held.word("stayer")
     started = await client.start([row(1), row(2, "short"), row(3, LONG + "stayer")])
@@ -178,7 +178,7 @@ async def test_4_the_status_has_both_names_of_the_total_and_counts_successes_apa
 
 
 async def test_5_pause_lets_the_current_document_end_and_resume_goes_on_without_doing_it_again(
-    mill: DocumentMill, client: Client, held: Held
+    mill: Served, client: Client, held: Held
 ) -> None:
     held.word("gatekeeper")
     documents = [row(n, LONG + "gatekeeper") for n in range(40)]
@@ -202,7 +202,7 @@ async def test_5_pause_lets_the_current_document_end_and_resume_goes_on_without_
 
 
 async def test_5_cancel_tells_the_job_and_what_waits_never_runs(
-    mill: DocumentMill, client: Client, held: Held
+    mill: Served, client: Client, held: Held
 ) -> None:
     held.word("canceller")
     job_id = (await client.start([row(n, LONG + "canceller") for n in range(200)]))["job_id"]
@@ -307,7 +307,7 @@ async def test_9_a_job_paused_through_the_canonical_api_is_paused_here(client: C
 
 @pytest.mark.parametrize("by_query", [True, False], ids=["?token=", "Bearer"])
 async def test_10_a_listener_catches_up_and_hears_each_document_twice_and_then_the_end(
-    mill: DocumentMill, client: Client, held: Held, by_query: bool
+    mill: Served, client: Client, held: Held, by_query: bool
 ) -> None:
     held.word("latecomer")
     documents = [row(1), row(2, "short"), row(3, LONG + "latecomer")]
@@ -358,7 +358,7 @@ async def test_10_a_listener_catches_up_and_hears_each_document_twice_and_then_t
 
 
 async def test_10_each_row_is_told_as_processing_before_it_is_told_as_ended(
-    mill: DocumentMill, client: Client, held: Held
+    mill: Served, client: Client, held: Held
 ) -> None:
     held.word("opener")
     job_id = (await client.start([row(n, LONG + "opener") for n in range(30)]))["job_id"]
@@ -381,7 +381,7 @@ async def test_10_each_row_is_told_as_processing_before_it_is_told_as_ended(
 
 
 async def test_10_an_ended_job_is_caught_up_with_told_as_ended_and_closed(
-    mill: DocumentMill, client: Client
+    mill: Served, client: Client
 ) -> None:
     job_id = (await client.start([row(1), row(2)]))["job_id"]
     await client.ended(job_id)
@@ -391,7 +391,7 @@ async def test_10_an_ended_job_is_caught_up_with_told_as_ended_and_closed(
     assert (last["type"], last["total_documents"]) == ("completed", 2)
 
 
-async def test_10_who_leaves_cancels_nothing(mill: DocumentMill, client: Client, held: Held) -> None:
+async def test_10_who_leaves_cancels_nothing(mill: Served, client: Client, held: Held) -> None:
     held.word("leaver")
     job_id = (await client.start([row(1, LONG + "leaver")]))["job_id"]
     async with client.listening(mill, job_id) as ws:
@@ -401,9 +401,7 @@ async def test_10_who_leaves_cancels_nothing(mill: DocumentMill, client: Client,
     assert (await client.ended(job_id))["status"] == "completed"
 
 
-async def test_10_a_cancelled_job_is_told_as_cancelled(
-    mill: DocumentMill, client: Client, held: Held
-) -> None:
+async def test_10_a_cancelled_job_is_told_as_cancelled(mill: Served, client: Client, held: Held) -> None:
     held.word("quitter")
     job_id = (await client.start([row(n, LONG + "quitter") for n in range(100)]))["job_id"]
     async with client.listening(mill, job_id) as ws:
@@ -417,7 +415,7 @@ async def test_10_a_cancelled_job_is_told_as_cancelled(
 
 
 @pytest.mark.parametrize("key", ["", "gm_no-such-key", "eyJ.eyJ.x"])
-async def test_10_who_is_not_known_is_closed_with_1008(mill: DocumentMill, client: Client, key: str) -> None:
+async def test_10_who_is_not_known_is_closed_with_1008(mill: Served, client: Client, key: str) -> None:
     job_id = (await client.start([row(1)]))["job_id"]
     for by_query in (True, False):
         async with client.listening(mill, job_id, by_query=by_query, key=key) as ws:
@@ -425,14 +423,14 @@ async def test_10_who_is_not_known_is_closed_with_1008(mill: DocumentMill, clien
         assert (told["type"], ws.close_code) == ("error", 1008)
 
 
-async def test_10_another_tenants_job_is_no_job(mill: DocumentMill, client: Client, other: Client) -> None:
+async def test_10_another_tenants_job_is_no_job(mill: Served, client: Client, other: Client) -> None:
     job_id = (await client.start([row(1)]))["job_id"]
     async with other.listening(mill, job_id) as ws:
         [told] = await frames(ws)
     assert (told["message"], ws.close_code) == ("Job does not exist", 1008)
 
 
-async def test_10_a_token_of_the_issuer_opens_every_door(mill: DocumentMill, client: Client) -> None:
+async def test_10_a_token_of_the_issuer_opens_every_door(mill: Served, client: Client) -> None:
     jane = await colleague(client)
     token = jane.stranger.key
     job_id = (await jane.start([row(1)]))["job_id"]
@@ -444,7 +442,7 @@ async def test_10_a_token_of_the_issuer_opens_every_door(mill: DocumentMill, cli
     assert token not in mill.log.read_text()
 
 
-async def test_11_one_documents_failure_never_stops_the_job(mill: DocumentMill, client: Client) -> None:
+async def test_11_one_documents_failure_never_stops_the_job(mill: Served, client: Client) -> None:
     documents: list[Any] = [
         row(1),
         row(2, "x"),
@@ -471,7 +469,7 @@ async def test_11_a_job_whose_documents_all_end_alike_is_completed(
 
 
 async def test_12_a_document_tells_what_it_came_to_and_what_kind_of_failure_it_was(
-    mill: DocumentMill, client: Client
+    mill: Served, client: Client
 ) -> None:
     mill.llm.gate = lambda _: None
     job_id = (await client.start([row(1), row(2, LONG + "[fault=status:401]"), row(3, "x")]))["job_id"]
@@ -488,7 +486,7 @@ async def test_12_a_document_tells_what_it_came_to_and_what_kind_of_failure_it_w
 
 
 async def test_13_paths_are_looked_at_before_a_job_within_the_same_walls(
-    mill: DocumentMill, client: Client
+    mill: Served, client: Client
 ) -> None:
     (mill.folder / "there.txt").write_text("here")
     paths = [
@@ -549,7 +547,7 @@ async def test_13_the_history_lists_shows_and_deletes(client: Client, other: Cli
 
 
 async def test_14_the_key_of_a_job_is_never_shown_logged_or_kept_in_clear(
-    mill: DocumentMill, client: Client
+    mill: Served, client: Client
 ) -> None:
     job_id = (await client.start([row(1)], f"job-{uuid.uuid4()}"))["job_id"]
     await client.ended(job_id)
@@ -569,7 +567,7 @@ async def test_14_the_key_of_a_job_is_never_shown_logged_or_kept_in_clear(
 
 
 async def test_15_a_job_survives_the_death_of_its_server_and_a_listener_is_sent_away_when_it_stops(
-    mill: DocumentMill, client: Client, held: Held, own_database_url: str, tmp_path: Path
+    mill: Served, client: Client, held: Held, own_database_url: str, tmp_path: Path
 ) -> None:
     command = replace(
         mill.command,
@@ -608,9 +606,7 @@ async def test_15_a_job_survives_the_death_of_its_server_and_a_listener_is_sent_
             assert (ended["status"], ended["processed_count"]) == ("completed", 5)
 
 
-async def test_a_job_of_more_than_a_thousand_documents_is_taken_whole(
-    mill: DocumentMill, client: Client
-) -> None:
+async def test_a_job_of_more_than_a_thousand_documents_is_taken_whole(mill: Served, client: Client) -> None:
     started = await client.start([row(n, "x") for n in range(1200)])
     assert started["total_documents"] == 1200
     async with client.listening(mill, started["job_id"]) as ws:

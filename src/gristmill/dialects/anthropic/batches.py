@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -23,9 +22,8 @@ from gristmill.api.results import windows
 from gristmill.api.upload import Upload
 from gristmill.dialects import base
 from gristmill.dialects.anthropic.words import BATCH, NAME, outcome, status
-from gristmill.dialects.base import inward, outward
-from gristmill.domain.errors import Conflict, Invalid, NotFound, Problem
-from gristmill.domain.states import BatchStatus
+from gristmill.dialects.base import facts, inward, outward, position
+from gristmill.domain.errors import Conflict, Invalid, Problem
 from gristmill.intake import json
 from gristmill.intake.elements import Elements
 from gristmill.intake.problems import pointer
@@ -44,9 +42,7 @@ router = APIRouter(prefix="/v1/messages/batches", include_in_schema=False)
 
 
 def view(batch: Batch) -> dict[str, Any]:
-    ended_at = batch.completed_at or batch.cancelled_at
     batch_id = outward(BATCH, batch.id)
-    facts = json.parse((batch.dialect_facts or "{}").encode(), dict)
     return {
         "id": batch_id,
         "type": "message_batch",
@@ -60,11 +56,11 @@ def view(batch: Batch) -> dict[str, Any]:
         },
         "created_at": batch.created_at,
         "expires_at": batch.deadline_at,
-        "ended_at": ended_at,
-        "cancel_initiated_at": facts.get("cancel_initiated_at"),
+        "ended_at": batch.ended_at,
+        "cancel_initiated_at": facts(batch).get("cancel_initiated_at"),
         "archived_at": None,
         # Relative: clients send their key along, so it must lead nowhere but here, by whatever name they know us.
-        "results_url": f"/v1/messages/batches/{batch_id}/results" if ended_at else None,
+        "results_url": f"/v1/messages/batches/{batch_id}/results" if batch.ended_at else None,
     }
 
 
@@ -125,7 +121,7 @@ async def list_batches(request: Request) -> Response:
     key = await caller(request, "batches:read")
     query = Query(request, ("after_id", "before_id", "limit"), lenient=True)
     limit = query.integer("limit", 1, 1000, 20)
-    before, behind = _position(query, "after_id"), _position(query, "before_id")
+    before, behind = position(query, "after_id", BATCH), position(query, "before_id", BATCH)
     query.check()
     filters = BatchFilters(dialect=NAME)
     async with parts(request).database.connection() as connection:
@@ -136,17 +132,6 @@ async def list_batches(request: Request) -> Response:
     shown = [view(batch) for batch in (found[:limit] if behind is None else found[-limit:])]
     first, last = (shown[0]["id"], shown[-1]["id"]) if shown else (None, None)
     return as_json({"data": shown, "has_more": more, "first_id": first, "last_id": last})
-
-
-def _position(query: Query, name: str) -> UUID | None:
-    text = query.text(name)
-    if text is None:
-        return None
-    try:
-        return inward(BATCH, text)
-    except NotFound:
-        query.wrong(name, "invalid_cursor", "is no id of this list")
-        return None
 
 
 @router.get("/{batch_id}")
@@ -160,21 +145,13 @@ async def cancel_batch(request: Request, batch_id: str) -> Response:
     """What has ended by then stays."""
     key = await caller(request, "batches:write")
     await base.ignore_body(request)
-    of = parts(request)
     batch = await base.find(request, key, NAME, inward(BATCH, batch_id))
     now = {"cancel_initiated_at": datetime.now(UTC).isoformat().replace("+00:00", "Z")}
-    try:
-        async with of.database.transaction() as tx:
-            await batches.cancel(tx, key.tenant_id, batch.id)
-            await batches.note_facts(tx, key.tenant_id, batch.id, now)
-            batch = await batches.get(tx, key.tenant_id, batch.id)
-    except Conflict:
-        batch = await base.find(request, key, NAME, batch.id)
-        if batch.status is not BatchStatus.CANCELLING:
-            detail = f"a batch whose processing_status is {status(batch)} cannot be canceled"
-            raise Conflict(detail, code="wrong_status") from None
-    of.wake()
-    return as_json(view(batch))
+    return as_json(view(await base.cancelled(parts(request), batch, _not_cancelled, now)))
+
+
+def _not_cancelled(batch: Batch) -> str:
+    return f"a batch whose processing_status is {status(batch)} cannot be canceled"
 
 
 @router.delete("/{batch_id}")

@@ -17,6 +17,7 @@ from gristmill.api.parts import parts
 from gristmill.api.query import Query
 from gristmill.api.tasks import MAX_PAGE, id_of
 from gristmill.db import Transaction
+from gristmill.dialects.base import facts
 from gristmill.dialects.koosearch.words import (
     PREFIX,
     STATUS_OF,
@@ -121,9 +122,8 @@ async def get_detail(
         batch = await batches.get(connection, key.tenant_id, task.batch_id)
         together = TaskFilters(batch_id=batch.id)
         page = await tasks.page(connection, key.tenant_id, together, limit=_DETAILS, offset=0)
-    facts = orjson.loads(batch.dialect_facts or "{}")
     told = [{"id": one.custom_id, "name": one.name or one.custom_id} for one in page.tasks]
-    inherits = is_retry(task) and facts.get("is_inherit_parser", False)
+    inherits = is_retry(task) and facts(batch).get("is_inherit_parser", False)
     return as_json({"total": page.total, "task_detail": told, "is_inherit_parser": inherits})
 
 

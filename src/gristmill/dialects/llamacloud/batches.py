@@ -22,8 +22,7 @@ from gristmill.dialects.llamacloud import configurations, hooks, pages, words
 from gristmill.dialects.llamacloud.hooks import Hook
 from gristmill.dialects.llamacloud.making import MAX_FILES, Making, too_many_files
 from gristmill.dialects.llamacloud.words import Lenient
-from gristmill.domain.errors import Conflict
-from gristmill.domain.states import TERMINAL, BatchStatus, ItemStatus
+from gristmill.domain.states import TERMINAL, ItemStatus
 from gristmill.intake import problems
 from gristmill.store import batches, directories, tasks
 from gristmill.store.batches import Batch, BatchFilters, Origin
@@ -209,19 +208,4 @@ async def cancel_batch(request: Request, batch_id: str) -> Response:
     key = await caller(request, "batches:write")
     await base.ignore_body(request)
     batch = await base.find(request, key, words.NAME, words.inward(words.BATCH, batch_id))
-    return as_json(view(key, await cancelled(parts(request), key, batch)))
-
-
-async def cancelled(of: Parts, key: Key, batch: Batch) -> Batch:
-    """Raises Conflict for one that has ended."""
-    try:
-        async with of.database.transaction() as tx:
-            batch = await batches.cancel(tx, key.tenant_id, batch.id)
-    except Conflict:
-        async with of.database.connection() as connection:
-            batch = await batches.get(connection, key.tenant_id, batch.id)
-        if batch.status is not BatchStatus.CANCELLING:
-            word = words.batch_status(batch)
-            raise Conflict(f"cannot cancel a batch with status '{word}'", code="wrong_status") from None
-    of.wake()
-    return batch
+    return as_json(view(key, await base.cancelled(parts(request), batch, words.not_cancelled)))

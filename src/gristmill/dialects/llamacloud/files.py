@@ -92,22 +92,23 @@ async def list_files(request: Request) -> Response:
     query = Query(request, (*pages.PARAMETERS, "file_name"), lenient=True)
     name = query.text("file_name")
     page = pages.asked(request, query, key, "llamacloud/files")
-    ids = {uuid_of(one) for one in request.query_params.getlist("file_ids")[:_MAX_IDS]}
+    wanted = Filter(named=name or None, ids=_ids(request.query_params.getlist("file_ids")))
 
     async def fetch(limit: int, before: UUID | None) -> Sequence[File]:
         async with parts(request).database.engine.connect() as connection:
-            named = Filter(filename=name)  # a part of it, in either case: fewer to look through
             found, _ = await files.page(
-                connection, key.tenant_id, named, limit=limit, offset=0, before=before
+                connection, key.tenant_id, wanted, limit=limit, offset=0, before=before
             )
         return found
 
-    def wanted(file: File) -> bool:
-        return name in (None, file.filename) and (not ids or file.id in ids)
-
-    chosen = wanted if name or ids else None
-    shown, last = await pages.List(fetch, lambda file: file.id).page(page, chosen)
+    shown, last = await pages.List(fetch, lambda file: file.id).page(page)
     return pages.listing(request, key, page, [view(request, key, one) for one in shown], last)
+
+
+def _ids(given: Sequence[str]) -> list[UUID] | None:
+    """None: of all files; what cannot be an id is none's."""
+    found = [uuid_of(one) for one in given[:_MAX_IDS]]
+    return [one for one in found if one is not None] if given else None
 
 
 @router.get(_PATH + "/{file_id}")

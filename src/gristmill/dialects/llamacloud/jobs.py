@@ -12,7 +12,6 @@ from starlette.responses import Response
 from gristmill.api.envelope import as_json
 from gristmill.api.parts import Parts, parts
 from gristmill.dialects import base
-from gristmill.dialects.llamacloud import batches as over_directories
 from gristmill.dialects.llamacloud import words
 from gristmill.dialects.llamacloud.making import Making, Places
 from gristmill.dialects.llamacloud.words import JobId
@@ -38,7 +37,7 @@ class Job:
 
     @property
     def facts(self) -> dict[str, Any]:
-        return words.facts_of(self.batch.dialect_facts)
+        return base.facts(self.batch)
 
     @cached_property
     def output(self) -> dict[str, Any] | None:
@@ -107,7 +106,7 @@ async def cancel(request: Request, key: Key, processor: str, job_id: str) -> Job
     job = await find(of, key, processor, job_id)
     if job.batch.dialect != words.JOBS:
         raise Conflict("a job of a batch cannot be cancelled alone: cancel the batch", code="job_of_batch")
-    await over_directories.cancelled(of, key, job.batch)
+    await base.cancelled(of, job.batch, words.not_cancelled)
     return await find(of, key, processor, job_id)
 
 

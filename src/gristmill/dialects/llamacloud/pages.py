@@ -11,10 +11,12 @@ from starlette.responses import Response
 from gristmill.api import pages
 from gristmill.api.envelope import as_json
 from gristmill.api.query import Query
+from gristmill.domain.errors import Invalid, Problem
 from gristmill.store.keys import Key
 
 DEFAULT_SIZE = 50
 MAX_SIZE = 1000
+MOST_READ = 100_000  # rows for one page of what a filter leaves: as many as a directory has files
 PARAMETERS = ("page_size", "page_token")
 
 Row = TypeVar("Row")
@@ -47,10 +49,10 @@ class List(Generic[Row]):
         self, page: Asked, keep: Callable[[Row], bool] | None = None
     ) -> tuple[list[Row], UUID | None]:
         """The rows to be shown, and where the next page begins; None: there is none. Official clients end at a page
-        without rows, so it is read on until one is full or the list is at its end."""
+        without rows, so it is read on until one is full or the list is at its end. Raises Invalid after MOST_READ rows."""
         found: list[Row] = []
         before, size = page.before, page.size + 1 if keep is None else MAX_SIZE + 1
-        while True:
+        for _ in range(-(-MOST_READ // MAX_SIZE)):
             rows = await self.fetch(size, before)
             found += [row for row in rows if keep is None or keep(row)]
             if len(found) > page.size:
@@ -58,6 +60,8 @@ class List(Generic[Row]):
             if len(rows) < size:
                 return found, None
             before = self.row_id(rows[-1])
+        detail = f"more than {MOST_READ:,} to look through for one page: say more, or ask for fewer at a time"
+        raise Invalid([Problem("", "search_too_broad", detail)])
 
 
 def listing(request: Request, key: Key, page: Asked, items: Sequence[Any], last: UUID | None) -> Response:

@@ -78,8 +78,7 @@ async def create_job(request: Request) -> Response:
 @router.post(_PATH + "/upload")
 async def upload(request: Request) -> Response:
     """A form with the part `file`, and its `configuration` as JSON text. What the configuration lacks keeps no file."""
-    key = await caller(request, "batches:write")
-    await caller(request, "files:write")
+    key = await caller(request, "batches:write", "files:write")
     of, making = parts(request), Making.of(request, key)
     async with Upload(of, key.tenant_id) as incoming:
         form = FilePart(lenient=True)

@@ -103,6 +103,10 @@ def batch_status(batch: Batch) -> str:
     return "PENDING" if batch.fresh or batch.ingesting else "RUNNING"
 
 
+def not_cancelled(batch: Batch) -> str:
+    return f"cannot cancel a batch with status '{batch_status(batch)}'"
+
+
 _ITEM = {
     ItemStatus.PENDING: "PENDING",
     ItemStatus.PROCESSING: "RUNNING",
@@ -132,7 +136,7 @@ def instant(at: datetime | None) -> str | None:
 
 
 def updated_at(batch: Batch) -> str | None:
-    return instant(batch.completed_at or batch.cancelled_at or batch.created_at)
+    return instant(batch.ended_at or batch.created_at)
 
 
 def facts_of(text: str | None) -> dict[str, Any]:

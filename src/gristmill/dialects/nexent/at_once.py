@@ -50,6 +50,7 @@ async def run(
         "max_attempts": 1,  # whoever waits asks again sooner than we would
         "item_timeout_seconds": limit + _GRACE_SECONDS,
         "deadline_seconds": max(round(limit), 10),
+        "retention_days": 1,  # no longer than it must be: whoever waited has had the answer, or none will come
     }
     new, content = await create.new_batch(of, key, body)
     async with of.database.transaction() as tx:

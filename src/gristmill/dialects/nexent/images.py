@@ -95,7 +95,8 @@ def _said(important: bool, positive: float, negative: float, **more: Any) -> dic
 
 
 async def _seen(of: Parts, key: Key, image: str, config: dict[str, Any]) -> Done | None:
-    """What the processor says of the image; None for a place where none can be. Nothing of it is kept. Raises TooLate."""
+    """What the processor says of the image; None for a place where none can be. Nothing of it is kept, but for a day what was
+    not done in time. Raises TooLate."""
     if image.startswith(_DATA):
         return await _of_data(of, key, image, config)
     if len(image) > _MAX_SOURCE:

@@ -66,8 +66,7 @@ async def process(request: Request) -> Response:
 @router.post("/tasks/process_text_file")
 async def process_text_file(request: Request) -> Response:
     """The file goes when it is read, and so does what was read of it."""
-    key = await caller(request, "batches:write")
-    await caller(request, "files:write")
+    key = await caller(request, "batches:write", "files:write")
     of, form, limit = parts(request), FilePart(lenient=True), _UPLOAD_SECONDS
     body.check_not_encoded(request)
     pieces = incoming.form_pieces(request, form)

@@ -19,23 +19,20 @@ from gristmill.api.envelope import as_json
 from gristmill.api.parts import parts
 from gristmill.api.query import Query, uuid_of
 from gristmill.dialects import base
-from gristmill.dialects.base import inward, outward
+from gristmill.dialects.base import facts, inward, outward, position
 from gristmill.dialects.openai import outputs
-from gristmill.dialects.openai.files import LIFETIMES, listing, position
+from gristmill.dialects.openai.files import LIFETIMES, listing
 from gristmill.dialects.openai.words import (
     BAD_SOURCE,
     BATCH,
     FILE,
     NAME,
-    ended_at,
     errors,
-    facts,
     status,
     unix,
     why,
 )
-from gristmill.domain.errors import Conflict, Invalid, Problem
-from gristmill.domain.states import BatchStatus
+from gristmill.domain.errors import Invalid, Problem
 from gristmill.intake import json, problems
 from gristmill.processors.completion import Completion
 from gristmill.store import batches, files
@@ -66,7 +63,7 @@ class BatchCreate(BaseModel):
 
 
 def view(batch: Batch) -> dict[str, Any]:
-    known, word, over = facts(batch), status(batch), unix(ended_at(batch))
+    known, word, over = facts(batch), status(batch), unix(batch.ended_at)
     counted = word != "validating" and why(batch) != BAD_SOURCE  # then there are requests, and results
     return {
         "id": outward(BATCH, batch.id),
@@ -178,7 +175,7 @@ async def list_batches(request: Request) -> Response:
     key = await caller(request, "batches:read")
     query = Query(request, ("after", "limit"), lenient=True)
     limit = query.integer("limit", 1, 100, 20)
-    before = position(query, BATCH)
+    before = position(query, "after", BATCH)
     query.check()
     async with parts(request).database.connection() as connection:
         found, _ = await batches.page(
@@ -203,19 +200,10 @@ async def cancel_batch(request: Request, batch_id: str) -> Response:
     """What has ended by then stays, and is in the output file once the batch is cancelled."""
     key = await caller(request, "batches:write")
     await base.ignore_body(request)
-    of = parts(request)
     batch = await base.find(request, key, NAME, _id(batch_id))
     now = {"cancelling_at": unix(datetime.now(UTC))}
-    try:
-        async with of.database.transaction() as tx:
-            await batches.cancel(tx, key.tenant_id, batch.id)
-            await batches.note_facts(tx, key.tenant_id, batch.id, now)
-            batch = await batches.get(tx, key.tenant_id, batch.id)
-    except Conflict:
-        batch = await base.find(request, key, NAME, batch.id)
-        word = status(batch)
-        if batch.status is BatchStatus.CANCELLING:
-            return as_json(view(batch))
-        raise Conflict(f"Cannot cancel a batch with status '{word}'.", code="wrong_status") from None
-    of.wake()
-    return as_json(view(batch))
+    return as_json(view(await base.cancelled(parts(request), batch, _not_cancelled, now)))
+
+
+def _not_cancelled(batch: Batch) -> str:
+    return f"Cannot cancel a batch with status '{status(batch)}'."

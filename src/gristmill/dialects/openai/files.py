@@ -2,20 +2,19 @@
 
 from enum import StrEnum
 from typing import Any
-from uuid import UUID
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from gristmill.api import body, content, incoming
-from gristmill.api.auth import caller
+from gristmill.api.auth import caller, check
 from gristmill.api.envelope import as_json
 from gristmill.api.multipart import FilePart
 from gristmill.api.parts import parts
 from gristmill.api.query import Query
 from gristmill.api.upload import Upload, discard
-from gristmill.dialects.base import inward, outward
+from gristmill.dialects.base import inward, outward, position
 from gristmill.dialects.openai import outputs
 from gristmill.dialects.openai.words import FILE, unix
 from gristmill.domain.errors import Invalid, NotFound, Problem
@@ -96,7 +95,7 @@ async def list_files(request: Request) -> Response:
     limit = query.integer("limit", 1, _MOST, _MOST)
     order = query.choice("order", Order)
     purpose = query.text("purpose")
-    after = position(query, FILE)
+    after = position(query, "after", FILE)
     query.check()
     async with parts(request).database.engine.connect() as connection:
         found, _ = await files.page(
@@ -110,18 +109,6 @@ async def list_files(request: Request) -> Response:
     return as_json(listing([view(file) for file in found[:limit]], more=len(found) > limit))
 
 
-def position(query: Query, prefix: str) -> UUID | None:
-    """The id behind which a page begins."""
-    after = query.text("after")
-    if after is None:
-        return None
-    try:
-        return inward(prefix, after)
-    except NotFound:
-        query.wrong("after", "invalid_cursor", "is no id of this list")
-        return None
-
-
 def listing(shown: list[dict[str, Any]], *, more: bool) -> dict[str, Any]:
     """Clients follow `has_more` with the id of the last record."""
     first, last = (shown[0]["id"], shown[-1]["id"]) if shown else (None, None)
@@ -133,6 +120,7 @@ async def get_file(request: Request, file_id: str) -> Response:
     key = await caller(request, "files:read")
     of = parts(request)
     if (output := outputs.asked(file_id)) is not None:
+        check(key, "batches:read")  # results of a batch, whatever they are called
         found = await outputs.find(of, key.tenant_id, *output)
         return as_json(await found.view(of))
     async with of.database.engine.connect() as connection:
@@ -144,6 +132,7 @@ async def get_content(request: Request, file_id: str) -> Response:
     key = await caller(request, "files:read")
     of = parts(request)
     if (output := outputs.asked(file_id)) is not None:
+        check(key, "batches:read")
         found = await outputs.find(of, key.tenant_id, *output)
         return StreamingResponse(found.lines(of), media_type="application/octet-stream")
     async with of.database.engine.connect() as connection:
@@ -156,6 +145,7 @@ async def delete_file(request: Request, file_id: str) -> Response:
     key = await caller(request, "files:write")
     of = parts(request)
     if (output := outputs.asked(file_id)) is not None:
+        check(key, "batches:write")
         await (await outputs.find(of, key.tenant_id, *output)).delete(of)
     else:
         found = inward(FILE, file_id)

@@ -14,8 +14,8 @@ import orjson
 from gristmill.api.envelope import dumps, fragment
 from gristmill.api.parts import Parts
 from gristmill.api.results import windows
-from gristmill.dialects.base import inward, outward
-from gristmill.dialects.openai.words import BAD_SOURCE, BATCH, NAME, ended_at, facts, unix, why
+from gristmill.dialects.base import facts, inward, outward
+from gristmill.dialects.openai.words import BAD_SOURCE, BATCH, NAME, unix, why
 from gristmill.domain.errors import NotFound
 from gristmill.domain.states import ItemStatus
 from gristmill.store import batches
@@ -30,7 +30,7 @@ _ENDED_WITHOUT_RUN = {408: "batch_expired", 499: "batch_cancelled"}
 
 def file_id(batch: Batch, kind: Kind) -> str | None:
     """None: it would be empty, or the batch has not ended."""
-    if ended_at(batch) is None or why(batch) == BAD_SOURCE:
+    if batch.ended_at is None or why(batch) == BAD_SOURCE:
         return None
     return outward(_PREFIX[kind], batch.id) if (batch.success if kind == "output" else batch.failed) else None
 
@@ -48,7 +48,7 @@ class Output:
 
     @property
     def expires_at(self) -> datetime | None:
-        ended, seconds = ended_at(self.batch), facts(self.batch).get("output_seconds")
+        ended, seconds = self.batch.ended_at, facts(self.batch).get("output_seconds")
         return None if ended is None or seconds is None else ended + timedelta(seconds=seconds)
 
     async def lines(self, of: Parts) -> AsyncIterator[bytes]:
@@ -76,7 +76,7 @@ class Output:
             "id": file_id(self.batch, self.kind),
             "object": "file",
             "bytes": await self.size(of),
-            "created_at": unix(ended_at(self.batch)),
+            "created_at": unix(self.batch.ended_at),
             "expires_at": unix(self.expires_at),
             "filename": f"{outward(BATCH, self.batch.id)}_{self.kind}.jsonl",
             "purpose": "batch_output",

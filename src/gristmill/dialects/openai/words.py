@@ -29,15 +29,6 @@ def unix(instant: datetime | None) -> int | None:
     return None if instant is None else int(instant.timestamp())
 
 
-def facts(batch: Batch) -> dict[str, Any]:
-    found: dict[str, Any] = orjson.loads(batch.dialect_facts or "{}")
-    return found
-
-
-def ended_at(batch: Batch) -> datetime | None:
-    return batch.completed_at or batch.cancelled_at
-
-
 def why(batch: Batch) -> str | None:
     """The type of the error that a batch as a whole ended with."""
     return None if batch.error is None else orjson.loads(batch.error).get("type")

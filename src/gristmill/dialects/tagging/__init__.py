@@ -5,22 +5,18 @@ A job is a batch of the processor `tag`; its id is the caller's own, or one made
 
 import re
 
+from fastapi import APIRouter
 from starlette.responses import Response
 
 from gristmill.api.errors import Refusal
 from gristmill.dialects import base
 from gristmill.dialects.base import Dialect
 from gristmill.dialects.tagging import history, jobs, preflight, socket, start
-from gristmill.dialects.tagging.room import router
 from gristmill.dialects.tagging.words import NAME
 
-__all__ = (
-    "DIALECT",
-    "history",
-    "jobs",
-    "preflight",
-    "socket",
-)  # whose routes are on the router once they are imported
+router = APIRouter(include_in_schema=False)
+for _part in (start, jobs, socket, preflight, history):
+    router.routes += _part.router.routes
 
 
 def _refused(refusal: Refusal) -> Response:

@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 
 from gristmill.api.parts import Parts
+from gristmill.dialects import base
 from gristmill.dialects.tagging import words
 from gristmill.domain.states import BatchStatus
 from gristmill.store import results
@@ -108,6 +109,6 @@ class Frames:
             "progress": progress,
             "tags": [],
             "error": None,
-            "model_name": words.facts(self._batch).get("model_name"),
+            "model_name": base.facts(self._batch).get("model_name"),
             "metadata": {},
         }

@@ -4,6 +4,7 @@ from enum import StrEnum
 from typing import Any
 
 import orjson
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,13 +14,14 @@ from gristmill.api.parts import parts
 from gristmill.api.query import Query
 from gristmill.dialects import base
 from gristmill.dialects.tagging import words
-from gristmill.dialects.tagging.room import router
 from gristmill.domain.states import BatchStatus
 from gristmill.store import batches, results
 from gristmill.store.batches import Batch, BatchFilters
 from gristmill.store.results import Result
 
 MOST_DOCUMENTS = 1000
+
+router = APIRouter(include_in_schema=False)
 
 
 class _Word(StrEnum):
@@ -89,14 +91,14 @@ def _summary(batch: Batch) -> dict[str, Any]:
         "processed_count": batch.success,
         "failed_count": batch.failed,
         "started_at": batch.created_at,
-        "completed_at": batch.completed_at or batch.cancelled_at,
+        "completed_at": batch.ended_at,
         "created_at": batch.created_at,
     }
 
 
 def _config(batch: Batch) -> dict[str, Any]:
     """Without the key, which is nowhere any more once the job has ended."""
-    return {name: value for name, value in words.facts(batch).items() if name != "fingerprint"}
+    return {name: value for name, value in base.facts(batch).items() if name != "fingerprint"}
 
 
 def _document(batch: Batch, result: Result, text: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -12,12 +13,13 @@ from gristmill.api.envelope import as_json
 from gristmill.api.parts import parts
 from gristmill.dialects import base
 from gristmill.dialects.tagging import words
-from gristmill.dialects.tagging.room import router
 from gristmill.domain.states import BatchStatus
 from gristmill.store import batches
 from gristmill.store.batches import Batch, BatchFilters
 
 MOST_ACTIVE = 1000
+
+router = APIRouter(include_in_schema=False)
 
 
 @router.get("/api/batch/jobs/{job_id}/status")

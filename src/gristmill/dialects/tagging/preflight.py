@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -10,7 +11,6 @@ from gristmill.api import body
 from gristmill.api.auth import caller
 from gristmill.api.envelope import as_json
 from gristmill.api.parts import Parts, parts
-from gristmill.dialects.tagging.room import router
 from gristmill.domain.errors import Invalid, Problem
 from gristmill.domain.sources import LocalSource, ObjectSource, Source, SourceRefused, UrlSource
 from gristmill.net.addresses import AddressRefused, check_url
@@ -32,6 +32,8 @@ _TEMPLATE = (
     "Handbook,For those who join,s3,handbooks/joining.docx\n"
     "Minutes,,local,minutes/march.txt\n"
 )
+
+router = APIRouter(include_in_schema=False)
 
 
 @router.get("/api/batch/template")

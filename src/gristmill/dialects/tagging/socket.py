@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+from fastapi import APIRouter
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gristmill.api.auth import listener
@@ -11,19 +12,22 @@ from gristmill.api.envelope import dumps
 from gristmill.api.parts import Parts, parts
 from gristmill.dialects.tagging import words
 from gristmill.dialects.tagging.frames import Frames
-from gristmill.dialects.tagging.room import router
 from gristmill.domain.errors import Gone, NotFound, ServiceError
 from gristmill.domain.states import TERMINAL
 from gristmill.store.batches import Batch
 from gristmill.store.feed import BEGINNING
 
 KEEP_ALIVE_SECONDS = 30.0
+# So long, then the listener is asked to come again: a key that was revoked meanwhile does not listen for ever.
+LONGEST_SECONDS = 3600.0
 _POLICY = 1008  # RFC 6455, 7.4.1
 _RESTART = 1012
 _OVER = 1000
-_AWAY = "come again: this server is stopping"
+_AGAIN = "come again"
 
 Frame = dict[str, Any]
+
+router = APIRouter(include_in_schema=False)
 
 
 @router.websocket("/api/batch/ws/{job_id}")
@@ -33,6 +37,7 @@ async def tell(socket: WebSocket, job_id: str) -> None:
     try:
         key = await listener(socket, "batches:read")
         batch = await words.find(parts(socket), key, job_id)
+        parts(socket).watch.check_room(key.tenant_id)
     except ServiceError as refused:
         await _refuse(socket, refused)
         return
@@ -66,14 +71,15 @@ async def _tell(socket: WebSocket, of: Parts, batch: Batch) -> None:
         async for frame in _kept_alive(_frames(of, batch)):
             await socket.send_text(dumps(frame).decode())
             over = frame.get("type") in ("completed", "cancelled", "error")
-        await socket.close(*((_OVER, "") if over else (_RESTART, _AWAY)))
+        await socket.close(*((_OVER, "") if over else (_RESTART, _AGAIN)))
     except WebSocketDisconnect:
         return
 
 
 async def _frames(of: Parts, batch: Batch) -> AsyncIterator[Frame | None]:
-    """None: a look that brought nothing."""
-    frames = Frames(of, batch)
+    """None: a look that brought nothing. Ends without a last frame where the listener is to come again."""
+    frames, clock = Frames(of, batch), asyncio.get_running_loop()
+    until = clock.time() + LONGEST_SECONDS
     try:
         async for news in of.watch.follow(batch, BEGINNING, of.draining):
             for frame in await frames.of(news):
@@ -81,6 +87,8 @@ async def _frames(of: Parts, batch: Batch) -> AsyncIterator[Frame | None]:
             yield None
             if isinstance(news, Batch) and news.status in TERMINAL:
                 yield frames.end(news)
+            elif isinstance(news, Batch) and clock.time() > until:
+                return
     except (NotFound, Gone):
         yield {"type": "error", "job_id": batch.dialect_key, "message": "Job was deleted"}
 

@@ -5,6 +5,7 @@ from typing import Any
 from uuid import uuid4
 
 import orjson
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -12,8 +13,8 @@ from gristmill.api import body, inline
 from gristmill.api.auth import caller
 from gristmill.api.envelope import as_json
 from gristmill.api.parts import Parts, parts
+from gristmill.dialects import base
 from gristmill.dialects.tagging import words
-from gristmill.dialects.tagging.room import router
 from gristmill.domain.errors import Conflict, Invalid, NotFound, Problem
 from gristmill.intake import json
 from gristmill.store.batches import KEY_TAKEN, Batch, Origin
@@ -36,6 +37,8 @@ _POINTERS = (
     ("/upstream", "/config"),
 )
 
+router = APIRouter(include_in_schema=False)
+
 
 @router.post("/api/batch/start")
 async def start(request: Request) -> Response:
@@ -45,7 +48,7 @@ async def start(request: Request) -> Response:
     text = await body.read_json_text(request, of.settings.body_max_bytes)
     async with of.aside.turn(len(text)) as run:
         given = await run(json.parse, text, dict)
-    job_id, print_ = _job_id(given), _fingerprint(of, given)
+        job_id, print_ = _job_id(given), await run(_fingerprint, of, given)
     if job_id is not None and (known := await _known(of, key, job_id, print_)) is not None:
         return _started(known)
     return _started(await _make(of, key, given, job_id or str(uuid4()), print_))
@@ -71,7 +74,7 @@ async def _known(of: Parts, key: Key, job_id: str, fingerprint: str) -> Batch | 
         batch = await words.find(of, key, job_id)
     except NotFound:
         return None
-    if words.facts(batch).get("fingerprint") != fingerprint:
+    if base.facts(batch).get("fingerprint") != fingerprint:
         raise Conflict("a job with this job_id exists, and was started with another body", code=KEY_TAKEN)
     return batch
 

@@ -7,6 +7,7 @@ import orjson
 from starlette.requests import Request
 
 from gristmill.api.parts import Parts, parts
+from gristmill.dialects.base import facts
 from gristmill.domain.errors import Invalid, NotFound, Problem
 from gristmill.domain.states import BatchStatus, ItemStatus
 from gristmill.store import batches
@@ -75,12 +76,6 @@ def state(batch: Batch) -> dict[str, Any]:
     }
 
 
-def facts(batch: Batch) -> dict[str, Any]:
-    """What `start.py` has kept of the call."""
-    found: dict[str, Any] = orjson.loads(batch.dialect_facts or "{}")
-    return found
-
-
 def document(batch: Batch, result: Result, given: dict[str, Any]) -> dict[str, Any]:
     """A document that has ended, or waits; `given`: its input."""
     output = orjson.loads(result.output) if result.output else {}
@@ -120,5 +115,5 @@ def error_type(error: dict[str, Any] | None) -> str | None:
 
 def seconds(batch: Batch) -> float:
     """From the creation to the end."""
-    ended = batch.completed_at or batch.cancelled_at
+    ended = batch.ended_at
     return round((ended - batch.created_at).total_seconds(), 2) if ended else 0.0
