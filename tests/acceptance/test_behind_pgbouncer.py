@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from command import Command, wait_for
 from databases import Server
-from factories import TENANT, all_of, claim, get, make_batch, make_worker, record, violations
+from factories import TENANT, all_of, claim, make_batch, make_worker, record, sql, violations
 from gristmill.db import Database
 from pooler import Pooler, pooling
 
@@ -113,11 +113,18 @@ def _work(command: Command) -> None:
         assert api.stop() == 0
 
 
-async def test_the_engine_leads_a_batch_through_its_life(pooled_url: str) -> None:
-    async with opened(pooled_url) as database:
-        batch_id = await make_batch(database, 300)
+async def test_processes_lead_batches_through_their_lives_over_the_same_connections(pooled_url: str) -> None:
+    async def lead(database: Database) -> None:
+        await make_batch(database, 300)
         worker = await make_worker(database)
-        while leases := await claim(database, worker, 100):
-            await record(database, worker, all_of(leases), alone=True)
-        assert (await get(database, batch_id)).status == "completed"
-        assert await violations(database) == []
+        while leases := await claim(database, worker, 40):
+            await record(database, worker, all_of(leases), alone=len(leases[0].items) % 2 == 0)
+
+    async with opened(pooled_url) as one, opened(pooled_url) as other:
+        await asyncio.gather(*(lead(database) for database in (one, other) for _ in range(3)))
+        while left := await claim(
+            one, worker := await make_worker(one), 100
+        ):  # where one passed over what another had locked
+            await record(one, worker, all_of(left))
+        assert await sql(one, "SELECT status, count(*) FROM batch GROUP BY 1") == [("completed", 6)]
+        assert await violations(one) == []

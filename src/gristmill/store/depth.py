@@ -46,5 +46,5 @@ FROM (
 
 
 async def queue(connection: Transaction) -> list[Depth]:
-    """Of the processors that have work. A millisecond and some 10 µs for each live batch."""
+    """Of the processors that have work. About 5 µs for each live batch (docs/scaling.md)."""
     return [Depth(**row) for row in await connection.fetch(_QUEUE, timeout=LOOK_SECONDS)]
