@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import IO
@@ -83,16 +83,28 @@ class Process:
 class Service:
     client: Client
     server: Process
-    worker: Process | None  # None: it works in the server's process
+    workers: Sequence[Process]  # none: it works in the server's process
     database_url: str
     cpu: dict[str, meter.CpuSeconds]
+
+    @property
+    def worker(self) -> Process | None:
+        return self.workers[0] if self.workers else None
 
 
 @contextmanager
 def serving(
-    postgres: Postgres, name: str, *, lone_worker: bool, settings: Mapping[str, str] | None = None
+    postgres: Postgres,
+    name: str,
+    *,
+    lone_worker: bool,
+    settings: Mapping[str, str] | None = None,
+    workers: int = 1,
 ) -> Iterator[Service]:
-    """`gristmill serve` alone, or `serve --no-worker` with one `gristmill worker`; with default settings but for `settings`."""
+    """`gristmill serve` alone, or `serve --no-worker` with so many `gristmill worker`; with default settings but for `settings`.
+
+    The CPU of all workers is `worker`.
+    """
     url = postgres.fresh(name)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         key = f"gm_{secrets.token_hex(32)}"
@@ -103,18 +115,19 @@ def serving(
             ready="serves on",
         )
         stack.callback(server.stop)
-        worker = Process(["worker"], environment, ready="at work") if lone_worker else None
-        if worker is not None:
-            stack.callback(worker.stop)
+        started = []
+        for _ in range(workers if lone_worker else 0):
+            started.append(Process(["worker"], environment, ready="at work"))
+            stack.callback(started[-1].stop)
         address = server.said.split("serves on ")[1].split()[0]
         cpu = {"server": server.cpu, "postgres": postgres.cpu}
-        if worker is not None:
-            cpu["worker"] = worker.cpu
+        if started:
+            cpu["worker"] = lambda: sum(one.cpu() for one in started)
         client = stack.enter_context(Client(address, key))
         try:
-            yield Service(client, server, worker, url, cpu)
+            yield Service(client, server, started, url, cpu)
         except BaseException:
-            print("".join(one.log_end() for one in (server, worker) if one), file=sys.stderr)
+            print("".join(one.log_end() for one in (server, *started)), file=sys.stderr)
             raise
 
 

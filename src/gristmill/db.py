@@ -86,9 +86,16 @@ class Database:
     """Connections to one Postgres. `open` it once per process, `close` it at the end."""
 
     def __init__(
-        self, url: str, *, pool_size: int = 10, timeout_seconds: float = 10.0, prepared: bool = True
+        self,
+        url: str,
+        *,
+        pool_size: int = 10,
+        timeout_seconds: float = 10.0,
+        prepared: bool = True,
+        listen_url: str | None = None,
     ) -> None:
         self.url = url
+        self._listen_options = connect_options(listen_url) if listen_url else None
         self.timeout_seconds = timeout_seconds
         # Postgres ends a transaction whose process says nothing for so long: a process that was stopped, or whose host is
         # gone without a word, must not keep its locks. Set in the transaction, as PgBouncer refuses it at connect.
@@ -130,6 +137,10 @@ class Database:
     async def connect(self, **extra: Any) -> "asyncpg.Connection[asyncpg.Record]":
         """A connection of the caller's own, outside both pools."""
         return await asyncpg.connect(**(self._options | extra))
+
+    async def connect_to_listen(self) -> "asyncpg.Connection[asyncpg.Record]":
+        """A connection of the caller's own that hears notifications: past a PgBouncer, where `listen_url` says how."""
+        return await self.connect(**(self._listen_options or {}))
 
     async def _connect_for_pool(self, *args: Any, **kwargs: Any) -> "asyncpg.Connection[asyncpg.Record]":
         options = {

@@ -3,6 +3,8 @@
 Labels have few values by construction: routes are templates, never paths; no tenant, no batch, no id.
 """
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
@@ -80,6 +82,27 @@ _loop_step = Gauge(
     registry=REGISTRY,
 )
 _loop_errors = Counter("gristmill_loop_errors", "Steps of a loop that raised", ("loop",), registry=REGISTRY)
+# Of the whole service, not of this process (store/depth.py).
+_queue_startable = Gauge(
+    "gristmill_queue_startable_items",
+    "Waiting items that more free slots would start now, in the whole service",
+    ("processor",),
+    registry=REGISTRY,
+)
+_queue_running = Gauge(
+    "gristmill_queue_running_items",
+    "Items in flight in the whole service",
+    ("processor",),
+    registry=REGISTRY,
+)
+_queue_oldest = Gauge(
+    "gristmill_queue_oldest_seconds",
+    "For so long the first of the startable items could have been started",
+    ("processor",),
+    registry=REGISTRY,
+)
+_QUEUE = (_queue_startable, _queue_running, _queue_oldest)
+_processors_seen: set[str] = set()
 _database_lost = Counter(
     "gristmill_database_unavailable", "Requests refused because Postgres was away", registry=REGISTRY
 )
@@ -143,6 +166,20 @@ def circuits(kind: str, open_ones: int, reduced: int, least_limit: int) -> None:
     _circuits_open.labels(kind).set(open_ones)
     _limit_cuts.labels(kind).set(reduced)
     _limit_least.labels(kind).set(least_limit)
+
+
+def queue(of_processors: Mapping[str, tuple[float, float, float]]) -> None:
+    """Startable, running, and the seconds of the oldest, by processor. Who had work once is told with 0 later on: an
+    autoscaler takes what is missing for not known."""
+    _processors_seen.update(of_processors)
+    for processor in _processors_seen:
+        for gauge, figure in zip(_QUEUE, of_processors.get(processor, (0, 0, 0)), strict=True):
+            gauge.labels(processor).set(figure)
+
+
+def queue_unknown() -> None:
+    for gauge in _QUEUE:
+        gauge.clear()
 
 
 def upstream_tokens(prompt: int, completion: int) -> None:

@@ -17,6 +17,7 @@ PREFIX = "GRISTMILL_"
 _FILES = frozenset(
     {
         "database_url",
+        "database_listen_url",
         "api_key",
         "jwt_key",
         "secret_key",
@@ -82,6 +83,7 @@ class Settings(BaseSettings):
     database_prepared_statements: bool = (
         True  # false behind a PgBouncer that does not keep them (before 1.21)
     )
+    database_listen_url: SecretStr | None = None  # past a PgBouncer, for wake-ups; unset: as database_url
     migrate_on_start: bool = True  # `serve` and `worker` bring the database to this version's schema
 
     # Credentials

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gristmill.api.queue_depth import AT_MOST_EVERY_SECONDS
 from gristmill.db import Database
 from service import Caller, Service, code_of
 
@@ -61,6 +62,41 @@ async def test_metrics_count_requests_by_route_and_batches(service: Service, cal
     await caller.get(f"/api/v1/batches/{batch['id']}/results")
     assert await value("gristmill_http_requests_total", route=route, status="200") == before + 1
     assert await value("gristmill_items_created_total", processor="noop") == items + 3
+
+
+async def test_metrics_tell_autoscalers_how_much_waits(
+    service: Service, caller: Caller, empty_database_url: str
+) -> None:
+    async def startable() -> str | None:
+        service.app.state.parts.depth._measured_at = -1000.0  # else it is told again for 5 seconds
+        text = (await service.client.get("/metrics")).text
+        lines = [
+            line
+            for line in text.splitlines()
+            if line.startswith('gristmill_queue_startable_items{processor="noop"}')
+        ]
+        return lines[0].split()[1] if lines else None
+
+    batch = await caller.batch(3)
+    assert await startable() == "3.0"
+    await caller.post(f"/api/v1/batches/{batch['id']}/pause")
+    assert await startable() == "0.0"
+
+    empty = await Database(empty_database_url).open()
+    service.app.state.parts.depth._database = empty
+    assert await startable() is None
+    await empty.close()
+
+
+async def test_the_database_is_asked_once_however_often_metrics_are(service: Service, caller: Caller) -> None:
+    async def told() -> bool:
+        return 'startable_items{processor="noop"} 3.0' in (await service.client.get("/metrics")).text
+
+    await service.client.get("/metrics")
+    await caller.batch(3)
+    assert not await told()
+    service.app.state.parts.depth._measured_at -= AT_MOST_EVERY_SECONDS
+    assert await told()
 
 
 async def test_a_method_of_the_callers_own_makes_no_label(service: Service) -> None:

@@ -32,6 +32,7 @@ from gristmill.api.front import Front
 from gristmill.api.keyring import KeyRing
 from gristmill.api.methods import Methods
 from gristmill.api.parts import Parts
+from gristmill.api.queue_depth import QueueDepth
 from gristmill.api.rates import Rates
 from gristmill.api.room import Room
 from gristmill.api.tokens import Tokens
@@ -80,6 +81,7 @@ def create_app(
         watch=Watch(database),
         rates=Rates(settings.tenant_requests_per_minute),
         room=Room(settings.bodies_max_bytes),
+        depth=QueueDepth(database),
         draining=asyncio.Event(),
     )
     app.state.methods = Methods(room.router for room in _ROUTERS)

@@ -39,6 +39,8 @@ async def _database(of: Parts) -> dict[str, bool]:
     summary="Prometheus metrics",
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-async def scrape() -> Response:
+async def scrape(request: Request) -> Response:
+    """Of this process; those that begin with `gristmill_queue_` are of the whole service, and the same in each process."""
+    await parts(request).depth.measure()
     text, media_type = metrics.render()
     return Response(text, media_type=media_type)

@@ -8,6 +8,7 @@ from starlette.requests import HTTPConnection
 
 from gristmill.api.aside import Aside
 from gristmill.api.keyring import KeyRing
+from gristmill.api.queue_depth import QueueDepth
 from gristmill.api.rates import Rates
 from gristmill.api.room import Room
 from gristmill.api.tokens import Tokens
@@ -33,6 +34,7 @@ class Parts:
     watch: Watch
     rates: Rates
     room: Room
+    depth: QueueDepth
     aside: Aside = field(default_factory=Aside)
     draining: asyncio.Event = field(
         default_factory=asyncio.Event

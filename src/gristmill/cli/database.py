@@ -94,6 +94,9 @@ async def _connect(settings: Settings, url: str) -> Database:
             pool_size=settings.database_pool_size,
             timeout_seconds=settings.database_timeout_seconds,
             prepared=settings.database_prepared_statements,
+            listen_url=settings.database_listen_url.get_secret_value()
+            if settings.database_listen_url
+            else None,
         )
         return await database.open()
     except (

@@ -62,7 +62,7 @@ class Bell:
             listener()
 
     async def _listen_until_lost(self) -> None:
-        connection = await self._database.connect()
+        connection = await self._database.connect_to_listen()
         lost = asyncio.Event()
         try:
             connection.add_termination_listener(lambda _: lost.set())
