@@ -20,6 +20,7 @@ UNRECORDED_SECONDS = (
 FORGOTTEN_SECONDS = (
     10.0  # a run that began so soon before Postgres crashed may be in a claim that was not on disk
 )
+KILLING_SECONDS = 2.0  # from the moment that is noted as that of the crash to the last backend's end
 
 
 @dataclass
@@ -144,7 +145,7 @@ def _hits(evidence: Evidence, pids: Sequence[int]) -> int:
 def _claims_lost(evidence: Evidence, item: Item) -> int:
     """How often the server crashed soon after a run had begun: a claim does not wait for the disk, and may be forgotten."""
     return sum(
-        any(0 <= crash - at <= FORGOTTEN_SECONDS for at in evidence.ledger.begun[item])
+        any(-KILLING_SECONDS <= crash - at <= FORGOTTEN_SECONDS for at in evidence.ledger.begun[item])
         for crash in evidence.server_crashes
     )
 

@@ -36,13 +36,14 @@ RULES = {
             (coalesce(r.success, 0), coalesce(r.failed, 0), coalesce(r.cancelled, 0), coalesce(r.expired, 0))
     """,
     "the log has each result of its batch once, and no place twice": f"""
-        SELECT c.batch_id FROM batch_count c JOIN batch b ON b.id = c.batch_id CROSS JOIN LATERAL (
-            SELECT count(*) AS results, count(DISTINCT o.ordinal) AS items
-            FROM result_log l CROSS JOIN unnest(l.ordinals) AS o (ordinal)
-            JOIN result r ON r.batch_id = l.batch_id AND r.ordinal = o.ordinal AND r.processed_at = l.at
-            WHERE l.batch_id = c.batch_id
-        ) logged
-        WHERE NOT {_REFUSED} AND (logged.results, logged.items) <> (c.success + c.failed, c.success + c.failed)
+        SELECT c.batch_id FROM batch_count c JOIN batch b ON b.id = c.batch_id LEFT JOIN (
+            SELECT r.batch_id, count(*) AS results, count(DISTINCT r.ordinal) AS items
+            FROM (SELECT batch_id, at, unnest(ordinals) AS ordinal FROM result_log) l
+            JOIN result r ON r.batch_id = l.batch_id AND r.ordinal = l.ordinal AND r.processed_at = l.at
+            GROUP BY r.batch_id
+        ) logged ON logged.batch_id = c.batch_id
+        WHERE NOT {_REFUSED} AND (coalesce(logged.results, 0), coalesce(logged.items, 0))
+                <> (c.success + c.failed, c.success + c.failed)
             OR EXISTS (
                 SELECT FROM (
                     SELECT upto - cardinality(ordinals) AS since, lag(upto, 1, 0) OVER (PARTITION BY run ORDER BY upto) AS before,
