@@ -26,7 +26,6 @@ _request_seconds = Histogram(
 )
 _batches_created = Counter("gristmill_batches_created", "Batches accepted", ("processor",), registry=REGISTRY)
 _items_created = Counter("gristmill_items_created", "Items accepted", ("processor",), registry=REGISTRY)
-_batches_ended = Counter("gristmill_batches_ended", "Batches ended", ("status",), registry=REGISTRY)
 _items_ended = Counter(
     "gristmill_items_ended", "Results recorded", ("processor", "status", "code"), registry=REGISTRY
 )
@@ -120,10 +119,6 @@ def database_unavailable() -> None:
 def batch_created(processor: str, items: int) -> None:
     _batches_created.labels(processor).inc()
     _items_created.labels(processor).inc(items)
-
-
-def batch_ended(status: str, count: int = 1) -> None:
-    _batches_ended.labels(status).inc(count)
 
 
 def items_ended(processor: str, status: str, code: int | None = None, count: int = 1) -> None:

@@ -406,7 +406,11 @@ def test_an_item_has_the_name_of_its_file(given: dict[str, Any], name: str | Non
 @pytest.mark.parametrize(
     ("before", "after", "keeps"),
     [
-        ("The farm-\ners bring 20 sacks of grain.", "# The farmers\n\nbring **20** sacks of grain.", True),
+        (
+            "The gar-\ndeners bring 20 sacks of grain.",
+            "# The gardeners\n\nbring **20** sacks of grain.",
+            True,
+        ),
         ("Part Count Stone 2 Wheel 1", "| Part | Count |\n| --- | --- |\n| Stone | 2 |\n| Wheel | 1 |", True),
         ("The farmers bring 20 sacks of grain.", "The farmers bring 30 sacks of grain.", False),
         ("The farmers bring 20 sacks of grain.", "The farmers bring 20 sacks of grain to the mill.", False),

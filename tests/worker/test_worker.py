@@ -8,6 +8,7 @@ import orjson
 from factories import TENANT, events, get, make_batch, violations
 from gristmill.db import Database
 from gristmill.domain.states import TERMINAL, BatchStatus, ItemStatus
+from gristmill.metrics import REGISTRY
 from gristmill.store import batches, results
 from gristmill.store.batches import NewItem
 from gristmill.store.results import Attempt, Result
@@ -62,6 +63,18 @@ async def test_each_outcome_ends_as_the_contract_says(database: Database, script
     assert (retried.attempt, [a.attempt for a in attempts]) == (2, [1])
     assert (await item(database, batch_id, "item-4"))[0].content == "nul \ufffd and a lone surrogate ?"
     assert await violations(database) == []
+
+
+async def test_claims_and_flushes_are_timed(database: Database, scripted: Scripted) -> None:
+    def timed() -> list[float]:
+        names = ("gristmill_claim_seconds_count", "gristmill_flush_seconds_count")
+        return [REGISTRY.get_sample_value(name) or 0.0 for name in names]
+
+    before = timed()
+    batch_id = await make_batch(database, 3)
+    async with working(database, scripted):
+        await ended(database, batch_id)
+    assert all(now > then for now, then in zip(timed(), before, strict=True))
 
 
 async def test_nonsense_of_a_processor_ends_its_item_with_a_number_of_the_contract(

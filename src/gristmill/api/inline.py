@@ -10,7 +10,7 @@ nothing they go as those of any broken-off upload do.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -87,12 +87,6 @@ async def read(
     options = FileOptions(format="jsonl", fail_items=checking.failing)
     laid_out = FromFile(file_id, options, checking.total, owned=True)
     return await create.new_batch(of, key, body, laid_out=laid_out)
-
-
-async def one_by_one(requests: Iterable[Request]) -> AsyncIterator[Request]:
-    """For requests that are in memory anyway."""
-    for request in requests:
-        yield request
 
 
 class _Chunk:

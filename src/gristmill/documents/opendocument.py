@@ -15,7 +15,6 @@ from gristmill.documents.source import Reading, Source
 _SKIPPED = frozenset(
     {"tracked-changes", "annotation", "annotation-end", "forms", "sequence-decls", "image", "object"}
 )
-_BLOCKS = frozenset({"p", "h", "list", "table"})
 _MOST_REPEATS = 1000  # of a cell or row: beyond, it is a sheet's empty rest
 _METADATA = {
     "title": "title", "creator": "author", "subject": "subject", "description": "description", "keyword": "keywords",

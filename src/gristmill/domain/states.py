@@ -25,10 +25,6 @@ class Ending(StrEnum):
     THRESHOLD = "threshold"  # → failed, items left end with 500: too many have failed
     BUDGET = "budget"  # → failed, likewise: its tokens are used up
 
-    @property
-    def final_status(self) -> BatchStatus:
-        return BatchStatus.CANCELLED if self is Ending.CANCEL else BatchStatus.FAILED
-
 
 class ItemStatus(StrEnum):
     PENDING = "pending"

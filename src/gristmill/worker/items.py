@@ -130,6 +130,7 @@ class Items:
         async with self._database.transaction(durable=False) as tx:
             claim = await spans.claim(tx, self.worker_id, free, self._circuits.held(), suspect=suspect)
         self._in_doubt = False
+        metrics.claimed(time.monotonic() - claimed_at)
         held = [HeldLease(lease, len(lease.items)) for lease in claim.leases]
         self._held.update({one.lease.id: one for one in held})
         if held:

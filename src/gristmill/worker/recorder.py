@@ -6,12 +6,14 @@ was not acknowledged is sent again until it is; the store counts nothing twice.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
 import asyncpg
 import orjson
 
+from gristmill import metrics
 from gristmill.db import Database, unavailable, unstorable
 from gristmill.domain.outcomes import ItemError
 from gristmill.domain.states import ResultStatus
@@ -134,8 +136,11 @@ class Recorder:
     async def _write(self, flush: Flush, *, alone: bool) -> int:
         """Answers with how many batches ended by it."""
         try:
+            began = time.monotonic()
             async with self._database.transaction() as tx:
-                return await recording.record(tx, self.worker_id, flush, alone=alone)
+                ended = await recording.record(tx, self.worker_id, flush, alone=alone)
+            metrics.flushed(time.monotonic() - began)
+            return ended
         except asyncpg.UniqueViolationError:
             if not alone:
                 raise
