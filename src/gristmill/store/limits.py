@@ -48,17 +48,23 @@ WHERE c.exceeded IS NOT NULL
     )
 ORDER BY s.batch_id LIMIT 20 FOR UPDATE OF s SKIP LOCKED
 """
+# Read again by a statement of its own once the schedule row is held: a resume that committed while `_BEYOND` was looking for
+# rows to lock has let the batch go on, and the counters it read are those of before.
+_EXCEEDED = "SELECT exceeded FROM batch_count WHERE batch_id = $1"
 
 
 async def enforce(tx: Transaction) -> int:
     """Stop batches that went beyond a limit of theirs; answers with how many."""
-    beyond = await tx.fetch(_BEYOND)
-    for row in beyond:
+    stopped = 0
+    for row in await tx.fetch(_BEYOND):
+        if await tx.fetchval(_EXCEEDED, row["batch_id"]) != row["exceeded"]:
+            continue
+        stopped += 1
         if row["action"] == LimitAction.FAIL:
             await _fail(tx, row)
         else:
             await _pause(tx, row)
-    return len(beyond)
+    return stopped
 
 
 async def _fail(tx: Transaction, beyond: Record) -> None:
