@@ -247,13 +247,17 @@ async def test_the_end_of_a_batch_and_its_announcement_are_one_thing_for_a_crash
         assert findings(evidence) == []
 
 
-async def who_waits(connection: "asyncpg.Connection[asyncpg.Record]", fleet: Fleet) -> Worker:
-    """The worker whose transaction waits for the table of events."""
+async def who_waits(
+    connection: "asyncpg.Connection[asyncpg.Record]", fleet: Fleet, table: str = "event"
+) -> Worker:
+    """The worker whose transaction waits for the table, of which the caller's has a lock."""
     query = """
         SELECT application_name FROM pg_stat_activity JOIN pg_locks USING (pid)
-        WHERE NOT granted AND relation = 'event'::regclass LIMIT 1
+        WHERE NOT granted AND relation = $1::text::regclass LIMIT 1
     """
     async with asyncio.timeout(60):
-        while (name := await connection.fetchval(query)) is None:
+        while (name := await connection.fetchval(query, table)) is None:
             await asyncio.sleep(0.02)
+            # Within a transaction the list of connections stays what it was at the first look.
+            await connection.execute("SELECT pg_stat_clear_snapshot()")
     return next(worker for worker in fleet.workers if worker.name == name)

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -213,13 +214,10 @@ def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     place.rmdir()
 
 
-def fill(disk: Path) -> Path:
-    """Something else takes all the room that is left."""
+def fill(disk: Path, *, but: int) -> Path:
+    """Something else takes all the room that is left, but for so many bytes."""
     ballast = disk / "ballast"
-    with ballast.open("ab") as file, suppress(OSError):
-        while True:
-            file.write(bytes(MEGABYTE // 16))
-            file.flush()
+    ballast.write_bytes(bytes(shutil.disk_usage(disk).free - but))
     return ballast
 
 
@@ -276,9 +274,10 @@ async def test_a_full_disk_refuses_what_is_new_reads_go_on_and_all_resumes_by_it
     await server.run("ALTER SYSTEM SET temp_tablespaces = ''", "CREATE DATABASE mill TABLESPACE small")
     url = server.url_of("mill")
     async with Fleet(url, folder, workers=1) as fleet:
-        ballast = fill(small_disk)
+        ballast = fill(small_disk, but=8 * MEGABYTE)
         refused, taken = await until_refused(fleet.client)
         assert_storage_full(refused)
+        assert taken
         assert (await fleet.client.get(BATCHES)).status_code == 200
         ballast.unlink()
         for batch_id in taken:
@@ -296,7 +295,7 @@ async def test_a_full_disk_of_the_log_stops_postgres_and_loses_nothing(
     with EmbeddedPostgres(small_disk / "postgres", settings) as postgres:
         url = await migrated(postgres)
         async with Fleet(url, folder, workers=1) as fleet:
-            ballast = fill(small_disk)
+            ballast = fill(small_disk, but=24 * MEGABYTE)
             taken: list[str] = []
             async with asyncio.timeout(300):
                 while postgres.alive:
@@ -305,6 +304,7 @@ async def test_a_full_disk_of_the_log_stops_postgres_and_loses_nothing(
                     assert answer.status_code == 503, answer.text
                     with suppress(asyncpg.PostgresError, OSError, asyncpg.InterfaceError):
                         await Server(postgres.url, "").run("SELECT pg_switch_wal()")
+            assert taken
             answer = await create(fleet.client)
             assert answer.status_code == 503, answer.text
             ballast.unlink()
