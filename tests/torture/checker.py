@@ -131,7 +131,8 @@ def _about_runs(evidence: Evidence) -> Iterator[str]:
         pids = runs.get(item, [])
         most = 1 + given.get("retries", 0) + _hits(evidence, pids) + _claims_lost(evidence, item)
         if not 1 <= len(pids) <= most:
-            yield f"{item}: ran {len(pids)} times, at most {most} were due"
+            begun = ", ".join(f"{at:.1f}" for at in evidence.ledger.begun[item])
+            yield f"{item}: ran {len(pids)} times, at most {most} were due; begun at {begun}"
     for item, count in evidence.recorded_before.items():
         if len(runs.get(item, [])) != count:
             yield f"{item}: ran again after its result had been read"

@@ -60,18 +60,17 @@ async def test_every_event_is_accepted_whatever_happens_to_receivers_and_senders
     shim = impatient(RETRIES, record_seconds=3)
     async with Fleet(own_database_url, folder, workers=2, program=shim, **settings) as fleet:
         paths = [f"/hook/{n}" for n in range(events)]
+        share = events // kills
 
-        async def create_all() -> None:
-            for path in paths:
+        async def create(some: list[str]) -> None:
+            for path in some:
                 await announced(fleet, receiver, path)
 
-        creating = asyncio.create_task(create_all())
-        for _ in range(kills):
-            await receiver.until(
-                len(receiver.received) + rng.randint(1, events // kills), timeout_seconds=120
-            )
+        for at in range(0, events, share):
+            creating = asyncio.create_task(create(paths[at : at + share]))
+            await receiver.until(len(receiver.received) + rng.randint(1, share), timeout_seconds=120)
             await fleet.kill(rng.choice(fleet.workers))
-        await creating
+            await creating
         connection = await asyncpg.connect(own_database_url)
         async with asyncio.timeout(600):
             while (counts := await by_status(connection)) != {"delivered": events}:
