@@ -26,7 +26,7 @@ from factories import (
 )
 from gristmill.db import Database
 from gristmill.domain.states import BatchStatus
-from gristmill.store import leases
+from gristmill.store import leases, spans
 from gristmill.store.recording import Flush
 
 
@@ -128,6 +128,27 @@ async def test_a_poison_item_ends_alone_and_its_neighbours_succeed(database: Dat
     assert await violations(database) == []
 
 
+@pytest.mark.parametrize(("allowed", "beside_others"), [(1, 2), (3, 2), (4, 3), (9, 3)])
+async def test_an_item_runs_alone_for_its_last_run_or_after_three_losses(
+    database: Database, allowed: int, beside_others: int
+) -> None:
+    """Those lost for the second time come back one by one all the same."""
+    batch_id = await make_batch(database, 2, max_attempts=allowed)
+    for lost in range(beside_others):
+        worker = await make_worker(database)
+        claimed = await claim(database, worker, 2)
+        assert [one.losses for one in claimed] == [lost] * len(claimed)
+        assert len(ordinals(claimed)) == 2
+        await lose(database, worker)
+        assert await waiting(database, batch_id) == ([(0, 1)] if lost == 0 else [(0, 0), (1, 1)])
+
+    worker = await make_worker(database)
+    assert ordinals(await claim(database, worker, 2)) == [
+        0
+    ]  # no more than that, as nothing else can be claimed
+    assert await sql(database, "SELECT losses FROM lease") == [spans.SUSPECT_LOSSES]
+
+
 async def test_a_stuck_lease_of_a_live_worker_is_taken_at_its_deadline(database: Database) -> None:
     batch_id = await make_batch(database, 2)
     worker = await make_worker(database)
@@ -206,7 +227,7 @@ async def test_a_retried_item_stays_with_its_new_worker_when_the_old_one_is_lost
     assert await violations(database) == []
 
 
-async def test_two_leases_that_share_a_range_may_be_lost_together(database: Database) -> None:
+async def test_two_claimedthat_share_a_range_may_be_lost_together(database: Database) -> None:
     batch_id = await make_batch(database, 3)
     first, second, third = [await make_worker(database) for _ in range(3)]
     [lease] = await claim(database, first, 3)

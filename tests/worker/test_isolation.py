@@ -1,4 +1,4 @@
-"""Items that two workers died with run alone, and keep nobody else from running."""
+"""Items that workers died with again and again run alone, and keep nobody else from running."""
 
 import asyncio
 import contextlib
@@ -127,7 +127,7 @@ async def test_nobody_makes_room_for_suspects_that_could_not_start(database: Dat
 async def test_a_claim_takes_of_one_batch_either_its_suspects_or_the_others(database: Database) -> None:
     batch_id = await make_batch(database, 4)
     await sql(database, "UPDATE span SET first = 1 WHERE batch_id = $1", batch_id)
-    await sql(database, "INSERT INTO span (batch_id, first, last, losses) VALUES ($1, 0, 0, 2)", batch_id)
+    await sql(database, "INSERT INTO span (batch_id, first, last, losses) VALUES ($1, 0, 0, 3)", batch_id)
     worker = await make_worker(database)
     async with database.transaction() as tx:
         assert ordinals((await spans.claim(tx, worker, {"noop": 9})).leases) == [1, 2, 3]
@@ -222,7 +222,7 @@ async def test_others_do_not_wait_for_a_suspect_that_goes_on_although_it_was_int
     suspected = await make_batch(
         database, [NewItem("a", '{"do":"gate"}')], item_timeout_seconds=0.1, start_paused=True
     )
-    await sql(database, "UPDATE span SET losses = 2 WHERE batch_id = $1", suspected)
+    await sql(database, "UPDATE span SET losses = 3 WHERE batch_id = $1", suspected)
     await turn(database, batches.resume, suspected)
     async with working(database, processor, concurrency=8):
         await eventually(lambda: _at_gate(processor))
@@ -281,9 +281,9 @@ async def _is_turn(worker: Worker) -> bool:
 
 
 async def suspects_beside(database: Database) -> UUID:
-    """A batch of two, made by hand: a worker is at work that would take them before they were lost twice."""
+    """A batch of two, made by hand: a worker is at work that would take them before they were lost."""
     batch_id = await make_batch(database, 2, start_paused=True)
-    await sql(database, "UPDATE span SET losses = 2, last = first WHERE batch_id = $1", batch_id)
-    await sql(database, "INSERT INTO span (batch_id, first, last, losses) VALUES ($1, 1, 1, 2)", batch_id)
+    await sql(database, "UPDATE span SET losses = 3, last = first WHERE batch_id = $1", batch_id)
+    await sql(database, "INSERT INTO span (batch_id, first, last, losses) VALUES ($1, 1, 1, 3)", batch_id)
     await turn(database, batches.resume, batch_id)
     return batch_id

@@ -1,8 +1,8 @@
 """Leases that lost their worker: what was not recorded waits again.
 
-A first loss puts runs of items back whole. From the second on they come back one by one, so that a poison item, one that
-takes its worker down, isolates itself: each runs alone in its worker (worker/isolation.py). It ends as failed, `worker_lost`,
-when its attempts are used up.
+A first loss puts runs of items back whole. From the second on they come back one by one, and the last run that such an item
+may have, as any after the third loss, is alone in its worker (worker/isolation.py): so a poison item, one that takes its
+worker down, isolates itself. It ends as failed, `worker_lost`, when its attempts are used up.
 """
 
 from collections.abc import Collection
@@ -19,6 +19,7 @@ from gristmill.store.counts import Tally
 
 # However few attempts a batch allows: an item that was only near a poison item must get a run of its own.
 LEAST_LOSSES = 3
+_ONE_BY_ONE_LOSSES = 2
 
 WORKER_LOST = ItemError(
     code=500,
@@ -88,8 +89,10 @@ async def _take(tx: Transaction, lease: Record, tallies: dict[UUID, Tally]) -> l
         return []
     await _keep_attempts(tx, lease, missing)
     if attempt < most:
-        alone = losses >= spans.SUSPECT_LOSSES
-        ranges = [(ordinal, ordinal) for ordinal in missing] if alone else spans.runs(missing)
+        one_by_one = losses >= _ONE_BY_ONE_LOSSES
+        ranges = [(ordinal, ordinal) for ordinal in missing] if one_by_one else spans.runs(missing)
+        if one_by_one and attempt + 1 == most:  # its last run
+            losses = max(losses, spans.SUSPECT_LOSSES)
         waiting = [spans.Waiting(batch_id, a, b, attempt, losses, spans.FIRST_SECONDS) for a, b in ranges]
         await spans.put_back(tx, waiting)
         return []
