@@ -13,9 +13,9 @@ from gristmill.store import announcements, circuits, histories
 
 # A claim cuts at most so many spans: enough for a full claim of items that wait one by one for their next attempt.
 _MOST_SPANS = 200
-# An item that was there when so many workers died is suspected, and runs alone (worker/isolation.py). Sooner if it may not be
-# lost so often (store/leases.py). Two are chance: of what one of 50 kills in 100,000 items cuts off, the next does so for 5 %, and
-# these would wait for each other (promise 2 of docs/reliability.md).
+# An item that was there when so many workers died is suspected, and runs alone (worker/isolation.py). Sooner if it may not
+# be lost so often (store/leases.py). Two are chance: of what one of 50 kills in 100,000 items cuts off, another cuts off 5 %
+# again, and these would wait for each other (promise 2 of docs/reliability.md).
 SUSPECT_LOSSES = 3
 # A delay that is long over: spans are taken in the order of their times, and what a lost worker had begun must not wait
 # behind all of a large batch that has not begun yet.

@@ -1,9 +1,9 @@
 """Items that are suspected of killing workers run alone, so that no other is lost with them.
 
-An item that was there when workers died again and again may be to blame, or was only near one that is. If it ran beside others and
-the worker died again, nobody could tell, and all of them would fail. So now and then a worker claims nothing until what it
-has in hand has ended and is recorded, and then takes one suspect and nothing else. As long as that took, it then works for
-the others.
+An item that was there when workers died again and again may be to blame, or was only near one that is. If it ran beside
+others and the worker died again, nobody could tell, and all of them would fail. So now and then a worker claims nothing
+until what it has in hand has ended and is recorded, and then takes one suspect and nothing else. As long as that took, it
+then works for the others.
 """
 
 import asyncio
