@@ -43,7 +43,9 @@ async def at_work(
 ) -> AsyncIterator[Service]:
     """With so many slots. What is not born leased stays where it is: the bell reaches nobody."""
     woken = asyncio.Event()
-    async with working(database, scripted, concurrency=request.param, poll_seconds=3600.0) as worker:
+    async with working(
+        database, scripted, lease_seconds=60.0, concurrency=request.param, poll_seconds=3600.0
+    ) as worker:
 
         async def waits() -> bool:
             return worker._items.worker_id != 0 and not worker._items._in_doubt

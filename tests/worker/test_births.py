@@ -20,6 +20,7 @@ from gristmill.worker import Worker
 from mill import Scripted, eventually, working
 
 NEVER = 3600.0  # no poll finds what is not told
+PATIENT = 60.0  # no worker is thought dead because the machine is busy
 Between = Callable[[UUID], Awaitable[object]]
 
 
@@ -103,7 +104,7 @@ async def attempts(database: Database, batch_id: UUID) -> list[int]:
 
 
 async def test_what_is_born_leased_starts_without_a_claim(database: Database, scripted: Scripted) -> None:
-    async with working(database, scripted, poll_seconds=NEVER) as worker:
+    async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER) as worker:
         await idle(worker)
 
         async def leased(batch_id: UUID) -> None:
@@ -119,7 +120,9 @@ async def test_what_is_born_leased_starts_without_a_claim(database: Database, sc
 
 
 async def test_what_has_no_slot_waits_for_a_claim(database: Database, scripted: Scripted) -> None:
-    async with working(database, scripted, poll_seconds=NEVER, concurrency=2) as worker:
+    async with working(
+        database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER, concurrency=2
+    ) as worker:
         await idle(worker)
         batch_id = await bear(database, worker, gates(5))
         await at_gate(scripted, 2)
@@ -130,7 +133,7 @@ async def test_what_has_no_slot_waits_for_a_claim(database: Database, scripted: 
 
 
 async def test_slots_are_held_for_one_batch_at_a_time(database: Database, scripted: Scripted) -> None:
-    async with working(database, scripted, poll_seconds=0.02, concurrency=2) as worker:
+    async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=0.02, concurrency=2) as worker:
         await idle(worker)
 
         async def others_come(_: UUID) -> None:
@@ -157,7 +160,7 @@ async def test_only_plain_items_are_leased(database: Database, scripted: Scripte
         "its size": NewItem("item-1", f'{{"do":"gate","text":"{"x" * 1024 * 1024}"}}'),
         "its fault": NewItem("item-1", "{}", error='{"type":"bad"}'),
     }[loss]
-    async with working(database, scripted, poll_seconds=NEVER) as worker:
+    async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER) as worker:
         await idle(worker)
         whole = NewBatch(uuid7(), TENANT, "noop", "{}")
         with worker.births.of(whole, items) as birth:
@@ -176,7 +179,7 @@ async def test_only_plain_items_are_leased(database: Database, scripted: Scripte
 async def test_a_commit_that_was_not_acknowledged_starts_nothing_twice(
     database: Database, scripted: Scripted
 ) -> None:
-    async with working(database, scripted, poll_seconds=NEVER) as worker:
+    async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER) as worker:
         await idle(worker)
         with pytest.raises(Unheard):
             await bear(database, worker, gates(3), between=unheard)
@@ -191,7 +194,7 @@ async def test_a_commit_that_was_not_acknowledged_starts_nothing_twice(
 async def test_doubt_waits_for_those_whose_lease_is_not_known_yet(
     database: Database, scripted: Scripted
 ) -> None:
-    async with working(database, scripted, poll_seconds=0.02) as worker:
+    async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=0.02) as worker:
         await idle(worker)
 
         async def another_breaks(_: UUID) -> None:
@@ -213,7 +216,9 @@ async def test_doubt_waits_for_those_whose_lease_is_not_known_yet(
 async def test_a_create_that_comes_to_nothing_gives_its_slots_back(
     database: Database, scripted: Scripted
 ) -> None:
-    async with working(database, scripted, poll_seconds=NEVER, concurrency=2) as worker:
+    async with working(
+        database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER, concurrency=2
+    ) as worker:
         await idle(worker)
         with pytest.raises(Unheard):
             await bear(database, worker, gates(2), broken=True)
@@ -250,7 +255,7 @@ async def test_a_worker_that_was_declared_dead_before_the_start_starts_nothing(
 async def test_a_drain_waits_for_the_start_and_gives_everything_back(
     database: Database, scripted: Scripted
 ) -> None:
-    async with working(database, scripted) as worker:
+    async with working(database, scripted, lease_seconds=PATIENT) as worker:
         await idle(worker)
         draining: list[asyncio.Task[None]] = []
 
@@ -275,7 +280,9 @@ async def test_a_drain_waits_for_the_start_and_gives_everything_back(
 
 async def test_what_was_leased_before_a_pause_is_in_flight(database: Database, scripted: Scripted) -> None:
     """As what a claim has taken is; and a cancelled batch ends with it."""
-    async with working(database, scripted, poll_seconds=NEVER, concurrency=2) as worker:
+    async with working(
+        database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER, concurrency=2
+    ) as worker:
         await idle(worker)
         paused = await bear(
             database, worker, gates(3), between=lambda batch_id: turn(database, batches.pause, batch_id)
@@ -358,7 +365,8 @@ async def test_whatever_happens_to_batches_at_their_birth_all_adds_up(
     database: Database, scripted: Scripted, seed: int, deaths: bool
 ) -> None:
     """A worker drains in the middle of it; the next does what is left."""
-    async with working(database, scripted, concurrency=6, lease_seconds=2.0) as worker:
+    patience = 2.0 if deaths else PATIENT
+    async with working(database, scripted, concurrency=6, lease_seconds=patience) as worker:
         chances = Chances(database, worker, seed, deaths=deaths)
         lives = [asyncio.create_task(chances.life()) for _ in range(40)]
 
@@ -367,7 +375,7 @@ async def test_whatever_happens_to_batches_at_their_birth_all_adds_up(
 
         await eventually(half)
     await asyncio.gather(*lives)
-    async with working(database, scripted, concurrency=6, lease_seconds=2.0):
+    async with working(database, scripted, concurrency=6, lease_seconds=patience):
         for batch_id in chances.paused:
             if (await get(database, batch_id)).status is BatchStatus.PAUSED:
                 await turn(database, batches.resume, batch_id)
