@@ -182,7 +182,9 @@ async def test_a_batch_is_not_born_leased_where_it_may_not_start(database: Datab
     await drain(database, worker)
     assert (await make_born(database, worker, 3, 3, start_paused=True))[1].taken == 0
     await open_circuit(database)
-    assert (await make_born(database, worker, 3, 3, circuit="model"))[1].taken == 0
+    closed_off, born = await make_born(database, worker, 3, 3, circuit="model")
+    assert born.taken == 0
+    await turn(database, batches.pause, closed_off)
     await drain(database, worker)
     await sql(database, "UPDATE circuit SET until = now()")  # a probe is a claim's
     assert (await make_born(database, worker, 3, 3, circuit="model"))[1].taken == 0

@@ -194,19 +194,23 @@ async def test_a_commit_that_was_not_acknowledged_starts_nothing_twice(
 async def test_doubt_waits_for_those_whose_lease_is_not_known_yet(
     database: Database, scripted: Scripted
 ) -> None:
-    async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=0.02) as worker:
+    async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER) as worker:
         await idle(worker)
 
         async def another_breaks(_: UUID) -> None:
             other = NewBatch(uuid7(), TENANT, "noop", "{}")
+            look = asyncio.create_task(looked())
             with worker.births.of(other, gates(1)) as birth:
                 async with database.transaction() as tx:
                     await batches.create(tx, other, gates(1))
                     await birth.lease(tx)
-            for _ in range(3):
-                await looked()
+                assert (await get(database, other.id)).processing == 1
+            await look
+            assert (await get(database, other.id)).processing == 1
 
         first = await bear(database, worker, gates(2), between=another_breaks)
+        await at_gate(scripted, 2)
+        worker.wake()
         await at_gate(scripted, 3)
         scripted.gate.set()
         await ended(database, first)
