@@ -13,7 +13,7 @@ from gristmill.store import batches, endings, leases, limits, recording, retenti
 from gristmill.store.audit import Violation, audit
 from gristmill.store.batches import Batch, NewBatch, NewItem, NewWebhook
 from gristmill.store.recording import Ended, Flush, Retried
-from gristmill.store.spans import Claim, Lease
+from gristmill.store.spans import Claim, ClaimedItem, Lease
 
 TENANT = UUID("00000000-0000-7000-8000-000000000001")
 
@@ -35,6 +35,25 @@ async def make_batch(
     async with database.transaction() as tx:
         await batches.create(tx, new, items)
     return new.id
+
+
+async def make_born(
+    database: Database,
+    worker_id: int,
+    items: int | Sequence[NewItem],
+    slots: int | Mapping[str, int],
+    **more: Any,
+) -> tuple[UUID, Claim]:
+    """A batch whose first items are leased to this worker by the transaction that makes it, if nothing is in the way."""
+    if isinstance(items, int):
+        items = [NewItem(f"item-{n}", f'{{"text":"{n}"}}') for n in range(items)]
+    new = NewBatch(uuid7(), **({"tenant_id": TENANT, "processor": "noop", "config": "{}"} | more))
+    free = {"noop": slots} if isinstance(slots, int) else slots
+    claimed = [ClaimedItem(n, item.custom_id, None, item.input) for n, item in enumerate(items)]
+    async with database.transaction() as tx:
+        await batches.create(tx, new, items)
+        claim = await spans.born(tx, worker_id, free, new.id, claimed)
+    return new.id, claim
 
 
 def in_chats(*histories: int | None) -> list[NewItem]:

@@ -21,6 +21,7 @@ from factories import (
     in_chats,
     lose,
     make_batch,
+    make_born,
     make_worker,
     record,
     retry,
@@ -78,6 +79,7 @@ EXCEPTIONS: dict[str, tuple[str, set[str]]] = {
     "retention.erase": (DUTY, {"batch_remains"}),
     "retention.expire": (DUTY, {"batch", "delivery"}),
     "schedules.forget_tenants": (DUTY, {"batch_schedule"}),
+    "spans.born": (LOOKS_ROUND, {"batch_count", "batch_schedule", "lease", "span"}),
     "spans.claim": (CHOOSES, {"batch", "batch_count", "batch_schedule", "lease", "span"}),
     "spans.hold": (BY_KEY, {"lease"}),
     "spans.set_remaining": (BY_KEY, {"lease"}),
@@ -149,6 +151,9 @@ async def _worked(database: Database) -> None:
     while found := await claim(database, worker, 50):
         await record(database, worker, all_of(found))
     assert (await get(database, first)).status == "completed"
+    _, born = await make_born(database, worker, 3, 2, webhook=HOOK)
+    assert born.taken == 2
+    await record(database, worker, all_of([*born.leases, *await claim(database, worker, 5)]))
 
 
 async def _tried_again(database: Database) -> None:

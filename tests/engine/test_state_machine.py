@@ -143,6 +143,64 @@ class Mill(RuleBasedStateMachine):
         if circuit is not None:
             self.calling.add(batch_id)
 
+    @precondition(lambda self: self.workers)
+    @rule(
+        data=st.data(),
+        count=st.integers(1, 6),
+        slots=st.integers(1, 5),
+        max_concurrency=st.sampled_from([None, None, 2]),
+        webhook=st.sampled_from([None, NewWebhook("https://a.example/", SUBSCRIBABLE)]),
+        circuit=st.sampled_from([None, "model"]),
+        heard=st.sampled_from([True, True, True, False]),
+    )
+    def create_born(
+        self, data: st.DataObject, count: int, slots: int, circuit: str | None, heard: bool, **more: Any
+    ) -> None:
+        """Leased as it is made. Not heard: the commit was not acknowledged, and the worker gives back what it does not know."""
+        self.pass_over_others(data.draw(st.booleans()))
+        worker = data.draw(st.sampled_from(self.workers))
+        waits = self.some_wait()
+        made = factories.make_born(self.database, worker, count, slots, circuit=circuit, **more)
+        batch_id, born = self.run(made)
+        self.batch_ids.append(batch_id)
+        if circuit is not None:
+            self.calling.add(batch_id)
+        stopped = circuit is not None and self.circuit != "closed"
+        most = min(count, slots, more["max_concurrency"] or count)
+        assert born.taken == (0 if waits or stopped else most)
+        self.take(worker, born.leases, heard)
+
+    def pass_over_others(self, really: bool) -> None:
+        """Else nearly always something waits."""
+        for batch_id in self.batch_ids if really else ():
+            if (batch := self.get(batch_id)).status is IN_PROGRESS and batch.ending is None:
+                self.run(turn(self.database, batches.pause, batch_id))
+
+    def some_wait(self) -> bool:
+        """Whether anything could be claimed if a worker had slots without end."""
+        others = "SELECT batch_id FROM batch_schedule"
+        startable = [self.get(batch_id) for batch_id in self.run(sql(self.database, others))]
+        return any(
+            batch.status is IN_PROGRESS
+            and (batch.id not in self.calling or self.circuit != "open")
+            and (batch.max_concurrency is None or self.in_leases(batch.id) < batch.max_concurrency)
+            and not self.is_beyond_a_limit(batch.id)
+            and self.has_ready_spans(batch.id)
+            for batch in startable
+        )
+
+    def is_beyond_a_limit(self, batch_id: UUID) -> bool:
+        exceeded = "SELECT exceeded IS NOT NULL FROM batch_count WHERE batch_id = $1"
+        return bool(self.run(sql(self.database, exceeded, batch_id))[0])
+
+    def in_leases(self, batch_id: UUID) -> int:
+        held = "SELECT coalesce(sum(remaining), 0) FROM lease WHERE batch_id = $1"
+        return int(self.run(sql(self.database, held, batch_id))[0])
+
+    def has_ready_spans(self, batch_id: UUID) -> bool:
+        ready = "SELECT id FROM span WHERE batch_id = $1 AND available_at <= now()"
+        return bool(self.run(sql(self.database, ready, batch_id)))
+
     @precondition(lambda self: self.batch_ids)
     @rule(data=st.data(), most=st.sampled_from([None, 1, 3]), priority=st.integers(-100, 100))
     def change(self, data: st.DataObject, most: int | None, priority: int) -> None:
@@ -232,6 +290,9 @@ class Mill(RuleBasedStateMachine):
         if any(lease.probing for lease in claimed):
             assert sum(len(lease.items) for lease in claimed) == 1
             self.circuit = "open"
+        return self.take(worker, claimed, answered)
+
+    def take(self, worker: int, claimed: Sequence[Lease], answered: bool) -> list[Flight]:
         new = [Flight(worker, lease, {i.ordinal: i for i in lease.items}) for lease in claimed]
         if answered:
             self.flights += new

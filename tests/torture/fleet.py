@@ -46,12 +46,13 @@ class Worker:
 
 @dataclass
 class Api:
-    """One `gristmill serve --no-worker`, on a port that it keeps when it is started again."""
+    """One `gristmill serve`, on a port that it keeps when it is started again; without a worker, unless it works, too."""
 
     number: int
     port: int
     client: httpx2.AsyncClient
     process: "subprocess.Popen[str]"
+    worker: Worker | None = None  # the same process
 
     @property
     def url(self) -> str:
@@ -72,12 +73,14 @@ class Fleet:
         *,
         workers: int = 2,
         apis: int = 1,
+        apis_work: bool = False,
         source: Path | None = None,
         program: Sequence[str] = ("-m", "gristmill"),
         **settings: object,
     ) -> None:
         self._folder = folder
         self._counts = (apis, workers)
+        self._apis_work = apis_work
         self._database_url = database_url
         self._source = source
         self._program = program
@@ -128,19 +131,34 @@ class Fleet:
         headers = {"x-api-key": KEY}
         base = f"http://127.0.0.1:{port}"
         client = httpx2.AsyncClient(base_url=base, headers=headers, timeout=60, trust_env=False)
-        self.apis.append(Api(number, port, client, await self._serve(number, port)))
+        api = Api(number, port, client, await self._serve(number, port))
+        self._works(api)
+        self.apis.append(api)
 
     async def _serve(self, number: int, port: int) -> "subprocess.Popen[str]":
         command = self._command(f"api-{number}")
-        process = self._stack.enter_context(command.start("serve", "--no-worker", "--port", str(port)))
+        alone = () if self._apis_work else ("--no-worker",)
+        process = self._stack.enter_context(command.start("serve", *alone, "--port", str(port)))
         await asyncio.to_thread(wait_for, process, "serves on")
         return process
 
     async def kill_api(self, api: Api) -> None:
         """kill -9, and the same again at the same address."""
-        api.process.send_signal(signal.SIGKILL)
+        if api.worker is None:
+            api.process.send_signal(signal.SIGKILL)
+        else:
+            api.worker.strike(signal.SIGKILL)
+            self._leaves(api.worker)
         await asyncio.to_thread(api.process.wait, 30)
         api.process = await self._serve(api.number, api.port)
+        self._works(api)
+
+    def _works(self, api: Api) -> None:
+        if self._apis_work:
+            log = self._command(f"api-{api.number}").log
+            assert log
+            api.worker = Worker(f"api-{api.number}", api.process, log)
+            self.workers.append(api.worker)
 
     async def hire(self, program: Sequence[str] | None = None) -> Worker:
         """Another worker process, at work."""

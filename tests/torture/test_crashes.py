@@ -82,6 +82,33 @@ async def test_a_worker_killed_at_work_loses_nothing_and_counts_nothing_twice(
         assert len(fleet.gone) == len(moments)
 
 
+@pytest.mark.long
+async def test_a_server_killed_at_work_on_what_it_has_just_made_loses_nothing(
+    own_database_url: str, folder: Path, receiver: Receiver, pytestconfig: pytest.Config
+) -> None:
+    """Servers with a worker in their process: batches are born leased, and those who made them die with them."""
+    rng, began = random.Random(6), time.monotonic()
+    kills = int(pytestconfig.getoption("kills")) + 1
+    async with Fleet(own_database_url, folder, workers=0, apis=2, apis_work=True, concurrency=40) as fleet:
+        load = Load(fleet, receiver, folder, rng, large=60, patient=True)
+
+        async def strikes() -> None:
+            for _ in range(kills):
+                await in_the_middle(load, rng.randint(20, 60))
+                victim = rng.choice(fleet.apis)
+                assert victim.worker
+                await load.note_recorded()
+                await has_begun_some(load, victim.worker)
+                await fleet.kill_api(victim)
+            await in_the_middle(load, 0)
+
+        await load.run(strikes)
+        evidence = await gathered(load, own_database_url)
+        told(6, load, evidence, began)
+        assert findings(evidence) == []
+        assert len(fleet.gone) == kills
+
+
 async def test_workers_are_replaced_at_work_without_a_loss_or_a_second_run(
     own_database_url: str, folder: Path, receiver: Receiver, at_length: bool
 ) -> None:

@@ -28,6 +28,7 @@ from gristmill.api import (
     retry,
     tasks,
 )
+from gristmill.api.births import Bear, unleased
 from gristmill.api.front import Front
 from gristmill.api.keyring import KeyRing
 from gristmill.api.methods import Methods
@@ -55,6 +56,7 @@ def create_app(
     settings: Settings,
     *,
     wake: Callable[[], None],
+    bear: Bear = unleased,
     http: HttpSession,
     storage: Storage,
 ) -> FastAPI:
@@ -74,6 +76,7 @@ def create_app(
         vault=vault,
         settings=settings,
         wake=wake,
+        bear=bear,
         http=http,
         storage=storage,
         keys=KeyRing(database, vault),

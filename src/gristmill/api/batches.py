@@ -154,14 +154,17 @@ async def create_batch(request: Request) -> Response:
         if (before := await once.before()) is not None:
             return before
         new, content = await create.new_batch(of, key, await run(json.parse, text, dict), run)
-        async with of.database.transaction() as tx:
-            if (before := await once.begin(tx)) is not None:
-                return before
-            await create.store(tx, new, content)
-            batch = await batches.get(tx, key.tenant_id, new.id)
-            made = answer(view(batch), 202, headers={"Location": f"/api/v1/batches/{batch.id}"})
-            await once.keep(tx, made)
-    of.wake()
+        with of.bear(new, content if isinstance(content, list) else ()) as birth:
+            async with of.database.transaction() as tx:
+                if (before := await once.begin(tx)) is not None:
+                    return before
+                await create.store(tx, new, content)
+                batch = await batches.get(tx, key.tenant_id, new.id)
+                made = answer(view(batch), 202, headers={"Location": f"/api/v1/batches/{batch.id}"})
+                await once.keep(tx, made)
+                await birth.lease(tx)
+            if birth.start():
+                of.wake()
     metrics.batch_created(new.processor, batch.total)
     return made
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from starlette.requests import HTTPConnection
 
 from gristmill.api.aside import Aside
+from gristmill.api.births import Bear
 from gristmill.api.keyring import KeyRing
 from gristmill.api.queue_depth import QueueDepth
 from gristmill.api.rates import Rates
@@ -27,6 +28,7 @@ class Parts:
     vault: Vault
     settings: Settings
     wake: Callable[[], None]  # tells the worker of this process that there is work
+    bear: Bear  # lets that worker have the first items of a batch at once
     http: HttpSession
     storage: Storage
     keys: KeyRing

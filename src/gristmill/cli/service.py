@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from gristmill import dialects
 from gristmill.api.app import create_app
+from gristmill.api.births import unleased
 from gristmill.cli import secret
 from gristmill.cli.database import migrated
 from gristmill.cli.refusal import Refusal
@@ -53,13 +54,16 @@ async def service(settings: Settings, *, with_worker: bool) -> AsyncIterator[Ser
         stack.push_async_callback(bell.stop)
         bell.start(listen=with_worker)
         storage = _opened(open_storage, settings)
-        app = create_app(database, vault, settings, wake=bell.ring, http=http, storage=storage)
-        dialects.install(app)
-        new_key = await _default_key(settings, database, vault)
         worker = None
         if with_worker:
             services = await stack.enter_async_context(_services(settings, database, vault, http, storage))
-            worker = await _start(Worker(database, settings, services, vault, storage=storage), bell)
+            worker = Worker(database, settings, services, vault, storage=storage)
+        bear = unleased if worker is None else worker.births.of
+        app = create_app(database, vault, settings, wake=bell.ring, bear=bear, http=http, storage=storage)
+        dialects.install(app)
+        new_key = await _default_key(settings, database, vault)
+        if worker is not None:
+            await _start(worker, bell)
         yield Service(app, worker, new_key)
 
 

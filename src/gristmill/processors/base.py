@@ -151,6 +151,11 @@ class Processor(ABC, Generic[Input, Config]):
         """The chat this item continues, if any: no other item of that chat runs at the same time."""
         return None
 
+    @property
+    def has_chats(self) -> bool:
+        """Whether its items may continue chats: whether it says which."""
+        return type(self).history_id is not Processor.history_id
+
     def stage(self, status: ItemStatus, saved: str | None) -> str | None:
         """The stage that results show of an item, from its status and the stage it saved, if any. Pure."""
         return saved

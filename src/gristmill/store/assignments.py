@@ -20,14 +20,21 @@ class Assignment:
     circuit: str | None = None  # what its items call (domain/circuits.py)
 
 
+# In the order of `Assignment`, behind the batch's id.
+COLUMNS = (
+    "tenant_id",
+    "processor",
+    "config",
+    "config_secrets",
+    "max_attempts",
+    "item_timeout_seconds",
+    "upstream",
+    "upstream_key",
+    "circuit",
+)
+
+
 async def load(connection: Transaction, batch_id: UUID) -> Assignment | None:
     """None: the batch has been deleted."""
-    row = await connection.fetchrow(
-        """
-        SELECT id, tenant_id, processor, config, config_secrets, max_attempts, item_timeout_seconds,
-            upstream, upstream_key, circuit
-        FROM batch WHERE id = $1
-        """,
-        batch_id,
-    )
+    row = await connection.fetchrow(f"SELECT id, {', '.join(COLUMNS)} FROM batch WHERE id = $1", batch_id)
     return Assignment(*row) if row else None

@@ -4,12 +4,16 @@ No item row is ever touched by this. What is claimed comes from one batch, chose
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
+from asyncpg import Record
+
 from gristmill.db import Transaction
-from gristmill.store import announcements, circuits, histories
+from gristmill.store import announcements, assignments, circuits, histories
+from gristmill.store.assignments import Assignment
 
 # A claim cuts at most so many spans: enough for a full claim of items that wait one by one for their next attempt.
 _MOST_SPANS = 200
@@ -17,6 +21,8 @@ _MOST_SPANS = 200
 # be lost so often (store/leases.py). Two are chance: of what one of 50 kills in 100,000 items cuts off, another cuts off 5 %
 # again, and these would wait for each other (promise 2 of docs/reliability.md).
 SUSPECT_LOSSES = 3
+# Beside so many batches, a look at who else waits would take too long for what it may bring.
+_MOST_OTHERS = 100
 # A delay that is long over: spans are taken in the order of their times, and what a lost worker had begun must not wait
 # behind all of a large batch that has not begun yet.
 FIRST_SECONDS = -1e9
@@ -53,6 +59,10 @@ class Claim:
 
     leases: Sequence[Lease]
     taken: int
+    assignment: Assignment | None = field(
+        default=None, compare=False
+    )  # of a batch that begins; others are known, or to be looked up
+    in_full: bool = False  # there is something for a claim in a transaction
 
 
 # Of a lease: never used twice. A claim does not wait for the disk, and with it a server that crashes forgets how far its
@@ -69,6 +79,10 @@ _STARTABLE = """
         SELECT FROM batch_count k WHERE k.batch_id = s.batch_id AND k.exceeded IS NOT NULL
     ))
 """
+_GIVEN = """
+free AS (SELECT * FROM unnest($2::text[], $3::int[]) AS free (processor, slots)),
+held AS (SELECT * FROM unnest($4::uuid[], $5::text[], $6::int[]) AS held (tenant_id, circuit, slots))
+"""
 # The fair choice: the first tenant in order of virtual time that has a startable batch, and its first such batch.
 # Its schedule row stays locked until the claim commits: that serialises claims of one batch, and makes pause and cancel exact.
 # Tenants are sorted before the batches are looked at: else a batch of every tenant is locked, and the others find nothing.
@@ -76,9 +90,7 @@ _STARTABLE = """
 # committed in between, `running` does not count its items, and a batch with a limit is left to the next claim.
 # A batch whose circuit is open is passed over until the next probe is due, and then gives one item. The circuit's row says to
 # whom of several claims: the others take nothing.
-_CLAIM = f"""
-WITH free AS (SELECT * FROM unnest($2::text[], $3::int[]) AS free (processor, slots)),
-held AS (SELECT * FROM unnest($4::uuid[], $5::text[], $6::int[]) AS held (tenant_id, circuit, slots)),
+_FAIR = f"""
 pick AS (
     SELECT next.*, t.batches_started, (SELECT max(started) FROM tenant_schedule) AS tenants_started
     FROM (SELECT * FROM tenant_schedule ORDER BY vtime OFFSET 0) t CROSS JOIN LATERAL (
@@ -105,15 +117,66 @@ pick AS (
     ) next
     WHERE next.max_concurrency IS NULL OR next.vtime = (SELECT vtime FROM batch_schedule o WHERE o.batch_id = next.batch_id)
     ORDER BY t.vtime LIMIT 1
+)
+"""
+# Of whoever is picked. $8 NULL: it is taken. Else only what the statement can do as a transaction of its own, one that does not
+# wait for the disk: of processors that have no chats ($8), and nothing that has to be announced or probed.
+_PLAINLY = """
+way AS (
+    SELECT b.told, $8::text[] IS NULL OR (
+        set_config('synchronous_commit', 'off', true) IS NOT NULL
+        AND b.processor = ANY ($8) AND NOT pick.probing AND NOT (b.told AND pick.vtime = 0)
+    ) AS is_open
+    FROM pick JOIN (
+        SELECT id, processor, webhook_url IS NOT NULL OR webhooks IS NOT NULL AS told FROM batch
+    ) b ON b.id = pick.batch_id
+)
+"""
+# A batch that is being made ($8), by the transaction that makes it. Only if nobody else waits for a slot, as far as a look at a
+# few can tell: else its first items take their turn.
+_OWN = f"""
+pick AS (
+    SELECT s.batch_id, s.tenant_id, s.weight, s.vtime, s.max_concurrency, s.circuit, false AS probing,
+        least(free.slots, s.max_concurrency, held.slots)::int AS slots,
+        t.batches_started, (SELECT max(started) FROM tenant_schedule) AS tenants_started
+    FROM batch_schedule s
+    JOIN tenant_schedule t ON t.tenant_id = s.tenant_id
+    JOIN free ON free.processor = s.processor
+    LEFT JOIN circuit c ON c.tenant_id = s.tenant_id AND c.name = s.circuit
+    LEFT JOIN held ON held.tenant_id = s.tenant_id AND held.circuit = s.circuit
+    WHERE s.batch_id = $8 AND {_STARTABLE} AND c.until IS NULL AND (held.slots IS NULL OR held.slots > 0)
+        AND (SELECT count(*) FROM (SELECT FROM batch_schedule LIMIT {_MOST_OTHERS}) few) < {_MOST_OTHERS}
+        AND NOT EXISTS (
+            SELECT FROM batch_schedule s
+            JOIN free ON free.processor = s.processor
+            LEFT JOIN circuit c ON c.tenant_id = s.tenant_id AND c.name = s.circuit
+            WHERE s.batch_id <> $8 AND {_STARTABLE}
+                AND EXISTS (SELECT FROM span w WHERE w.batch_id = s.batch_id AND w.available_at <= now())
+                AND (s.max_concurrency IS NULL OR s.max_concurrency > (
+                    SELECT coalesce(sum(l.remaining), 0) FROM lease l WHERE l.batch_id = s.batch_id
+                ))
+        )
 ),
+way AS (
+    SELECT webhook_url IS NOT NULL OR webhooks IS NOT NULL AS told, true AS is_open FROM batch WHERE id = $8
+)
+"""
+
+
+def _claiming(pick: str) -> str:
+    """The statement that takes items of the batch `pick`, if its `way` is open: a row for each lease, or one without an id. If
+    the batch begins, what a worker must know of it comes with them: once, so only if they are one range, as they are then."""
+    return f"""
+WITH {_GIVEN}, {pick},
 probe AS (
     UPDATE circuit c SET until = now() + make_interval(secs => c.pause_seconds * (0.8 + 0.4 * random())),
         pause_seconds = least(2 * c.pause_seconds, c.longest_seconds)
-    FROM pick WHERE pick.probing AND c.tenant_id = pick.tenant_id AND c.name = pick.circuit AND c.until <= now()
+    FROM pick JOIN way ON way.is_open
+    WHERE pick.probing AND c.tenant_id = pick.tenant_id AND c.name = pick.circuit AND c.until <= now()
     RETURNING c.name
 ),
 candidate AS (
-    SELECT w.* FROM pick CROSS JOIN LATERAL (
+    SELECT w.* FROM pick JOIN way ON way.is_open CROSS JOIN LATERAL (
         SELECT * FROM span
         WHERE span.batch_id = pick.batch_id AND available_at <= now() AND (losses >= {SUSPECT_LOSSES}) = $7
             AND EXISTS (SELECT FROM worker WHERE id = $1 AND NOT dead)
@@ -138,15 +201,27 @@ charged_tenant AS (
         vtime = greatest(t.vtime, pick.tenants_started) + charge.items,
         batches_started = greatest(t.batches_started, pick.vtime)
     FROM pick, charge WHERE t.tenant_id = pick.tenant_id
+),
+known AS (
+    SELECT {", ".join(f"b.{name}" for name in assignments.COLUMNS)}
+    FROM pick JOIN batch b ON b.id = pick.batch_id
+    WHERE pick.vtime = 0 AND NOT EXISTS (SELECT FROM taken OFFSET 1)
+),
+leased AS (
+    INSERT INTO lease (id, batch_id, worker_id, first, last, remaining, attempt, losses, deadline_at)
+    SELECT {NEW_LEASE_ID}, t.batch_id, $1, t.first, t.taken_last, t.taken_last - t.first + 1, t.attempts + 1, t.losses,
+        now() + make_interval(secs => 2 * b.item_timeout_seconds + {LEASE_SLACK_SECONDS})
+    FROM taken t JOIN batch b ON b.id = t.batch_id
+    RETURNING id, batch_id, first, last, attempt, losses, started_at
 )
-INSERT INTO lease (id, batch_id, worker_id, first, last, remaining, attempt, losses, deadline_at)
-SELECT {NEW_LEASE_ID}, t.batch_id, $1, t.first, t.taken_last, t.taken_last - t.first + 1, t.attempts + 1, t.losses,
-    now() + make_interval(secs => 2 * b.item_timeout_seconds + {LEASE_SLACK_SECONDS})
-FROM taken t JOIN batch b ON b.id = t.batch_id
-RETURNING id, batch_id, first, last, attempt, losses, started_at, (SELECT probing FROM pick) AS probing,
-    (SELECT vtime = 0 FROM pick) AS begins,
-    (SELECT array_agg(first) FROM taken WHERE waiting) AS waited
+SELECT l.*, pick.probing, pick.vtime = 0 AS begins, way.told, way.is_open,
+    (SELECT array_agg(first) FROM taken WHERE waiting) AS waited, known.*
+FROM pick CROSS JOIN way LEFT JOIN known ON true LEFT JOIN leased l ON true
 """
+
+
+_CLAIM = _claiming(f"{_FAIR}, {_PLAINLY}")
+_BORN = _claiming(_OWN)
 
 # A second statement, range by range: a plain join of ranges and items falls off a plan cliff at a million items.
 _ITEMS = """
@@ -186,44 +261,84 @@ async def claim(
     held: Sequence[tuple[UUID, str, int]] = (),
     *,
     suspect: bool = False,
+    plain: Collection[str] | None = None,
 ) -> Claim:
     """Lease items of one batch to this worker, at most as many as it has free slots for the batch's processor, and for the
     batch's circuit where `held` has a number for it: (tenant, circuit, slots).
 
     `suspect`: only such as were there when two workers died. No other claim takes those.
 
+    `plain`: the processors that have no chats; and the caller has no transaction open. Then what can be claimed by one
+    statement, is: BEGIN and COMMIT would be two round trips more. Of the rest the answer is `in_full`.
+
     Takes none when nothing may start, when another claim holds the only batch that could, or when this worker was
     declared dead. Items whose chat is busy are parked (`store/histories.py`): taken, and in no lease.
     """
-    open_slots = {processor: slots for processor, slots in free.items() if slots > 0}
-    tenants, names, slots = (list(column) for column in zip(*held, strict=True)) if held else ([], [], [])
-    rows = await tx.fetch(
-        _CLAIM, worker_id, list(open_slots), list(open_slots.values()), tenants, names, slots, suspect
-    )
-    if not rows:
-        return Claim([], 0)
+    only = None if plain is None else list(plain)
+    rows = await tx.fetch(_CLAIM, *_given(worker_id, free, held), suspect, only)
+    if not rows or rows[0]["id"] is None:
+        return Claim([], 0, in_full=bool(rows) and not rows[0]["is_open"])
+    await _announce_begin(tx, rows[0])
     batch_id = rows[0]["batch_id"]
-    if rows[0]["begins"]:  # whose schedule was never charged has started nothing in this run
-        await announcements.announce(tx, batch_id, "started")
     items = await _items(tx, batch_id, [(row["id"], row["first"], row["last"]) for row in rows])
-    leases = [
-        Lease(
-            row["id"],
-            batch_id,
-            row["attempt"],
-            row["losses"],
-            row["started_at"],
-            items[row["id"]],
-            row["probing"],
-            row["first"] in (row["waited"] or ()),
-        )
-        for row in rows
-    ]
+    leases = [_lease(row, items[row["id"]]) for row in rows]
     sizes = {row["id"]: row["last"] - row["first"] + 1 for row in rows}
     ready = await _settle(tx, await _drop_ended(tx, await _enter_chats(tx, leases)), sizes)
     if rows[0]["probing"] and not ready:
         await circuits.give_probe_back(tx, batch_id)
-    return Claim(ready, sum(sizes.values()))
+    return Claim(ready, sum(sizes.values()), _assignment(rows[0]))
+
+
+async def born(
+    tx: Transaction,
+    worker_id: int,
+    free: Mapping[str, int],
+    batch_id: UUID,
+    items: Sequence[ClaimedItem],
+) -> Claim:
+    """As `claim`, of a batch that this transaction has made: in its last statement, as it takes its turn among the tenants.
+
+    `items`: the first of the batch, as many as there are slots if it has so many. None of them continues a chat, and none of
+    the batch was refused. Takes none as well if anything else might start in their place.
+    """
+    row = await tx.fetchrow(_BORN, *_given(worker_id, free, ()), False, batch_id)
+    if row is None or row["id"] is None:
+        return Claim([], 0)
+    await _announce_begin(tx, row)
+    taken = items[row["first"] : row["last"] + 1]
+    return Claim([_lease(row, taken)], len(taken), _assignment(row))
+
+
+def _given(worker_id: int, free: Mapping[str, int], held: Sequence[tuple[UUID, str, int]]) -> list[Any]:
+    """The arguments $1 to $6."""
+    open_slots = {processor: slots for processor, slots in free.items() if slots > 0}
+    tenants, names, slots = (list(column) for column in zip(*held, strict=True)) if held else ([], [], [])
+    return [worker_id, list(open_slots), list(open_slots.values()), tenants, names, slots]
+
+
+async def _announce_begin(tx: Transaction, row: Record) -> None:
+    """A batch whose schedule was never charged has started nothing in this run."""
+    if row["begins"] and row["told"]:
+        await announcements.announce(tx, row["batch_id"], "started")
+
+
+def _lease(row: Record, items: Sequence[ClaimedItem]) -> Lease:
+    return Lease(
+        row["id"],
+        row["batch_id"],
+        row["attempt"],
+        row["losses"],
+        row["started_at"],
+        items,
+        row["probing"],
+        row["first"] in (row["waited"] or ()),
+    )
+
+
+def _assignment(row: Record) -> Assignment | None:
+    if row["processor"] is None:
+        return None
+    return Assignment(row["batch_id"], *(row[name] for name in assignments.COLUMNS))
 
 
 async def _enter_chats(tx: Transaction, leases: Sequence[Lease]) -> Sequence[Lease]:

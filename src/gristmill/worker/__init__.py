@@ -13,6 +13,7 @@ from gristmill.settings import Settings
 from gristmill.storage.base import Storage
 from gristmill.store import workers
 from gristmill.vault import Vault
+from gristmill.worker.births import Births
 from gristmill.worker.circuits import Circuits
 from gristmill.worker.deliveries import Deliveries
 from gristmill.worker.discards import Discards
@@ -25,6 +26,8 @@ from gristmill.worker.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
+# What is not waited for by anybody looks for news a moment later: the items of a new batch shall not wait beside it.
+AFTERWARDS_SECONDS = 0.01
 # Items of one processor that reads documents, in flight for each document that is read at a time: enough to keep the children
 # busy while other items talk to a sink or a model, few enough that none waits out its time for its turn.
 ITEMS_PER_CHILD = 16
@@ -61,6 +64,7 @@ class Worker:
             parser_concurrency=ITEMS_PER_CHILD * default_children(),
             trusted=lambda: self._heartbeat is not None and self._heartbeat.trusted,
         )
+        self.births = Births(self._items)
         self._deliveries = Deliveries(database, services.http, vault, settings)
         self._deliveries_news = asyncio.Event()
         self._upkeep_news = asyncio.Event()
@@ -80,6 +84,7 @@ class Worker:
         self._stop_recording = asyncio.Event()
         self._stop_duties = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._afterwards: asyncio.TimerHandle | None = None
         self._claiming: asyncio.Task[None] | None = None
         self._recording: asyncio.Task[None] | None = None
         self._duties: list[asyncio.Task[None]] = []
@@ -109,6 +114,11 @@ class Worker:
     def wake(self) -> None:
         """There may be work: look now instead of at the next poll."""
         self._items.news.set()
+        if self._afterwards is None:
+            self._afterwards = asyncio.get_running_loop().call_later(AFTERWARDS_SECONDS, self._wake_others)
+
+    def _wake_others(self) -> None:
+        self._afterwards = None
         self._ingests_news.set()
         self._upkeep_news.set()
 

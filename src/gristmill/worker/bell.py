@@ -14,6 +14,8 @@ from gristmill.worker.loop import first_of
 log = logging.getLogger(__name__)
 
 CHANNEL = "gristmill_work"
+# By itself it would wait for the disk, as it is told once it has committed.
+_NOTIFY = "SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, '')"
 
 
 class Bell:
@@ -45,7 +47,7 @@ class Bell:
             self._rung.clear()
             try:
                 async with self._database.connection() as connection:
-                    await connection.execute(f"NOTIFY {CHANNEL}")
+                    await connection.fetchval(_NOTIFY, CHANNEL)
             except LOST:
                 log.debug("could not notify; pollers will find the work")
 

@@ -32,8 +32,18 @@ class Isolation:
         self._claimed = False  # the suspect of this turn
         self._next_at = 0.0
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no suspect is known to wait, and none runs."""
+        return self._began is None
+
+    @property
+    def is_time(self) -> bool:
+        """Whether somebody should look again. After a claim rather than before: nothing shall wait for a look that finds none."""
+        return self._clock() >= self._next_at
+
     async def turn(self, worker_id: int) -> Turn:
-        if not self._claimed and self._clock() >= self._next_at:
+        if self._began is not None and not self._claimed and self.is_time:
             await self.due(worker_id)
         if self._began is None:
             return Turn.OTHERS

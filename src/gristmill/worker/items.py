@@ -9,7 +9,7 @@ import logging
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -19,7 +19,9 @@ from gristmill.db import Database
 from gristmill.domain.outcomes import Outcome, Retry
 from gristmill.processors.base import Processor, Services
 from gristmill.store import assignments, leases, spans
+from gristmill.store.assignments import Assignment
 from gristmill.store.recording import Ended, Retried
+from gristmill.store.spans import Claim, Lease
 from gristmill.upstream.circuit import CALLER, Caller, Circuit
 from gristmill.worker.circuits import Circuits
 from gristmill.worker.isolation import Isolation, Turn
@@ -39,6 +41,17 @@ UNINTERRUPTED_SECONDS = (
     0.001  # items that never wait let the rest of the loop in after so long: each answer of
 )
 # Postgres to a claim or a flush waits so long, too
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Slots that are held for the first items of a batch that is being made."""
+
+    worker_id: int
+    processor: str
+    slots: int
+    free: Mapping[str, int]  # what a claim would be told of all processors
+    circuit: Circuit | None
 
 
 class Items:
@@ -85,6 +98,10 @@ class Items:
         self._jobs: OrderedDict[UUID, Job] = OrderedDict()
         self._held: dict[int, HeldLease] = {}
         self._in_doubt = False  # a claim broke: it may have committed without our knowing
+        self._plain = [name for name, one in processors.items() if not one.has_chats]
+        self._in_full = False  # what the last claim would have had needed a transaction
+        self._unborn = 0  # batches that are being made, whose first items are to start here
+        self._closed = False  # nothing more is taken
         self._ending = False
         self._isolation = Isolation(database, processors, self._is_busy)
         recorder.busy = lambda: bool(self._running or self._ready)
@@ -104,7 +121,9 @@ class Items:
         turn = await self._isolation.turn(self.worker_id)
         if turn is Turn.OTHERS:
             taken = await self._claim(free)
-            if taken or self._is_busy() or not await self._isolation.due(self.worker_id):
+            idle = not taken and not self._is_busy()
+            looks = idle or self._isolation.is_time
+            if not (looks and await self._isolation.due(self.worker_id) and idle):
                 return taken
             turn = Turn.SUSPECT  # there is nothing else to do
         return await self._claim_suspect(free) if turn is Turn.SUSPECT else 0
@@ -124,18 +143,35 @@ class Items:
 
     async def _claim(self, free: Mapping[str, int], *, suspect: bool = False) -> int:
         if self._in_doubt:
+            if self._unborn:  # a lease that is being made is not known yet
+                return 0
             await self._settle_doubt()
         self._in_doubt = True
         claimed_at = time.monotonic()
-        async with self._database.transaction(durable=False) as tx:
-            claim = await spans.claim(tx, self.worker_id, free, self._circuits.held(), suspect=suspect)
+        claim = await self._claimed(free, suspect)
         self._in_doubt = False
         metrics.claimed(time.monotonic() - claimed_at)
         held = [HeldLease(lease, len(lease.items)) for lease in claim.leases]
         self._held.update({one.lease.id: one for one in held})
         if held:
-            await self._take(held, claimed_at)
+            await self._take(held, claimed_at, claim.assignment)
         return claim.taken
+
+    async def _claimed(self, free: Mapping[str, int], suspect: bool) -> Claim:
+        """In two round trips if one statement can do it, else in a transaction."""
+        if not (suspect or self._in_full):
+            async with self._database.connection() as connection:
+                claim = await spans.claim(
+                    connection, self.worker_id, free, self._circuits.held(), plain=self._plain
+                )
+            if not claim.in_full:
+                return claim
+        async with self._database.transaction(durable=False) as tx:
+            claim = await spans.claim(tx, self.worker_id, free, self._circuits.held(), suspect=suspect)
+        self._in_full = not self._in_full and bool(
+            claim.taken
+        )  # the next of many like it, without asking first
+        return claim
 
     def _free(self) -> dict[str, int]:
         """How many items of each processor could start now, and a few more if they start and end in no time."""
@@ -168,10 +204,12 @@ class Items:
         if len(self._held) > 2 * self._concurrency or not self._running:
             self._held = {i: held for i, held in self._held.items() if held.remaining > 0}
 
-    async def _take(self, claimed: Sequence[HeldLease], claimed_at: float) -> None:
+    async def _take(
+        self, claimed: Sequence[HeldLease], claimed_at: float, assignment: Assignment | None
+    ) -> None:
         """Make the items of these leases, which are of one batch, ready to run."""
         try:
-            job = await self._job(claimed[0].lease.batch_id)
+            job = await self._job(claimed[0].lease.batch_id, assignment)
         except Exception:
             self._give_back(claimed)
             raise
@@ -179,6 +217,9 @@ class Items:
             for held in claimed:
                 self._held.pop(held.lease.id, None)
             return
+        self._begin(claimed, job, claimed_at)
+
+    def _begin(self, claimed: Sequence[HeldLease], job: Job, claimed_at: float) -> None:
         if job.circuit and not job.circuit.admits(claimed[0].lease.probing, claimed_at):
             self._give_back(claimed)
             return
@@ -187,31 +228,79 @@ class Items:
         self._ready.extend(works)
         self._wake(WOKEN)
 
-    async def _job(self, batch_id: UUID) -> Job | None:
+    async def _job(self, batch_id: UUID, assignment: Assignment | None) -> Job | None:
         """None: the batch has been deleted."""
         if (known := self._jobs.get(batch_id)) is not None:
             self._jobs.move_to_end(batch_id)
             return known
-        async with self._database.connection() as connection:
-            assignment = await assignments.load(connection, batch_id)
         if assignment is None:
-            return None
+            async with self._database.connection() as connection:
+                assignment = await assignments.load(connection, batch_id)
+        return None if assignment is None else self._prepared(assignment)
+
+    def _prepared(self, assignment: Assignment) -> Job:
         processor = self._processors[assignment.processor]
         name = assignment.circuit
         circuit = None if name is None else self._circuits.of(assignment.tenant_id, name)
         job = prepared(assignment, processor, self._services, circuit)
         if assignment.upstream is not None:  # a retry may bring another key, and none is to outlive its use
             return job
-        self._jobs[batch_id] = job
+        self._jobs[assignment.batch_id] = job
         if len(self._jobs) > JOBS_KEPT:
             self._jobs.popitem(last=False)
         return job
 
     def _hold(self, job: Job, count: int) -> None:
         """So many more, or fewer, are claimed and without a verdict."""
-        self._in_hand[job.assignment.processor] += count
-        if job.circuit:
-            job.circuit.in_hand += count
+        self._hold_slots(job.assignment.processor, job.circuit, count)
+
+    def _hold_slots(self, processor: str, circuit: Circuit | None, count: int) -> None:
+        self._in_hand[processor] += count
+        if circuit:
+            circuit.in_hand += count
+
+    # --- batches that are born leased (worker/births.py) ---
+
+    def offer(self, tenant_id: UUID, processor: str, circuit_name: str | None, most: int) -> Offer | None:
+        """Hold so many of the slots that are free for a batch that is being made, at most `most`: what a claim would be
+        told now. None if a claim would take nothing, or is under way and may take them. Ends with `take_born` or
+        `withdraw`."""
+        if self._closed or self._in_doubt or not self._trusted() or not self._isolation.is_idle:
+            return None
+        free = self._free() if self._recorder.backlog < FULL else {}
+        slots = min(most, free.get(processor, 0))
+        circuit = None if circuit_name is None else self._circuits.of(tenant_id, circuit_name)
+        if circuit is not None:
+            slots = 0 if circuit.is_open else min(slots, circuit.slots)
+        if slots <= 0:
+            return None
+        self._unborn += 1
+        self._hold_slots(processor, circuit, slots)
+        return Offer(self.worker_id, processor, slots, free | {processor: slots}, circuit)
+
+    def withdraw(self, offer: Offer, used: int = 0) -> None:
+        """`used`: so many of the slots are going to be."""
+        self._unborn -= 1
+        self._hold_slots(offer.processor, offer.circuit, -offer.slots)
+        if used < offer.slots:
+            self.news.set()  # a claim may have found none meanwhile
+
+    def take_born(self, offer: Offer, lease: Lease, assignment: Assignment, leased_at: float) -> None:
+        """What was leased on an offer, and has committed: start it. What may not start any more goes back; what this worker
+        had under the identity it was declared dead with is others'."""
+        self.withdraw(offer, len(lease.items))
+        if offer.worker_id != self.worker_id:
+            return
+        held = HeldLease(lease, len(lease.items))
+        self._held[lease.id] = held
+        if self._closed or not self._trusted():
+            self._give_back([held])
+        else:
+            self._begin([held], self._prepared(assignment), leased_at)
+
+    def doubt(self) -> None:
+        """Whether the transaction that made a lease has committed is not known: the next claim finds out."""
+        self._in_doubt = True
 
     # --- running ---
 
@@ -392,9 +481,10 @@ class Items:
 
     async def drain(self, hurry: asyncio.Event, grace_seconds: float) -> None:
         """Give back what has not started; wait for what runs, at most the grace; then interrupt and give back the rest."""
+        self._closed = True
         self._return_ready()
         until = self._loop.time() + grace_seconds
-        while self._running and not hurry.is_set() and self._loop.time() < until:
+        while (self._running or self._unborn) and not hurry.is_set() and self._loop.time() < until:
             await first_of(hurry, seconds=0.02)
         self._ending = True
         for slot in self._slots:

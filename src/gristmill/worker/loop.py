@@ -16,12 +16,27 @@ Step = Callable[[], Awaitable[int]]
 async def keep_taking(
     name: str, step: Step, *, news: asyncio.Event, stop: asyncio.Event, idle_seconds: float
 ) -> None:
-    """Take steps until `stop`. A step that did nothing, or broke, is followed by a wait of `idle_seconds` ± 50 %."""
-    while not stop.is_set():
-        news.clear()  # before the step looks, so that news arriving meanwhile is not lost
-        done = await guarded(name, step)
-        if done == 0 and not stop.is_set():
-            await first_of(news, stop, seconds=idle_seconds * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+    """Take steps until `stop`. A step that did nothing, or broke, is followed by a wait of `idle_seconds` ± 50 %, or for `news`,
+    which are of this loop alone."""
+    stopped = asyncio.ensure_future(stop.wait())
+    stopped.add_done_callback(lambda _: news.set())
+    try:
+        while not stop.is_set():
+            news.clear()  # before the step looks, so that news arriving meanwhile is not lost
+            done = await guarded(name, step)
+            if done == 0 and not stop.is_set():
+                await _wait(news, idle_seconds * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+    finally:
+        stopped.cancel()
+
+
+async def _wait(news: asyncio.Event, seconds: float) -> None:
+    """On news, whoever waits goes on in the next round of the loop: a task for each event would take four more."""
+    timer = asyncio.get_running_loop().call_later(seconds, news.set)
+    try:
+        await news.wait()
+    finally:
+        timer.cancel()
 
 
 async def guarded(name: str, step: Step) -> int:

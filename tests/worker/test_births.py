@@ -1,0 +1,395 @@
+"""Batches that are born leased start at once, whatever happens between their transaction and their start."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from factories import TENANT, get, make_batch, sql, turn, violations, waiting
+from gristmill.db import Database
+from gristmill.domain.errors import Conflict
+from gristmill.domain.ids import uuid7
+from gristmill.domain.states import TERMINAL, BatchStatus
+from gristmill.metrics import REGISTRY
+from gristmill.store import batches
+from gristmill.store.batches import Changes, NewBatch, NewItem
+from gristmill.worker import Worker
+from mill import Scripted, eventually, working
+
+NEVER = 3600.0  # no poll finds what is not told
+PATIENT = 60.0  # no worker is thought dead because the machine is busy
+Between = Callable[[UUID], Awaitable[object]]
+
+
+class Unheard(Exception):
+    """The answer to the COMMIT did not come."""
+
+
+def gates(count: int, do: str = "gate") -> list[NewItem]:
+    return [NewItem(f"item-{n}", f'{{"do":"{do}"}}') for n in range(count)]
+
+
+async def bear(
+    database: Database,
+    worker: Worker,
+    items: list[NewItem],
+    *,
+    between: Between | None = None,
+    broken: bool = False,
+    **more: Any,
+) -> UUID:
+    """As the API makes a batch. `between` its commit and its start; `broken`: the transaction comes to nothing."""
+    new = NewBatch(uuid7(), TENANT, "noop", "{}", **more)
+    with worker.births.of(new, items) as birth:
+        async with database.transaction() as tx:
+            await batches.create(tx, new, items)
+            await birth.lease(tx)
+            if broken:
+                raise Unheard
+        if between is not None:
+            await between(new.id)
+        if birth.start():
+            worker.wake()
+    return new.id
+
+
+async def unheard(_: UUID) -> None:
+    raise Unheard
+
+
+async def ended(database: Database, batch_id: UUID) -> None:
+    async def is_terminal() -> bool:
+        return (await get(database, batch_id)).status in TERMINAL
+
+    await eventually(is_terminal)
+
+
+async def at_gate(scripted: Scripted, count: int) -> None:
+    async def there() -> bool:
+        return scripted.at_gate == count
+
+    await eventually(there)
+
+
+async def idle(worker: Worker) -> None:
+    """Its first claim has found nothing, and it looks for no other before it is told."""
+
+    async def waits() -> bool:
+        items = worker._items
+        return items.worker_id != 0 and not items._in_doubt and not items.news.is_set()
+
+    await eventually(waits)
+
+
+async def looked() -> None:
+    """The worker has taken another step of its claiming."""
+
+    def at() -> float:
+        name, labels = "gristmill_loop_last_step_timestamp_seconds", {"loop": "items"}
+        return REGISTRY.get_sample_value(name, labels) or 0.0
+
+    before = at()
+
+    async def later() -> bool:
+        return at() > before
+
+    await eventually(later)
+
+
+async def attempts(database: Database, batch_id: UUID) -> list[int]:
+    return await sql(database, "SELECT attempt FROM result WHERE batch_id = $1 ORDER BY ordinal", batch_id)
+
+
+async def test_what_is_born_leased_starts_without_a_claim(database: Database, scripted: Scripted) -> None:
+    async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER) as worker:
+        await idle(worker)
+
+        async def leased(batch_id: UUID) -> None:
+            assert (await get(database, batch_id)).processing == 3
+            assert scripted.started == []
+
+        batch_id = await bear(database, worker, gates(3), between=leased)
+        await at_gate(scripted, 3)
+        scripted.gate.set()
+        await ended(database, batch_id)
+    assert (await attempts(database, batch_id), set(scripted.runs.values())) == ([1, 1, 1], {1})
+    assert await violations(database) == []
+
+
+async def test_what_has_no_slot_waits_for_a_claim(database: Database, scripted: Scripted) -> None:
+    async with working(
+        database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER, concurrency=2
+    ) as worker:
+        await idle(worker)
+        batch_id = await bear(database, worker, gates(5))
+        await at_gate(scripted, 2)
+        assert await waiting(database, batch_id) == [(2, 4)]
+        scripted.gate.set()
+        await ended(database, batch_id)
+    assert sorted(scripted.started) == [0, 1, 2, 3, 4]
+
+
+async def test_slots_are_held_for_one_batch_at_a_time(database: Database, scripted: Scripted) -> None:
+    async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=0.02, concurrency=2) as worker:
+        await idle(worker)
+
+        async def others_come(_: UUID) -> None:
+            second = await bear(database, worker, gates(2))
+            third = await make_batch(database, gates(2))
+            for batch_id in (second, third):
+                assert (await get(database, batch_id)).processing == 0
+            worker.wake()
+
+        first = await bear(database, worker, gates(2), between=others_come)
+        await at_gate(scripted, 2)
+        assert {batch_id for batch_id, _ in scripted.runs} == {first}
+        scripted.gate.set()
+        for batch_id in await sql(database, "SELECT id FROM batch"):
+            await ended(database, batch_id)
+    assert set(scripted.runs.values()) == {1}
+
+
+@pytest.mark.parametrize("loss", ["its chat", "its size", "its fault"])
+async def test_only_plain_items_are_leased(database: Database, scripted: Scripted, loss: str) -> None:
+    items = gates(3)
+    items[1] = {
+        "its chat": NewItem("item-1", '{"do":"gate","history_id":7}', 7),
+        "its size": NewItem("item-1", f'{{"do":"gate","text":"{"x" * 1024 * 1024}"}}'),
+        "its fault": NewItem("item-1", "{}", error='{"type":"bad"}'),
+    }[loss]
+    async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER) as worker:
+        await idle(worker)
+        whole = NewBatch(uuid7(), TENANT, "noop", "{}")
+        with worker.births.of(whole, items) as birth:
+            async with database.transaction() as tx:
+                await batches.create(tx, whole, items)
+                await birth.lease(tx)
+            assert (await get(database, whole.id)).processing == (0 if loss == "its fault" else 1)
+            assert birth.start()
+        worker.wake()
+        scripted.gate.set()
+        await ended(database, whole.id)
+    assert set(scripted.runs.values()) == {1}
+    assert await violations(database) == []
+
+
+async def test_a_commit_that_was_not_acknowledged_starts_nothing_twice(
+    database: Database, scripted: Scripted
+) -> None:
+    async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER) as worker:
+        await idle(worker)
+        with pytest.raises(Unheard):
+            await bear(database, worker, gates(3), between=unheard)
+        await at_gate(scripted, 3)  # by a claim, after the lease that nobody knew was given back
+        scripted.gate.set()
+        [batch_id] = await sql(database, "SELECT id FROM batch")
+        await ended(database, batch_id)
+    assert (await attempts(database, batch_id), set(scripted.runs.values())) == ([1, 1, 1], {1})
+    assert await violations(database) == []
+
+
+async def test_doubt_waits_for_those_whose_lease_is_not_known_yet(
+    database: Database, scripted: Scripted
+) -> None:
+    async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER) as worker:
+        await idle(worker)
+
+        async def another_breaks(_: UUID) -> None:
+            other = NewBatch(uuid7(), TENANT, "noop", "{}")
+            look = asyncio.create_task(looked())
+            with worker.births.of(other, gates(1)) as birth:
+                async with database.transaction() as tx:
+                    await batches.create(tx, other, gates(1))
+                    await birth.lease(tx)
+                assert (await get(database, other.id)).processing == 1
+            await look
+            assert (await get(database, other.id)).processing == 1
+
+        first = await bear(database, worker, gates(2), between=another_breaks)
+        await at_gate(scripted, 2)
+        worker.wake()
+        await at_gate(scripted, 3)
+        scripted.gate.set()
+        await ended(database, first)
+    assert set(scripted.runs.values()) == {1}
+
+
+async def test_a_create_that_comes_to_nothing_gives_its_slots_back(
+    database: Database, scripted: Scripted
+) -> None:
+    async with working(
+        database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER, concurrency=2
+    ) as worker:
+        await idle(worker)
+        with pytest.raises(Unheard):
+            await bear(database, worker, gates(2), broken=True)
+        await idle(worker)
+        batch_id = await bear(database, worker, gates(2))
+        await at_gate(scripted, 2)
+        scripted.gate.set()
+        await ended(database, batch_id)
+    assert await sql(database, "SELECT count(*) FROM batch") == [1]
+
+
+async def test_a_worker_that_was_declared_dead_before_the_start_starts_nothing(
+    database: Database, scripted: Scripted
+) -> None:
+    scripted.gate.set()
+    async with working(database, scripted, lease_seconds=1.5) as worker:
+        await idle(worker)
+        before = worker._items.worker_id
+
+        async def declared_dead(_: UUID) -> None:
+            await sql(database, "UPDATE worker SET dead = true WHERE id = $1", before)
+
+            async def reborn() -> bool:
+                return worker._items.worker_id != before
+
+            await eventually(reborn)
+
+        batch_id = await bear(database, worker, gates(3), between=declared_dead)
+        await ended(database, batch_id)
+    assert (await attempts(database, batch_id), set(scripted.runs.values())) == ([2, 2, 2], {1})
+    assert await violations(database) == []
+
+
+async def test_a_drain_waits_for_the_start_and_gives_everything_back(
+    database: Database, scripted: Scripted
+) -> None:
+    async with working(database, scripted, lease_seconds=PATIENT) as worker:
+        await idle(worker)
+        draining: list[asyncio.Task[None]] = []
+
+        async def told_to_end(_: UUID) -> None:
+            draining.append(asyncio.create_task(worker.drain(20.0)))
+
+            async def closed() -> bool:
+                return worker._items._closed
+
+            await eventually(closed)
+
+        batch_id = await bear(database, worker, gates(3), between=told_to_end)
+        late = await bear(database, worker, gates(1))
+        await draining[0]
+    assert scripted.started == []
+    assert await waiting(database, batch_id) == [(0, 0), (1, 1), (2, 2)]
+    assert await waiting(database, late) == [(0, 0)]
+    assert await sql(database, "SELECT DISTINCT attempts, losses FROM span") == [(0, 0)]
+    assert await sql(database, "SELECT count(*) FROM lease") == [0]
+    assert await violations(database) == []
+
+
+async def test_what_was_leased_before_a_pause_is_in_flight(database: Database, scripted: Scripted) -> None:
+    """As what a claim has taken is; and a cancelled batch ends with it."""
+    async with working(
+        database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER, concurrency=2
+    ) as worker:
+        await idle(worker)
+        paused = await bear(
+            database, worker, gates(3), between=lambda batch_id: turn(database, batches.pause, batch_id)
+        )
+        await at_gate(scripted, 2)
+        batch = await get(database, paused)
+        assert (batch.status, batch.processing, batch.pending) == (BatchStatus.PAUSED, 2, 1)
+        scripted.gate.set()
+
+        async def recorded() -> bool:
+            return (await get(database, paused)).success == 2
+
+        await eventually(recorded)
+        await turn(database, batches.cancel, paused)
+        worker.wake()
+        await ended(database, paused)
+    assert set(scripted.runs.values()) == {1}
+    assert await violations(database) == []
+
+
+# --- in any order ----------------------------------------------------------------------------------------------------
+
+
+class Chances:
+    """What happens to each batch, by a seed."""
+
+    def __init__(self, database: Database, worker: Worker, seed: int, *, deaths: bool) -> None:
+        self.database, self.worker, self.deaths = database, worker, deaths
+        self.random = random.Random(seed)
+        self.paused: set[UUID] = set()
+
+    async def life(self) -> None:
+        await self.moment(20)
+        items = gates(self.random.randint(1, 6), self.random.choice(["succeed", "succeed", "retry", "wait"]))
+        way = self.random.choice(["born", "born", "born", "born", "unheard", "broken", "claimed"])
+        if way == "claimed":
+            return await self.turned(await make_batch(self.database, items))
+        between = {"born": self.turned, "unheard": unheard}.get(way)
+        most = self.random.choice([None, None, 2])
+        try:
+            batch_id = await bear(
+                self.database,
+                self.worker,
+                items,
+                between=between,
+                broken=way == "broken",
+                max_concurrency=most,
+            )
+        except Unheard:
+            return None
+        return await self.turned(batch_id)
+
+    async def turned(self, batch_id: UUID) -> None:
+        await self.moment(3)
+        what = self.random.choice(["nothing", "nothing", "cancel", "pause", "change", "death"])
+        try:
+            async with self.database.transaction() as tx:
+                if what == "cancel":
+                    await batches.cancel(tx, TENANT, batch_id)
+                elif what == "pause":
+                    await batches.pause(tx, TENANT, batch_id)
+                    self.paused.add(batch_id)
+                elif what == "change":
+                    await batches.change(tx, TENANT, batch_id, Changes(max_concurrency=1, priority=50))
+                elif what == "death" and self.deaths:
+                    await tx.execute(
+                        "UPDATE worker SET dead = true WHERE id = $1", self.worker._items.worker_id
+                    )
+                    self.deaths = False
+        except Conflict:  # it has ended
+            pass
+
+    async def moment(self, most: int) -> None:
+        for _ in range(self.random.randint(0, most)):
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(("seed", "deaths"), [(1, False), (2, False), (3, True), (4, True)])
+async def test_whatever_happens_to_batches_at_their_birth_all_adds_up(
+    database: Database, scripted: Scripted, seed: int, deaths: bool
+) -> None:
+    """A worker drains in the middle of it; the next does what is left."""
+    patience = 2.0 if deaths else PATIENT
+    async with working(database, scripted, concurrency=6, lease_seconds=patience) as worker:
+        chances = Chances(database, worker, seed, deaths=deaths)
+        lives = [asyncio.create_task(chances.life()) for _ in range(40)]
+
+        async def half() -> bool:
+            return sum(life.done() for life in lives) >= 20
+
+        await eventually(half)
+    await asyncio.gather(*lives)
+    async with working(database, scripted, concurrency=6, lease_seconds=patience):
+        for batch_id in chances.paused:
+            if (await get(database, batch_id)).status is BatchStatus.PAUSED:
+                await turn(database, batches.resume, batch_id)
+        for batch_id in await sql(database, "SELECT id FROM batch"):
+            await ended(database, batch_id)
+    assert await violations(database) == []
+    if not deaths:  # nothing is lost, so that nothing is worked on twice without having asked for it
+        asked = await sql(
+            database, "SELECT batch_id, ordinal FROM item WHERE input LIKE '%retry%' OR input LIKE '%wait%'"
+        )
+        runs = {place: count for place, count in scripted.runs.items() if place not in set(asked)}
+        assert set(runs.values()) == {1}
+        assert max(scripted.runs.values()) <= 2
