@@ -14,7 +14,7 @@ _PIECE_CHARACTERS = (
 )  # sent at a time, or one row if that is longer: a flush is never there twice as a whole
 
 
-def field(text: str | None) -> str:
+def escaped(text: str | None) -> str:
     """A text of any characters but NUL as a field: what ends a field or a row in it is escaped."""
     if text is None:
         return NULL

@@ -18,7 +18,7 @@ from gristmill.db import Transaction
 from gristmill.domain.outcomes import Turn
 from gristmill.domain.states import ResultStatus
 from gristmill.store import checkpoints, copying, counts, endings, histories, retries, schedules, spans, turns
-from gristmill.store.copying import NULL, field
+from gristmill.store.copying import NULL, escaped
 from gristmill.store.counts import Tally
 
 # Below this many results one INSERT costs less than a COPY (docs/performance.md).
@@ -184,8 +184,8 @@ def _lines(ended: Sequence[Ended]) -> Iterator[str]:
         if e.started_at is not started_at:
             started_at, started = e.started_at, NULL if e.started_at is None else e.started_at.isoformat()
         yield (
-            f"{batch}\t{e.ordinal}\t{int(e.status)}\t{NULL if e.code is None else e.code}\t{e.attempt}\t{field(e.content)}\t"
-            f"{field(e.output)}\t{field(e.error)}\t{field(e.usage)}\t{NULL if e.history_id is None else e.history_id}\t"
+            f"{batch}\t{e.ordinal}\t{int(e.status)}\t{NULL if e.code is None else e.code}\t{e.attempt}\t{escaped(e.content)}\t"
+            f"{escaped(e.output)}\t{escaped(e.error)}\t{escaped(e.usage)}\t{NULL if e.history_id is None else e.history_id}\t"
             f"{NULL if e.conversation_id is None else e.conversation_id}\t{started}\n"
         )
 
