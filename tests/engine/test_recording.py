@@ -13,6 +13,7 @@ from factories import (
     make_worker,
     record,
     retry,
+    sql,
     success,
     turn,
     violations,
@@ -146,4 +147,50 @@ async def test_a_retry_ends_with_its_own_code_once_its_batch_is_cancelled(databa
     batch = await get(database, batch_id)
     assert (batch.status, batch.failed, batch.cancelled) == (BatchStatus.CANCELLED, 1, 0)
     assert await events(database, batch_id) == ["cancelled"]
+    assert await violations(database) == []
+
+
+async def test_results_of_any_text_come_back_as_they_were_however_many_are_written_at_once(
+    database: Database,
+) -> None:
+    texts = [
+        "",
+        "\\N",
+        "\\.",
+        "a\tb\nc\rd\r\n",
+        "\\",
+        "\\\\n",
+        "\x01\x1f\x7f\u2028",
+        "é 日本 🙂",
+        '{"a": "\\n\\u0000"}',
+        "x" * 300_000,
+    ]
+    batch_id = await make_batch(database, 60)
+    worker = await make_worker(database)
+    [lease] = await claim(database, worker, 60)
+    ended = [
+        success(lease, n, content=texts[n % len(texts)], output=texts[-n % len(texts)]) for n in range(59)
+    ]
+    ended += [failure(lease, 59)]
+
+    await record(database, worker, Flush({lease.id: 0}, ended), alone=True)
+
+    columns = "ordinal, status, code, attempt, content, output, error, usage, history_id, conversation_id, started_at"
+    rows = await sql(database, f"SELECT {columns} FROM result WHERE batch_id = $1 ORDER BY ordinal", batch_id)
+    assert [tuple(row) for row in rows] == [
+        (
+            e.ordinal,
+            e.status,
+            e.code,
+            e.attempt,
+            e.content,
+            e.output,
+            e.error,
+            None,
+            None,
+            None,
+            lease.started_at,
+        )
+        for e in ended
+    ]
     assert await violations(database) == []

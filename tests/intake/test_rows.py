@@ -1,5 +1,6 @@
 """Uploaded files, record by record: JSON Lines and CSV as people write them, and as they should not."""
 
+import json
 import random
 import tracemalloc
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from pydantic import BaseModel, RootModel
 from gristmill.intake import csv, jsonl
 from gristmill.intake.columns import Columns
 from gristmill.intake.rows import MAX_LINE_BYTES, Row
+from gristmill.intake.source import TAKEN_SIZE, FileOptions, take
 
 
 class Given(BaseModel):
@@ -230,3 +232,18 @@ def test_a_hundred_thousand_rows_are_read_in_bounded_memory(path: Path) -> None:
     tracemalloc.stop()
     assert count == 100_000
     assert peak < 1_000_000
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "openai"])
+def test_of_large_records_few_are_taken_at_a_time(path: Path, form: Any) -> None:
+    text = "x" * 700_000
+    request = json.dumps({"custom_id": "a", "method": "POST", "url": "/u", "body": {"text": text}})
+    records = f"a,{text}\n" * 7
+    path.write_text(f"custom_id,text\n{records}" if form == "csv" else f"{request}\n" * 7)
+    rows = FileOptions(format=form, url="/u").rows(path, Anything)
+
+    sizes = [len(some) for some in iter(lambda: take(rows, 500), [])]
+
+    assert sum(sizes) == 7
+    assert max(sizes) * len(text) < TAKEN_SIZE + 2 * len(text)
+    assert all(row.request for row in FileOptions(format=form, url="/u").rows(path, Anything))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import orjson
 import pytest
 
 import factories
@@ -16,6 +17,8 @@ from gristmill.db import Database
 from gristmill.domain.errors import Conflict
 from gristmill.domain.ids import uuid7
 from gristmill.domain.states import BatchStatus
+from gristmill.intake import source
+from gristmill.intake.rows import Row
 from gristmill.intake.source import FileOptions
 from gristmill.net.session import HttpSession
 from gristmill.processors.base import Services
@@ -114,6 +117,17 @@ async def test_nothing_of_a_batch_can_start_before_its_file_is_ingested_and_then
     assert [item.custom_id for item in lease.items] == [f"c-{n}" for n in range(1203)]
     assert lease.items[7].input == '{"text":"7"}'
     assert await mill.ingests.step() == 0
+
+
+async def test_custom_ids_and_inputs_of_any_text_are_kept_as_they_are(mill: Mill, database: Database) -> None:
+    texts = ["\\N", "\\.", "a\tb\nc\rd", "\\", "\\\\t", "\x01\x7f\u2028", "é 日本 🙂"]
+    content = b"\n".join(orjson.dumps({"custom_id": text, "input": {"text": text}}) for text in texts)
+    await mill.batch(content, len(texts))
+    assert await mill.ingests.step() == 1
+
+    [lease] = await factories.claim(database, await factories.make_worker(database), 100)
+    kept = [(item.custom_id, orjson.loads(item.input)["text"]) for item in lease.items]
+    assert kept == [(text, text) for text in texts]
 
 
 async def test_a_csv_file_becomes_a_batch(mill: Mill, database: Database) -> None:
@@ -237,6 +251,29 @@ async def test_what_is_being_ingested_cannot_be_seen(mill: Mill, database: Datab
     held.go.set()
     await step
     assert await count(database, "item", batch_id) == 600
+
+
+async def test_the_next_records_are_read_while_others_are_being_stored(
+    mill: Mill, database: Database, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, taken, reads = asyncio.get_running_loop(), asyncio.Event(), 0
+
+    def take(*arguments: Any) -> list[Row]:
+        nonlocal reads
+        reads += 1
+        if reads == 2:
+            loop.call_soon_threadsafe(taken.set)
+        return source.take(*arguments)
+
+    monkeypatch.setattr("gristmill.intake.ingest.take", take)
+    batch_id = await mill.batch(lines(2600), 2600)
+    step = asyncio.create_task(mill.ingests.step())
+    await held.reached.wait()
+    async with asyncio.timeout(60):
+        await taken.wait()
+    held.go.set()
+    await step
+    assert await count(database, "item", batch_id) == 2600
 
 
 async def test_a_process_that_ends_in_the_middle_leaves_nothing_and_the_next_one_begins_anew(

@@ -85,7 +85,7 @@ def _row(number: int, line: int, cells: Sequence[str], width: int, columns: Colu
     for cell in cells:
         if found := _unstorable(cell):
             return unreadable(line, *found)
-    return Row(line, columns.request(number, cells))
+    return Row(line, columns.request(number, cells), None, sum(map(len, cells)))
 
 
 def _unstorable(cell: str) -> tuple[str, str] | None:

@@ -64,8 +64,8 @@ def _value(text: bytes, levels: int = MAX_DEPTH) -> Any:
     if len(text) > _AT_ONCE_BYTES:
         _check_piece(text)
     value = _loads(text)
-    if type(value) is dict or type(value) is list:
-        check_depth(value, levels)
+    if (type(value) is dict or type(value) is list) and text.count(b"{") + text.count(b"[") > levels:
+        check_depth(value, levels)  # fewer brackets make no more levels: most lines of a file end here
     if _NUL in text and _holds_nul(value):
         raise _refusal("nul_character", "the character NUL (\\u0000) cannot be stored")
     if _LONG_NUMBER in text.translate(_DIGITS):

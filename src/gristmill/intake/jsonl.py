@@ -24,7 +24,7 @@ def rows(path: Path) -> Iterator[Row]:
 
 def _row(line: int, text: bytes) -> Row:
     try:
-        return Row(line, json.parse(text, dict))
+        return Row(line, json.parse(text, dict), None, len(text))
     except Invalid as refused:
         [problem] = refused.problems
         return unreadable(line, problem.code, problem.detail)

@@ -24,4 +24,4 @@ def _request(row: Row, url: str) -> Row:
     request = {"input": given["body"]}
     if "custom_id" in given:
         request["custom_id"] = given["custom_id"]
-    return Row(row.line, request)
+    return Row(row.line, request, None, row.size)

@@ -1,7 +1,6 @@
 """Where a batch's items come from when they are not in the request, and the reading of it, record by record."""
 
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +13,7 @@ from gristmill.intake.rows import Row
 
 Format = Literal["jsonl", "csv", "openai"]
 Delimiter = Literal[",", ";", "\t", "|"]
+TAKEN_SIZE = 2 * 1024 * 1024  # of text; with more, no further record is taken up
 
 
 class FileOptions(BaseModel):
@@ -62,5 +62,13 @@ class NotReadable(Exception):
 
 
 def take(rows: Iterator[Row], most: int) -> list[Row]:
-    """The next records; [] means that there are no more. To be called in a thread: it reads from the disk."""
-    return list(islice(rows, most))
+    """The next records, fewer where they are large; [] means that there are no more. To be called in a thread: it reads from
+    the disk."""
+    taken: list[Row] = []
+    size = 0
+    for row in rows:
+        taken.append(row)
+        size += row.size
+        if len(taken) == most or size >= TAKEN_SIZE:
+            break
+    return taken

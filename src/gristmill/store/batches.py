@@ -17,7 +17,18 @@ from gristmill.domain.errors import Conflict, Gone, NotFound
 from gristmill.domain.limits import Budget, FailureThreshold, LimitAction
 from gristmill.domain.states import TERMINAL, BatchStatus, Ending
 from gristmill.domain.webhooks import Hook, as_json
-from gristmill.store import announcements, endings, histories, limits, quotas, rejects, retention, schedules
+from gristmill.store import (
+    announcements,
+    copying,
+    endings,
+    histories,
+    limits,
+    quotas,
+    rejects,
+    retention,
+    schedules,
+)
+from gristmill.store.copying import NULL, escaped
 from gristmill.store.counts import faded
 from gristmill.store.quotas import Quotas
 
@@ -368,19 +379,21 @@ async def bring(tx: Transaction, batch_id: UUID, upstream: NewUpstream) -> None:
     await tx.execute(statement, batch_id, upstream.as_json(), upstream.key, upstream.circuit)
 
 
+_ITEM_COLUMNS = ("batch_id", "ordinal", "custom_id", "history_id", "input", "name")
+
+
 async def add_items(tx: Transaction, batch_id: UUID, first: int, items: Sequence[NewItem]) -> None:
     """Items with the ordinals from `first` on, and the results of those that were refused, uncounted.
 
     Raises UniqueViolationError for a custom id that the batch has already.
     """
-    await tx.copy_records_to_table(
-        "item",
-        columns=("batch_id", "ordinal", "custom_id", "history_id", "input", "name"),
-        records=[
-            (batch_id, ordinal, item.custom_id, item.history_id, item.input, item.name)
-            for ordinal, item in enumerate(items, first)
-        ],
+    batch = str(batch_id)
+    lines = (
+        f"{batch}\t{ordinal}\t{escaped(item.custom_id)}\t{NULL if item.history_id is None else item.history_id}\t"
+        f"{escaped(item.input)}\t{escaped(item.name)}\n"
+        for ordinal, item in enumerate(items, first)
     )
+    await copying.copy(tx, "item", _ITEM_COLUMNS, lines)
     refused = [(ordinal, item.error) for ordinal, item in enumerate(items, first) if item.error is not None]
     if refused:
         await rejects.record(tx, batch_id, refused)

@@ -8,7 +8,7 @@ by ascending batch, then batch and outbox.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,7 +17,8 @@ from uuid import UUID
 from gristmill.db import Transaction
 from gristmill.domain.outcomes import Turn
 from gristmill.domain.states import ResultStatus
-from gristmill.store import checkpoints, counts, endings, histories, retries, schedules, spans, turns
+from gristmill.store import checkpoints, copying, counts, endings, histories, retries, schedules, spans, turns
+from gristmill.store.copying import NULL, escaped
 from gristmill.store.counts import Tally
 
 # Below this many results one INSERT costs less than a COPY (docs/performance.md).
@@ -173,8 +174,24 @@ def _row(e: Ended) -> tuple[Any, ...]:
     )
 
 
+def _lines(ended: Sequence[Ended]) -> Iterator[str]:
+    """As `_row`, for COPY. What neighbours share, because they come from one lease, is put into words once."""
+    batch_id, batch = None, ""
+    started_at, started = None, NULL
+    for e in ended:
+        if e.batch_id is not batch_id:
+            batch_id, batch = e.batch_id, str(e.batch_id)
+        if e.started_at is not started_at:
+            started_at, started = e.started_at, NULL if e.started_at is None else e.started_at.isoformat()
+        yield (
+            f"{batch}\t{e.ordinal}\t{int(e.status)}\t{NULL if e.code is None else e.code}\t{e.attempt}\t{escaped(e.content)}\t"
+            f"{escaped(e.output)}\t{escaped(e.error)}\t{escaped(e.usage)}\t{NULL if e.history_id is None else e.history_id}\t"
+            f"{NULL if e.conversation_id is None else e.conversation_id}\t{started}\n"
+        )
+
+
 async def _copy(tx: Transaction, ended: Sequence[Ended]) -> Sequence[Ended]:
-    await tx.copy_records_to_table("result", columns=_COLUMNS, records=[_row(e) for e in ended])
+    await copying.copy(tx, "result", _COLUMNS, _lines(ended))
     return ended
 
 
@@ -229,15 +246,17 @@ def _waiting(r: Retried) -> spans.Waiting:
 
 
 def _tallies(inserted: Sequence[Ended]) -> dict[UUID, Tally]:
+    """Neighbours are mostly of one batch: `is` costs a tenth of a look-up by UUID."""
     tallies: dict[UUID, Tally] = {}
+    batch_id, started_at, tally = None, None, Tally()
     for e in inserted:
-        tally = tallies.get(e.batch_id)
-        if tally is None:
-            tally = tallies[e.batch_id] = Tally(started_at=e.started_at)
-        elif e.started_at is not None and (tally.started_at is None or e.started_at < tally.started_at):
-            tally.started_at = e.started_at
+        if e.batch_id is not batch_id or e.started_at is not started_at:
+            batch_id, started_at = e.batch_id, e.started_at
+            tally = tallies.setdefault(batch_id, Tally())
+            if tally.started_at is None or (started_at is not None and started_at < tally.started_at):
+                tally.started_at = started_at
         tally.ordinals.append(e.ordinal)
-        if e.status is ResultStatus.SUCCESS:
+        if e.code is None:
             tally.success += 1
         else:
             tally.failed += 1

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 from array import array
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from gristmill.intake.source import FileOptions, NotReadable
 from gristmill.processors.agent_message import AgentMessage, AgentMessageConfig
 from gristmill.processors.base import Processor, Services
 from gristmill.store import batches, ingests
+from gristmill.store.batches import NewItem
 from gristmill.store.ingests import Ingest
 
 MOST_ATTEMPTS = 10  # to reach the storage, some minutes in all
@@ -81,10 +82,11 @@ class Ingests:
         reading = self._reading(ingest)
         stored, failed = 0, array("I")
         async with self._database.transaction(longest_seconds=LONGEST_SECONDS) as tx:
-            async for items in reading.items(path):
-                await batches.add_items(tx, ingest.batch_id, stored, items)
-                failed.extend(number for number, item in enumerate(items, stored) if item.error is not None)
-                stored += len(items)
+            async with aclosing(_ahead(reading.items(path))) as chunks:
+                async for items in chunks:
+                    await batches.add_items(tx, ingest.batch_id, stored, items)
+                    failed.extend(n for n, item in enumerate(items, stored) if item.error is not None)
+                    stored += len(items)
             if stored != ingest.total:
                 detail = f"the file has {stored} requests where {ingest.total} were counted"
                 raise BadSource([Problem("/source/file_id", "wrong_count", detail)])
@@ -148,3 +150,15 @@ class Ingests:
         """Nobody takes it up before so many seconds have passed."""
         async with self._database.transaction() as tx:
             await ingests.extend(tx, ingest, seconds)
+
+
+async def _ahead(chunks: AsyncIterator[list[NewItem]]) -> AsyncGenerator[list[NewItem], None]:
+    """The same; while one is being stored, the next is read and checked: Postgres and this process work side by side."""
+    coming = asyncio.ensure_future(anext(chunks, None))
+    try:
+        while (chunk := await coming) is not None:
+            coming = asyncio.ensure_future(anext(chunks, None))
+            yield chunk
+    finally:
+        coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)

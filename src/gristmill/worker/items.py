@@ -7,7 +7,7 @@ a timeout per item 5.9 (docs/performance.md). One watch ends what runs over its 
 import asyncio
 import logging
 import time
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,14 +20,13 @@ from gristmill.domain.outcomes import Outcome, Retry
 from gristmill.processors.base import Processor, Services
 from gristmill.store import assignments, leases, spans
 from gristmill.store.assignments import Assignment
-from gristmill.store.recording import Ended, Retried
 from gristmill.store.spans import Claim, Lease
 from gristmill.upstream.circuit import CALLER, Caller, Circuit
 from gristmill.worker.circuits import Circuits
 from gristmill.worker.isolation import Isolation, Turn
 from gristmill.worker.loop import first_of
 from gristmill.worker.recorder import FULL, Recorder
-from gristmill.worker.work import HeldLease, Job, Work, excused, prepared, run, settle, timed_out
+from gristmill.worker.work import HeldLease, Job, Load, Work, excused, prepared, run, settle, timed_out
 
 log = logging.getLogger(__name__)
 
@@ -81,14 +80,12 @@ class Items:
         self._trusted = trusted
         self._ready: deque[Work] = deque()
         self._idle: deque[asyncio.Future[None]] = deque()
-        self._running: dict[asyncio.Task[None], tuple[float, Work]] = {}
+        self._running: dict[asyncio.Task[None], float] = {}  # until when, on the loop's clock
         self._overdue: set[asyncio.Task[None]] = set()
         self._slots: set[asyncio.Task[None]] = set()
-        self._in_hand: Counter[str] = Counter()  # by processor: claimed and without a verdict
+        self._loads = {name: Load() for name in processors}
         self._rate = 0.0  # items a second, of late
         self._ended_since = 0
-        self._ended: Counter[tuple[str, int | None]] = Counter()
-        self._requeued: Counter[tuple[str, str]] = Counter()
         self._loop = asyncio.get_running_loop()
         self._rated_at = self._loop.time()
         self._slice_ends = 0.0
@@ -137,9 +134,8 @@ class Items:
         """What has ended is still lost with this process until it is judged and recorded. Nobody waits for what goes on
         although it was interrupted long ago: it may do so forever."""
         long_ago = self._loop.time() - INTERRUPT_SECONDS
-        stubborn = sum(self._running[task][0] < long_ago for task in self._overdue)
-        in_hand = sum(self._in_hand.values()) - stubborn
-        return in_hand > 0 or self._circuits.judging or bool(self._recorder.unacknowledged)
+        stubborn = sum(self._running[task] < long_ago for task in self._overdue)
+        return self._in_hand() > stubborn or self._circuits.judging or bool(self._recorder.unacknowledged)
 
     async def _claim(self, free: Mapping[str, int], *, suspect: bool = False) -> int:
         if self._in_doubt:
@@ -173,18 +169,23 @@ class Items:
         )  # the next of many like it, without asking first
         return claim
 
+    def _in_hand(self) -> int:
+        return sum(load.in_hand for load in self._loads.values())
+
     def _free(self) -> dict[str, int]:
         """How many items of each processor could start now, and a few more if they start and end in no time."""
-        in_hand = sum(self._in_hand.values())
+        in_hand = self._in_hand()
         ahead = min(int(self._rate * AHEAD_SECONDS), AHEAD_MOST)
         free = {}
         for name, processor in self._processors.items():
             slots = self._concurrency - in_hand + ahead
             if processor.uses_upstream:
-                slots = min(self._concurrency - in_hand, self._upstream_concurrency - self._in_hand[name])
+                slots = min(
+                    self._concurrency - in_hand, self._upstream_concurrency - self._loads[name].in_hand
+                )
             if processor.uses_parser:
                 slots = min(
-                    slots, self._concurrency - in_hand, self._parser_concurrency - self._in_hand[name]
+                    slots, self._concurrency - in_hand, self._parser_concurrency - self._loads[name].in_hand
                 )
             if slots > 0:
                 free[name] = slots
@@ -242,7 +243,7 @@ class Items:
         processor = self._processors[assignment.processor]
         name = assignment.circuit
         circuit = None if name is None else self._circuits.of(assignment.tenant_id, name)
-        job = prepared(assignment, processor, self._services, circuit)
+        job = prepared(assignment, self._loads[processor.name], processor, self._services, circuit)
         if assignment.upstream is not None:  # a retry may bring another key, and none is to outlive its use
             return job
         self._jobs[assignment.batch_id] = job
@@ -255,7 +256,7 @@ class Items:
         self._hold_slots(job.assignment.processor, job.circuit, count)
 
     def _hold_slots(self, processor: str, circuit: Circuit | None, count: int) -> None:
-        self._in_hand[processor] += count
+        self._loads[processor].in_hand += count
         if circuit:
             circuit.in_hand += count
 
@@ -335,7 +336,11 @@ class Items:
                 if fresh:
                     self._wake(2)
                     fresh = False
-                await self._run(task, self._ready.popleft(), now)
+                work = self._ready.popleft()
+                if work.job.circuit is None:
+                    self._settle(work, await self._outcome(task, work, now))
+                else:
+                    await self._run_on(work.job.circuit, task, work, now)
 
     def _rest(self) -> asyncio.Future[None]:
         waiting = self._loop.create_future()
@@ -354,13 +359,6 @@ class Items:
         self._slice_ends = self._loop.time() + UNINTERRUPTED_SECONDS
         if not self._slice.done():  # else the end of the worker interrupted whoever waits for it
             self._slice.set_result(None)
-
-    async def _run(self, task: asyncio.Task[None], work: Work, now: float) -> None:
-        circuit = work.job.circuit
-        if circuit is not None:
-            await self._run_on(circuit, task, work, now)
-            return
-        self._settle(work, await self._outcome(task, work, now))
 
     async def _run_on(self, circuit: Circuit, task: asyncio.Task[None], work: Work, now: float) -> None:
         """An item that calls somebody: not while the circuit is open, and judged by how others fare."""
@@ -390,7 +388,7 @@ class Items:
     async def _outcome(
         self, task: asyncio.Task[None], work: Work, now: float, caller: Caller | None = None
     ) -> Outcome:
-        self._running[task] = (now + work.job.assignment.item_timeout_seconds, work)
+        self._running[task] = now + work.job.assignment.item_timeout_seconds
         try:
             return await run(work)
         except asyncio.CancelledError:
@@ -412,7 +410,7 @@ class Items:
     def _settle(self, work: Work, outcome: Outcome) -> None:
         verdict = settle(work, outcome)
         self._recorder.add(work.held, verdict)
-        self._note(work.job.assignment.processor, verdict)
+        work.job.load.note(verdict)
 
     def _slot_is_free(self) -> None:
         """News for the claimer: at once if enough slots are free or nothing runs, else after a moment."""
@@ -429,33 +427,35 @@ class Items:
         """End what runs over its time, judge what had to wait for that, and measure how fast items end of late."""
         self._circuits.review()
         now = self._loop.time()
-        for task, (deadline, _) in list(self._running.items()):
+        for task, deadline in list(self._running.items()):
             if now > deadline and task not in self._overdue:
                 self._overdue.add(task)
                 task.cancel()
         self._measure(now)
         return 0
 
-    def _note(self, processor: str, verdict: Ended | Retried) -> None:
-        """Collected here and published by the watch: a metric costs 2 µs each time, this a tenth."""
-        self._ended_since += 1
-        if isinstance(verdict, Ended):
-            self._ended[processor, verdict.code] += 1
-        else:
-            self._requeued[processor, "waiting" if verdict.waiting else "retry"] += 1
-
     def _measure(self, now: float) -> None:
+        for processor, load in self._loads.items():
+            self._ended_since += self._tell(processor, load)
         elapsed = now - self._rated_at
         if elapsed >= 0.05:
             self._rate = 0.5 * self._rate + 0.5 * self._ended_since / elapsed
             self._ended_since, self._rated_at = 0, now
-        for (processor, code), count in self._ended.items():
-            metrics.items_ended(processor, "success" if code is None else "failed", code, count)
-        for requeued, count in self._requeued.items():
-            metrics.items_requeued(*requeued, count)
-        self._ended.clear()
-        self._requeued.clear()
         metrics.items_in_flight(len(self._running))
+
+    def _tell(self, processor: str, load: Load) -> int:
+        """Answers with how many runs have ended since the last time."""
+        if load.succeeded:
+            metrics.items_ended(processor, "success", None, load.succeeded)
+        for code, count in load.failed.items():
+            metrics.items_ended(processor, "failed", code, count)
+        for reason, count in load.requeued.items():
+            metrics.items_requeued(processor, reason, count)
+        ended = load.succeeded + load.failed.total() + load.requeued.total()
+        load.succeeded = 0
+        load.failed.clear()
+        load.requeued.clear()
+        return ended
 
     # --- the end ---
 

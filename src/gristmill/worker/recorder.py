@@ -80,7 +80,7 @@ class Recorder:
         if held.lease.id not in self._touched:
             self._touched[held.lease.id] = held
             self._some.set()
-        if len(self._ended) == FLUSH_ITEMS or not self.busy():
+        if len(self._ended) >= FLUSH_ITEMS or not self.busy():
             self._enough.set()
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import traceback
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -43,11 +44,31 @@ class HeldLease:
     remaining: int
 
 
+@dataclass(slots=True)
+class Load:
+    """One processor's share of this worker. What has ended is added up here and told by the watch: a metric costs 2 µs each
+    time, this a hundredth."""
+
+    in_hand: int = 0  # items claimed and without a verdict
+    succeeded: int = 0  # since the watch last looked, as the two below
+    failed: Counter[int | None] = field(default_factory=Counter)  # by code
+    requeued: Counter[str] = field(default_factory=Counter)  # by reason
+
+    def note(self, verdict: Ended | Retried) -> None:
+        if isinstance(verdict, Retried):
+            self.requeued["waiting" if verdict.waiting else "retry"] += 1
+        elif verdict.code is None:
+            self.succeeded += 1
+        else:
+            self.failed[verdict.code] += 1
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """What all items of a batch share, ready for use."""
 
     assignment: Assignment
+    load: Load
     processor: Processor[Any, Any]
     config: Any
     read: Callable[[str], Any]  # from JSON to the processor's input model
@@ -64,17 +85,21 @@ class Work:
 
 
 def prepared(
-    assignment: Assignment, processor: Processor[Any, Any], services: Services, circuit: Circuit | None = None
+    assignment: Assignment,
+    load: Load,
+    processor: Processor[Any, Any],
+    services: Services,
+    circuit: Circuit | None = None,
 ) -> Job:
     read = processor.input_model.__pydantic_validator__.validate_json  # model_validate_json costs 1.4 µs more
     try:
         services = _on(circuit, _with_own_upstream(assignment, services))
         config = processor.config_model.model_validate_json(_opened(assignment, services.decrypt))
     except VaultError:
-        return Job(assignment, processor, None, read, services, circuit, _UNREADABLE)
+        return Job(assignment, load, processor, None, read, services, circuit, _UNREADABLE)
     except Exception:  # nearly always a ValidationError; a validator of its own may raise anything
-        return Job(assignment, processor, None, read, services, circuit, _UNFIT)
-    return Job(assignment, processor, config, read, services, circuit, None)
+        return Job(assignment, load, processor, None, read, services, circuit, _UNFIT)
+    return Job(assignment, load, processor, config, read, services, circuit, None)
 
 
 def _on(circuit: Circuit | None, services: Services) -> Services:
@@ -206,7 +231,7 @@ def settle(work: Work, outcome: Outcome) -> Ended | Retried:
     A processor may answer with anything. What would break the flush, and with it the results of others, ends its item.
     """
     try:
-        return _settled(work, outcome)
+        return _succeeded(work, outcome) if type(outcome) is Success else _settled(work, outcome)
     except Exception as error:
         _tell(work, error)
         message = "The processor answered with something that cannot be kept."
