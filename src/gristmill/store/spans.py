@@ -77,16 +77,18 @@ _STARTABLE = """
 _CLAIM = f"""
 WITH free AS (SELECT * FROM unnest($2::text[], $3::int[]) AS free (processor, slots)),
 held AS (SELECT * FROM unnest($4::uuid[], $5::text[], $6::int[]) AS held (tenant_id, circuit, slots)),
+capped AS (SELECT * FROM unnest($8::uuid[], $9::int[]) AS capped (tenant_id, slots)),
 pick AS (
     SELECT next.*, t.batches_started, (SELECT max(started) FROM tenant_schedule) AS tenants_started
     FROM (SELECT * FROM tenant_schedule ORDER BY vtime OFFSET 0) t CROSS JOIN LATERAL (
         SELECT s.batch_id, s.tenant_id, s.weight, s.vtime, s.max_concurrency, s.circuit, c.until IS NOT NULL AS probing,
             least(free.slots, coalesce(s.max_concurrency - running.items, free.slots),
-                held.slots, CASE WHEN c.until IS NOT NULL THEN 1 END)::int AS slots
+                held.slots, capped.slots, CASE WHEN c.until IS NOT NULL THEN 1 END)::int AS slots
         FROM batch_schedule s
         JOIN free ON free.processor = s.processor
         LEFT JOIN circuit c ON c.tenant_id = s.tenant_id AND c.name = s.circuit
         LEFT JOIN held ON held.tenant_id = s.tenant_id AND held.circuit = s.circuit
+        LEFT JOIN capped ON capped.tenant_id = s.tenant_id
         CROSS JOIN LATERAL (
             SELECT CASE WHEN s.max_concurrency IS NOT NULL THEN (
                 SELECT coalesce(sum(l.remaining), 0) FROM lease l WHERE l.batch_id = s.batch_id
@@ -94,7 +96,7 @@ pick AS (
         ) running
         WHERE s.tenant_id = t.tenant_id AND {_STARTABLE}
             AND (s.max_concurrency IS NULL OR s.max_concurrency > running.items)
-            AND (held.slots IS NULL OR held.slots > 0)
+            AND (held.slots IS NULL OR held.slots > 0) AND (capped.slots IS NULL OR capped.slots > 0)
             AND EXISTS (
                 SELECT FROM span w
                 WHERE w.batch_id = s.batch_id AND w.available_at <= now() AND (w.losses >= {SUSPECT_LOSSES}) = $7
@@ -182,11 +184,13 @@ async def claim(
     worker_id: int,
     free: Mapping[str, int],
     held: Sequence[tuple[UUID, str, int]] = (),
+    capped: Sequence[tuple[UUID, int]] = (),
     *,
     suspect: bool = False,
 ) -> Claim:
     """Lease items of one batch to this worker, at most as many as it has free slots for the batch's processor, and for the
-    batch's circuit where `held` has a number for it: (tenant, circuit, slots).
+    batch's circuit where `held` has a number for it: (tenant, circuit, slots); likewise of its tenant: `capped`, whose limits
+    the caller holds (store/service_limits.py).
 
     `suspect`: only such as were there when two workers died. No other claim takes those.
 
@@ -195,8 +199,17 @@ async def claim(
     """
     open_slots = {processor: slots for processor, slots in free.items() if slots > 0}
     tenants, names, slots = (list(column) for column in zip(*held, strict=True)) if held else ([], [], [])
+    limited = [list(column) for column in zip(*capped, strict=True)] if capped else [[], []]
     rows = await tx.fetch(
-        _CLAIM, worker_id, list(open_slots), list(open_slots.values()), tenants, names, slots, suspect
+        _CLAIM,
+        worker_id,
+        list(open_slots),
+        list(open_slots.values()),
+        tenants,
+        names,
+        slots,
+        suspect,
+        *limited,
     )
     if not rows:
         return Claim([], 0)

@@ -6,6 +6,7 @@ a timeout per item 5.9 (docs/performance.md). One watch ends what runs over its 
 
 import asyncio
 import logging
+import random
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -18,13 +19,15 @@ from gristmill import metrics
 from gristmill.db import Database
 from gristmill.domain.outcomes import Outcome, Retry
 from gristmill.processors.base import Processor, Services
-from gristmill.store import assignments, leases, spans
+from gristmill.store import assignments, leases, service_limits, spans
 from gristmill.store.recording import Ended, Retried
+from gristmill.store.service_limits import Left
 from gristmill.upstream.circuit import CALLER, Caller, Circuit
 from gristmill.worker.circuits import Circuits
 from gristmill.worker.isolation import Isolation, Turn
 from gristmill.worker.loop import first_of
 from gristmill.worker.recorder import FULL, Recorder
+from gristmill.worker.shares import Shares
 from gristmill.worker.work import HeldLease, Job, Work, excused, prepared, run, settle, timed_out
 
 log = logging.getLogger(__name__)
@@ -49,6 +52,7 @@ class Items:
         processors: Mapping[str, Processor[Any, Any]],
         recorder: Recorder,
         circuits: Circuits,
+        shares: Shares,
         *,
         concurrency: int,
         upstream_concurrency: int,
@@ -62,6 +66,7 @@ class Items:
         self._processors = processors
         self._recorder = recorder
         self._circuits = circuits
+        self._shares = shares
         self._concurrency = concurrency
         self._upstream_concurrency = upstream_concurrency
         self._parser_concurrency = parser_concurrency
@@ -127,15 +132,25 @@ class Items:
             await self._settle_doubt()
         self._in_doubt = True
         claimed_at = time.monotonic()
+        held = self._circuits.held(work.job.circuit for work in self._ready)
         async with self._database.transaction(durable=False) as tx:
-            claim = await spans.claim(tx, self.worker_id, free, self._circuits.held(), suspect=suspect)
+            left = await service_limits.hold(tx, free) if self._shares.limits_starts else Left(free)
+            claim = await spans.claim(tx, self.worker_id, left.free, held, left.of_tenants, suspect=suspect)
         self._in_doubt = False
+        if left.elsewhere and not claim.taken:
+            self._look_again()
         metrics.claimed(time.monotonic() - claimed_at)
-        held = [HeldLease(lease, len(lease.items)) for lease in claim.leases]
-        self._held.update({one.lease.id: one for one in held})
-        if held:
-            await self._take(held, claimed_at)
+        claimed = [HeldLease(lease, len(lease.items)) for lease in claim.leases]
+        self._held.update({one.lease.id: one for one in claimed})
+        if claimed:
+            await self._take(claimed, claimed_at)
         return claim.taken
+
+    def _look_again(self) -> None:
+        """In a moment: another claim has what limits this one."""
+        if self._linger is None:
+            seconds = LINGER_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+            self._linger = self._loop.call_later(seconds, self._lingered)
 
     def _free(self) -> dict[str, int]:
         """How many items of each processor could start now, and a few more if they start and end in no time."""
@@ -282,6 +297,7 @@ class Items:
             return
         again = lease.waited or lease.attempt > lease.losses + 1
         caller = Caller((lease.batch_id, work.item.ordinal), lease.probing, again)
+        caller.postpone = partial(self._postpone, task)
         began, token = circuit.clock(), CALLER.set(caller)
         try:
             outcome = await self._outcome(task, work, now, caller)
@@ -316,6 +332,12 @@ class Items:
             if task in self._overdue:  # also when the processor went on in spite of it
                 self._overdue.discard(task)
                 task.uncancel()
+
+    def _postpone(self, task: asyncio.Task[None], seconds: float) -> None:
+        """Its item waits for a permit: its time does not run."""
+        if task in self._running:
+            deadline, work = self._running[task]
+            self._running[task] = (deadline + seconds, work)
 
     def _settle_doubtful(self, work: Work, outcome: Retry, is_excused: bool) -> None:
         self._settle(work, excused(outcome) if is_excused else outcome)
