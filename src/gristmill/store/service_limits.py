@@ -11,9 +11,12 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
+import orjson
+
 from gristmill.db import Transaction
 from gristmill.domain.errors import NotFound
 from gristmill.domain.ids import uuid7
+from gristmill.store.acts import Action, Actor
 
 Kind = Literal["tenant", "processor", "upstream"]
 
@@ -97,23 +100,48 @@ SELECT l.id, l.kind, l.name, l.max_in_flight, l.requests_per_minute, l.tokens_pe
         SELECT sum(granted) FROM upstream_share s JOIN worker w ON w.id = s.worker_id
         WHERE s.limit_id = l.id AND NOT w.dead AND l.max_in_flight IS NOT NULL
     ) AS granted
-FROM service_limit l WHERE ($1::text IS NULL OR l.kind = $1) AND ($2::text IS NULL OR l.name = $2) ORDER BY l.kind, l.name
-LIMIT $3 OFFSET $4
+FROM service_limit l
 """
+_PAGE = (
+    f"{_USE} WHERE $3::text IS NULL OR (l.kind, l.name) > ($3, $4) ORDER BY l.kind, l.name LIMIT $1 OFFSET $2"
+)
 
 
-async def page(tx: Transaction, *, limit: int, offset: int = 0) -> tuple[list[Use], int]:
-    """By kind and name, with what is in use, and how many there are."""
+async def page(
+    tx: Transaction, *, limit: int, offset: int = 0, after: tuple[str, str] | None = None
+) -> tuple[list[Use], int]:
+    """By kind and name, with what is in use, and how many there are. `after`: only those behind that one."""
     total: int = await tx.fetchval("SELECT count(*) FROM service_limit")
-    return [_use(dict(row)) for row in await tx.fetch(_USE, None, None, limit, offset)], total
+    rows = await tx.fetch(_PAGE, limit, offset, *(after or (None, None)))
+    return [_use(dict(row)) for row in rows], total
 
 
 async def get(tx: Transaction, kind: str, name: str) -> Use:
     """Raises NotFound."""
-    row = await tx.fetchrow(_USE, kind, name, 1, 0)
+    row = await tx.fetchrow(f"{_USE} WHERE l.kind = $1 AND l.name = $2", kind, name)
     if row is None:
         raise NotFound("no such limit")
     return _use(dict(row))
+
+
+_ACT = """
+INSERT INTO audit_entry (
+    id, tenant_id, action, target_id, actor_kind, actor_id, actor_name, address, request_id, details
+) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::jsonb)
+"""
+
+
+async def note(tx: Transaction, actor: Actor, tenant_id: UUID, action: Action, limit: Limit) -> None:
+    """For the log of administrative acts (store/acts.py), in that of the tenant who did it."""
+    details = {
+        "name": limit.name,
+        "kind": limit.kind,
+        "max_in_flight": limit.max_in_flight,
+        "requests_per_minute": limit.requests_per_minute,
+        "tokens_per_minute": limit.tokens_per_minute,
+    }
+    who = (actor.kind, actor.id, actor.name, actor.address, actor.request_id)
+    await tx.execute(_ACT, uuid7(), tenant_id, action, limit.id, *who, orjson.dumps(details).decode())
 
 
 def _use(row: dict[str, object]) -> Use:
