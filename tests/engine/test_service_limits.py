@@ -9,7 +9,7 @@ import pytest
 from factories import TENANT, all_of, get, lose, make_batch, make_worker, record, sql, violations
 from gristmill.db import Database
 from gristmill.domain.errors import NotFound
-from gristmill.store import service_limits, shares, spans
+from gristmill.store import depth, service_limits, shares, spans
 from gristmill.store.shares import Demand
 from gristmill.store.spans import Lease
 from statements import HeardDatabase
@@ -127,6 +127,24 @@ async def test_a_limit_that_another_claim_holds_is_passed_over_and_nobody_waits_
     assert left.elsewhere
     assert [lease.batch_id for lease in taken.leases] == [theirs]
     assert items(await limited_claim(database, worker)) == 5
+
+
+async def test_what_a_limit_keeps_from_starting_is_nothing_that_more_workers_would_start(
+    database: Database,
+) -> None:
+    await make_batch(database, 10)
+    await limit(database, "tenant", "mine", 5)
+
+    async def startable() -> int:
+        async with database.connection() as connection:
+            [one] = await depth.queue(connection)
+        return one.startable
+
+    assert await startable() == 10
+    leases = await limited_claim(database, worker := await make_worker(database))
+    assert await startable() == 0
+    await record(database, worker, all_of(leases))
+    assert await startable() == 5
 
 
 async def test_nobody_looks_again_for_a_limited_tenant_that_wants_nothing(database: Database) -> None:

@@ -153,6 +153,11 @@ async def all_(tx: Transaction) -> list[Limit]:
     return [Limit(**row) for row in await tx.fetch(f"SELECT {_COLUMNS} FROM service_limit")]
 
 
+# Those under which nothing more may start just now.
+FULL = f"""
+    SELECT u.kind, u.name, t.id AS tenant_id FROM ({_USE}) u LEFT JOIN tenant t ON u.kind = 'tenant' AND t.name = u.name
+    WHERE u.in_flight >= u.max_in_flight
+"""
 # Of the batch `b`: what limit of the whole service keeps more of it from starting, in the words of `batches.Batch`; or NULL.
 REACHED = """(
     SELECT CASE

@@ -91,6 +91,7 @@ class Permits:
         self._waiting: deque[_Waiter] = deque()
         self._peaks = (0, 0)  # most that called or waited, since the last asking and before it
         self._begun = (0, 0.0)  # calls and tokens since the last asking
+        self._pace = 0.0  # calls a second, of late
         self._asked_at = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
         self._wants = False
@@ -112,7 +113,7 @@ class Permits:
         if self.limits.requests_per_minute is not None:
             rooms.append(max(1, int(AHEAD_SECONDS * self.limits.requests_per_minute / 60)))
         if self.limits.tokens_per_minute is not None and not rooms:
-            rooms.append(LEAST_AHEAD)
+            rooms.append(max(LEAST_AHEAD, int(AHEAD_SECONDS * self._pace)))
         return max(0, min(rooms) - self.waiting - fresh)
 
     # --- one call ---
@@ -231,8 +232,9 @@ class Permits:
         tokens of the first. Begins a new window."""
         calls, tokens = self._begun
         waiting = sum(waiter.tokens for waiter in self._waiting)
-        passed = min(max(self._clock() - self._asked_at, ASK_SECONDS), SLICE_SECONDS)
+        passed = max(self._clock() - self._asked_at, ASK_SECONDS)
         ahead = 0.0 if self._waiting else SLICE_SECONDS / passed
+        self._pace = 0.5 * self._pace + 0.5 * calls / passed
         self._begun, self._peaks, self._asked_at = (0, 0.0), (0, self._peaks[0]), self._clock()
         self._wants, self._said_waiting = False, bool(self._waiting)
         least = self._waiting[0].tokens if self._waiting else 0.0
