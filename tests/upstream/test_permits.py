@@ -102,6 +102,19 @@ async def test_who_waits_too_long_gives_up_and_all_waits_of_an_item_count(
         await one.enter(0)
 
 
+async def test_while_postgres_is_asked_no_more_calls_go_on_than_it_is_told() -> None:
+    one = made(in_flight=10)
+    one.share = 10
+    await one.enter(0)
+    one.freeze()
+    waiting = asyncio.create_task(one.enter(0))
+    await turns()
+    assert (one.calling, one.waiting) == (1, 1)
+    one.leave()
+    await waiting  # one that ends makes room for another
+    assert one.calling == 1
+
+
 async def test_what_was_taken_in_advance_lapses() -> None:
     clock = Clock()
     one = made(clock, requests_per_minute=600)
