@@ -219,6 +219,22 @@ async def test_the_share_of_a_worker_that_dies_comes_back_and_is_nobodys_until_t
     assert (await get(database, batch_id)).failed == 0
 
 
+async def test_what_is_not_used_any_more_is_given_back_also_of_an_endpoint_that_nobody_remembers(
+    database: Database, llm: FakeLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gristmill.worker.circuits.KEPT", 0)
+    monkeypatch.setattr("gristmill.worker.items.JOBS_KEPT", 0)
+    await limit(database, "upstream", "model", 6)
+    async with workers(database, llm, 1):
+        await ended(database, await make(database, 40))
+
+        async def all_given_back() -> bool:
+            return await granted(database) == 0
+
+        assert await sql(database, "SELECT count(*) FROM upstream_share") == [1]
+        await eventually(all_given_back)
+
+
 async def test_a_worker_that_leaves_gives_its_share_back_at_once(database: Database, llm: FakeLLM) -> None:
     await limit(database, "upstream", "model", 6)
     async with workers(database, llm, 1):

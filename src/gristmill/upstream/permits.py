@@ -95,7 +95,7 @@ class Permits:
         self._asked_at = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
         self._wants = False
-        self._said_waiting = False  # to Postgres, when it was last asked
+        self._was_busy = False  # as Postgres was told when it was last asked
 
     @property
     def waiting(self) -> int:
@@ -209,12 +209,16 @@ class Permits:
         """All that was granted is others' now."""
         self.share, self.requests, self.tokens = 0, 0.0, 0.0
 
-    def due(self, idle_seconds: float) -> bool:
-        """Whether to ask now: somebody waits, or there is something to give back and the last asking is so long ago."""
-        concerned = self.calling or self._waiting or self.share or self.overdrawn or self._said_waiting
-        return self.limits.some and (
-            self._wants or (bool(concerned) and self._clock() - self._asked_at >= idle_seconds)
+    @property
+    def concerned(self) -> bool:
+        """Whether there is something to ask for, or to give back."""
+        return self.limits.some and bool(
+            self.calling or self._waiting or self.share or self.overdrawn or self._was_busy
         )
+
+    def due(self, idle_seconds: float) -> bool:
+        """Whether to ask now: somebody waits, or the last asking is so long ago."""
+        return self.concerned and (self._wants or self._clock() - self._asked_at >= idle_seconds)
 
     def freeze(self) -> None:
         """While Postgres is asked, no more calls go on than do now: so many are not given back."""
@@ -236,7 +240,7 @@ class Permits:
         ahead = 0.0 if self._waiting else SLICE_SECONDS / passed
         self._pace = 0.5 * self._pace + 0.5 * calls / passed
         self._begun, self._peaks, self._asked_at = (0, 0.0), (0, self._peaks[0]), self._clock()
-        self._wants, self._said_waiting = False, bool(self._waiting)
+        self._wants, self._was_busy = False, bool(self.calling or self._waiting)
         least = self._waiting[0].tokens if self._waiting else 0.0
         return len(self._waiting) + int(calls * ahead), waiting + tokens * ahead, least
 

@@ -43,6 +43,7 @@ class Shares:
         self._limits: dict[str, Limit] = {}  # of endpoints
         self._looked_at = float("-inf")
         self._known: WeakValueDictionary[str, Permits] = WeakValueDictionary()
+        self._kept: set[Permits] = set()  # Postgres knows of something that these have
         self.limits_starts = False  # whether a tenant or a processor is limited
 
     def of(self, name: str) -> Permits:
@@ -72,12 +73,14 @@ class Shares:
         self._limits = {one.name: one for one in found if one.kind == "upstream"}
         for name, permits in list(self._known.items()):
             permits.limit(_limits(self._limits.get(name)))
+        self._kept = {one for one in self._kept if one.concerned}
 
     async def _ask(self, permits: Permits) -> None:
         """Whatever goes wrong on the way, less is used here than Postgres thinks."""
         limit = self._limits.get(permits.name)
         if limit is None or not self._trusted():
             return
+        self._kept.add(permits)
         permits.freeze()
         worker_id, demand = self.worker_id, self._demand(permits)
         taken_at = time.monotonic()
@@ -86,6 +89,7 @@ class Shares:
         if grant is not None and worker_id == self.worker_id:
             permits.overdrawn -= demand.overdrawn
             self._grant(permits, grant, demand, taken_at)
+        (self._kept.add if permits.concerned else self._kept.discard)(permits)
 
     def _demand(self, permits: Permits) -> Demand:
         """What was taken and not used goes back, unless it has lapsed; it is not used from now on."""
