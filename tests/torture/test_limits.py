@@ -12,7 +12,7 @@ from gristmill.db import Database
 from gristmill.store import service_limits
 from torture.test_upstreams import BATCHES, milling, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(500)]
 
 LIMIT = 12  # of three workers with 16 slots each
 

@@ -27,7 +27,7 @@ from mill import Scripted, eventually, working
 
 @pytest.fixture
 async def llm() -> AsyncIterator[FakeLLM]:
-    async with FakeLLM(latency_seconds=0.05) as server:
+    async with FakeLLM(latency_seconds=0.1) as server:
         yield server
 
 
@@ -63,7 +63,7 @@ async def ended(database: Database, *batches: UUID) -> None:
     async def all_terminal() -> bool:
         return all([(await get(database, one)).status in TERMINAL for one in batches])
 
-    await eventually(all_terminal, 20)
+    await eventually(all_terminal, 90)
 
 
 async def granted(database: Database) -> int:
@@ -76,15 +76,15 @@ async def test_several_workers_never_call_more_at_once_than_the_limit_and_use_al
 ) -> None:
     await limit(database, "upstream", "model", 10)
     async with workers(database, llm, 3):
-        await ended(database, await make(database, 300))
+        await ended(database, await make(database, 150))
     assert llm.most_in_flight == 10
-    assert len(llm.requests) == 300
+    assert len(llm.requests) == 150
 
 
 async def test_a_limit_that_is_lowered_raised_and_removed_takes_effect_while_calls_go_on(
     database: Database, llm: FakeLLM
 ) -> None:
-    llm.latency_seconds = 0.02
+    llm.latency_seconds = 0.2  # so that this one loop can begin as many in that time, on a busy machine
     await limit(database, "upstream", "model", 12)
 
     async def reaches(count: int) -> None:
@@ -92,22 +92,22 @@ async def test_a_limit_that_is_lowered_raised_and_removed_takes_effect_while_cal
         llm.most_in_flight, before = llm.in_flight, len(llm.requests)
 
         async def so_many() -> bool:
-            return llm.most_in_flight == count and len(llm.requests) > before + 100
+            return llm.most_in_flight == count and len(llm.requests) > before + 3 * count
 
-        await eventually(so_many, 30)
+        await eventually(so_many, 60)
 
     async def goes_beyond() -> bool:
         return llm.most_in_flight > 20
 
     async with workers(database, llm, 2):
-        batch_id = await make(database, 8000)
+        batch_id = await make(database, 3000)
         await reaches(12)
         await limit(database, "upstream", "model", 3)
 
         async def has_sunk() -> bool:
             return await granted(database) <= 3
 
-        await eventually(has_sunk, 30)
+        await eventually(has_sunk, 60)
         await reaches(3)
         await limit(database, "upstream", "model", 20)
         await reaches(20)
