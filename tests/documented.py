@@ -40,7 +40,8 @@ class Operation:
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
-        anything = "(?s:.*)" if "{custom_id" in self.path else "[^/]+"
+        with_slashes = "{custom_id" in self.path or "/limits/" in self.path
+        anything = "(?s:.*)" if with_slashes else "[^/]+"
         return re.compile(anything.join(re.escape(part) for part in re.split(r"{[a-z_]+}", self.path)))
 
     @property

@@ -70,6 +70,13 @@ _limit_cuts = Gauge(
     ("kind",),
     registry=REGISTRY,
 )
+# Where calls to endpoints are limited for the whole service (upstream/permits.py).
+_permits = Gauge(
+    "gristmill_limited_calls",
+    "Calls under limits of the whole service: granted to this process, used, and waiting for one",
+    ("kind", "state"),
+    registry=REGISTRY,
+)
 _upstream_tokens = Counter(
     "gristmill_upstream_tokens", "Tokens as the provider counts them", ("kind",), registry=REGISTRY
 )
@@ -161,6 +168,11 @@ def circuits(kind: str, open_ones: int, reduced: int, least_limit: int) -> None:
     _circuits_open.labels(kind).set(open_ones)
     _limit_cuts.labels(kind).set(reduced)
     _limit_least.labels(kind).set(least_limit)
+
+
+def permits(kind: str, *, granted: int, used: int, waiting: int) -> None:
+    for state, count in (("granted", granted), ("used", used), ("waiting", waiting)):
+        _permits.labels(kind, state).set(count)
 
 
 def queue(of_processors: Mapping[str, tuple[float, float, float]]) -> None:

@@ -24,6 +24,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    UniqueConstraint,
     Uuid,
     func,
     text,
@@ -455,6 +456,45 @@ circuit = Table(
     # A probe has failed, too, or somebody has asked to be left alone: what failed meanwhile anywhere is excused.
     Column("confirmed", Boolean, nullable=False, server_default=text("false")),
     CheckConstraint("reason IN ('throttled', 'down')", name="reason"),
+)
+
+# What a tenant, a processor or an endpoint may have in all workers together (store/service_limits.py).
+service_limit = Table(
+    "service_limit",
+    metadata,
+    _id(),
+    Column("kind", Text, nullable=False),
+    Column(
+        "name", Text, nullable=False
+    ),  # of the tenant, of the processor; of the circuit (domain/circuits.py)
+    Column("max_in_flight", Integer),  # items of a tenant or a processor, calls to an endpoint
+    Column("requests_per_minute", Integer),
+    Column("tokens_per_minute", Integer),
+    _number("requests_left", Float),  # as of refilled_at: what may be taken at once; it grows at the rate
+    _number("tokens_left", Float),  # likewise; below 0 after a call that used more than a second brings
+    Column("refilled_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("changed_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    UniqueConstraint("kind", "name"),
+    CheckConstraint("kind IN ('tenant', 'processor', 'upstream')", name="kind"),
+    CheckConstraint("num_nonnulls(max_in_flight, requests_per_minute, tokens_per_minute) > 0", name="some"),
+    CheckConstraint(
+        "kind = 'upstream' OR num_nonnulls(requests_per_minute, tokens_per_minute) = 0", name="rates"
+    ),
+    CheckConstraint("least(max_in_flight, requests_per_minute, tokens_per_minute) >= 1", name="positive"),
+    **_HOT,
+)
+
+# What one worker has of an endpoint's max_in_flight: counts as long as the worker lives (store/shares.py).
+upstream_share = Table(
+    "upstream_share",
+    metadata,
+    Column("limit_id", Uuid, primary_key=True),
+    Column("worker_id", BigInteger, primary_key=True),
+    Column("granted", Integer, nullable=False),
+    Column("in_use", Integer, nullable=False),
+    Column("waiting", Integer, nullable=False),  # calls
+    Column("wanted", Integer, nullable=False),
+    **_HOT,
 )
 
 tenant_schedule = Table(

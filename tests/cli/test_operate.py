@@ -44,6 +44,27 @@ def test_keys_are_made_listed_and_revoked(gristmill_on: Command) -> None:
     assert "revoked before" in again.stderr
 
 
+def test_limits_are_set_listed_removed_and_noted(gristmill_on: Command) -> None:
+    assert gristmill_on.call("limits", "list").stdout == "Nothing is limited.\n"
+    made = gristmill_on.call("limits", "set", "upstream", "model", "--in-flight", "1000", "--tokens", "90000")
+    assert made.stdout == "upstream model: 1,000 in flight, 90,000 tokens a minute\n", made.stderr
+    listed = gristmill_on.call("limits", "list").stdout
+    assert listed == "upstream model: 1,000 in flight, 90,000 tokens a minute; 0 in flight\n"
+    for wrong in (
+        ["tenant", "nobody", "--in-flight", "5"],
+        ["upstream", "model"],
+        ["upstream", "x", "--tokens", "1"],
+    ):
+        refused = gristmill_on.call("limits", "set", *wrong)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "Traceback" not in refused.stderr
+    assert gristmill_on.call("limits", "remove", "upstream", "model").stdout == "Removed.\n"
+    assert gristmill_on.call("limits", "remove", "upstream", "model").returncode == 1
+    removed, noted = gristmill_on.call("keys", "log").stdout.splitlines()
+    assert "limit.removed" in removed
+    assert "limit.set" in noted
+
+
 def test_an_unknown_scope_is_refused_with_the_known_ones(gristmill_on: Command) -> None:
     refused = gristmill_on.call("keys", "create", "x", "--scope", "everything")
     assert refused.returncode == 1

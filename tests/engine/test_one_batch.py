@@ -48,6 +48,7 @@ from gristmill.store import (
     retention,
     retries,
     schedules,
+    service_limits,
     spans,
 )  # fmt: skip
 from gristmill.store.batches import NewBatch, NewItem, NewWebhook
@@ -62,7 +63,7 @@ LOOKS_ROUND = "says whether others' items run while this batch waits"
 DUTY = "looks for what is left over or overdue, on behalf of no batch, off the way of an item"
 # By function: why, and in which tables.
 EXCEPTIONS: dict[str, tuple[str, set[str]]] = {
-    "batches.get": (LOOKS_ROUND, {"lease"}),
+    "batches.get": (LOOKS_ROUND, {"batch", "lease"}),
     "endings._shorten": (BY_KEY, {"span"}),
     "endings.clear_leftovers": (DUTY, {"batch", "lease", "span"}),
     "endings.expire": (DUTY, {"batch_schedule", "span"}),
@@ -80,6 +81,7 @@ EXCEPTIONS: dict[str, tuple[str, set[str]]] = {
     "retention.expire": (DUTY, {"batch", "delivery"}),
     "schedules.forget_tenants": (DUTY, {"batch_schedule"}),
     "spans.born": (LOOKS_ROUND, {"batch_count", "batch_schedule", "lease", "span"}),
+    "service_limits.hold": (CHOOSES, {"batch", "batch_schedule", "lease"}),
     "spans.claim": (CHOOSES, {"batch", "batch_count", "batch_schedule", "lease", "span"}),
     "spans.hold": (BY_KEY, {"lease"}),
     "spans.set_remaining": (BY_KEY, {"lease"}),
@@ -127,6 +129,7 @@ REFUSED = NewItem("refused", "{}", error='{"type":"bad","message":"as asked"}')
 async def _lives(database: Database) -> None:
     for life in (
         _worked,
+        _limited,
         _tried_again,
         _in_chats,
         _lost,
@@ -154,6 +157,18 @@ async def _worked(database: Database) -> None:
     _, born = await make_born(database, worker, 3, 2, webhook=HOOK)
     assert born.taken == 2
     await record(database, worker, all_of([*born.leases, *await claim(database, worker, 5)]))
+
+
+async def _limited(database: Database) -> None:
+    worker = await make_worker(database)
+    batch_id = await make_batch(database, 3)
+    async with database.transaction() as tx:
+        await service_limits.put(tx, "processor", "noop", max_in_flight=2)
+        left = await service_limits.hold(tx, {"noop": 9})
+        found = (await spans.claim(tx, worker, left.free, (), left.of_tenants)).leases
+        await service_limits.remove(tx, "processor", "noop")
+    await record(database, worker, all_of([*found, *await claim(database, worker, 5)]))
+    assert (await get(database, batch_id)).status == "completed"
 
 
 async def _tried_again(database: Database) -> None:

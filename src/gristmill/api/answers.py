@@ -334,12 +334,23 @@ class ActorAnswer(BaseModel):
 class ActAnswer(BaseModel):
     id: UUID
     at: datetime
-    action: Literal["api_key.created", "api_key.rotated", "api_key.revoked"]
+    action: Literal["api_key.created", "api_key.rotated", "api_key.revoked", "limit.set", "limit.removed"]
     target_id: UUID
     actor: ActorAnswer
     address: str | None
     request_id: str | None
     details: dict[str, Any]
+
+
+class LimitAnswer(BaseModel):
+    kind: Literal["tenant", "processor", "upstream"]
+    name: str
+    max_in_flight: int | None
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    changed_at: datetime
+    in_flight: int
+    granted: int | None
 
 
 class FileAnswer(BaseModel):
@@ -418,6 +429,7 @@ MODELS: tuple[type[BaseModel], ...] = (
     KeyAnswer,
     NewKeyAnswer,
     ActAnswer,
+    LimitAnswer,
     FileAnswer,
     LinkAnswer,
     DirectoryAnswer,

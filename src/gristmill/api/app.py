@@ -22,6 +22,7 @@ from gristmill.api import (
     files,
     health,
     keys,
+    limits,
     links,
     processors,
     results,
@@ -46,7 +47,7 @@ from gristmill.vault import Vault
 
 _ROUTERS = (
     agents, configurations, files, links, directories, results, events, deliveries, dry_run, retry, batches, tasks, chats,
-    processors, keys, acts, health, docs,
+    processors, keys, limits, acts, health, docs,
 )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from gristmill.api.configurations import ConfigurationCreate, ConfigurationUpdat
 from gristmill.api.envelope import as_json
 from gristmill.api.file_options import DirectoryCreate, DirectoryFiles, FileFromUrl
 from gristmill.api.keys import KeyCreate, KeyRotate
+from gristmill.api.limits import LimitPut
 from gristmill.api.links import LinkOptions
 from gristmill.api.retry import RetryOptions
 from gristmill.api.schemas import BatchChange, BatchCreate
@@ -65,7 +66,7 @@ _POLICY = (
 _ASSETS = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
 _MODELS: tuple[type[BaseModel], ...] = (
     BatchCreate, BatchChange, RetryOptions, AgentCreate, AgentUpdate, AgentPublish, ConfigurationCreate, ConfigurationUpdate,
-    KeyCreate, KeyRotate, FileFromUrl, LinkOptions, DirectoryCreate, DirectoryFiles, *answers.MODELS,
+    KeyCreate, KeyRotate, LimitPut, FileFromUrl, LinkOptions, DirectoryCreate, DirectoryFiles, *answers.MODELS,
 )  # fmt: skip
 
 router = APIRouter(include_in_schema=False)
@@ -106,6 +107,10 @@ _TAGS = [
     {"name": "Chats", "description": "What was said"},
     {"name": "Processors", "description": "The kinds of work installed here"},
     {"name": "Keys", "description": "Who may call, and who gave whom what"},
+    {
+        "name": "Limits",
+        "description": "What a tenant, a processor or an endpoint may have, in all workers together",
+    },
     {"name": "Operation", "description": "For probes and scrapers"},
 ]
 _SECURITY = {

@@ -15,6 +15,11 @@ keys = typer.Typer(
     no_args_is_help=True, help="API keys. They are stored as digests: a key is shown once, when made."
 )
 app.add_typer(keys, name="keys")
+limits = typer.Typer(
+    no_args_is_help=True,
+    help="Limits of the whole service: what a tenant, a processor or an endpoint may have in all workers together.",
+)
+app.add_typer(limits, name="limits")
 
 Url = Annotated[str | None, typer.Option(help="Where the server is; unset: as in the settings.")]
 Tenant = Annotated[str, typer.Option(help="Whose key it is; made if there is none of that name.")]
@@ -119,6 +124,50 @@ def show_log(
     from gristmill.cli.configuration import load
 
     _run(operate.show_acts(load(), count))
+
+
+LimitKind = Annotated[Literal["tenant", "processor", "upstream"], typer.Argument()]
+LimitName = Annotated[
+    str, typer.Argument(help="Of the tenant or the processor; of an upstream `model`, or its URL.")
+]
+
+
+@limits.command("list")
+def list_limits() -> None:
+    """Show all limits, and what is in use."""
+    from gristmill.cli import limits
+    from gristmill.cli.configuration import load
+
+    _run(limits.list_(load()))
+
+
+@limits.command("set")
+def set_limit(
+    kind: LimitKind,
+    name: LimitName,
+    in_flight: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="Items or calls at once.")
+    ] = None,
+    requests: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000_000, help="A minute; of an upstream.")
+    ] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, max=2_000_000_000, help="Likewise.")] = None,
+) -> None:
+    """Set a limit in place of the one there was. All workers keep to it within seconds."""
+    from gristmill.cli import limits
+    from gristmill.cli.configuration import load
+
+    figures = {"max_in_flight": in_flight, "requests_per_minute": requests, "tokens_per_minute": tokens}
+    _run(limits.put(load(), kind, name, figures))
+
+
+@limits.command("remove")
+def remove_limit(kind: LimitKind, name: LimitName) -> None:
+    """Remove a limit."""
+    from gristmill.cli import limits
+    from gristmill.cli.configuration import load
+
+    _run(limits.remove(load(), kind, name))
 
 
 @app.command()

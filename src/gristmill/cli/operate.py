@@ -46,7 +46,7 @@ async def create_key(
             )
         except ValueError as error:
             raise Refusal(str(error)) from None
-        await acts.note(connection, _operator(), "api_key.created", key, expires_in_days=days)
+        await acts.note(connection, operator(), "api_key.created", key, expires_in_days=days)
     typer.echo(f"{key.id}: {', '.join(sorted(key.scopes))} of tenant {tenant}", err=True)
     typer.echo(plain)
 
@@ -62,7 +62,7 @@ async def revoke_key(settings: Settings, key_id: UUID) -> None:
     async with migrated(settings, share=True) as database, database.engine.begin() as connection:
         if not await keys.revoke(connection, None, key_id):
             raise Refusal("there is no such key, or it was revoked before")
-        await acts.note(connection, _operator(), "api_key.revoked", await keys.get(connection, None, key_id))
+        await acts.note(connection, operator(), "api_key.revoked", await keys.get(connection, None, key_id))
     typer.echo("Revoked.")
 
 
@@ -76,7 +76,7 @@ async def show_acts(settings: Settings, count: int) -> None:
         typer.echo(line)
 
 
-def _operator() -> Actor:
+def operator() -> Actor:
     """Whom this process runs as, and where."""
     try:
         name = getpass.getuser()

@@ -20,7 +20,15 @@ from gristmill.net.retry_after import retry_after_seconds
 from gristmill.net.session import CallFailed, HttpSession, Response
 from gristmill.processors.refusals import Refused
 from gristmill.upstream.circuit import Call, Circuit, HeldOff
-from gristmill.upstream.errors import HELD_OFF, masked, may_be_an_outage, provider_words
+from gristmill.upstream.errors import (
+    CROWDED,
+    CROWDED_SECONDS,
+    HELD_OFF,
+    masked,
+    may_be_an_outage,
+    provider_words,
+)
+from gristmill.upstream.permits import Crowded, Permit
 
 POLICY = RetryPolicy(base_seconds=5.0)
 BUSY_SECONDS = 30.0  # to wait when the other side has no capacity and does not say for how long
@@ -70,13 +78,19 @@ async def post(
     circuit: Circuit | None = None,
 ) -> Response:
     """The answer, if it is a 2xx. `max_bytes` and `partial`: as in `HttpSession.request`. Raises Refused, also while the
-    circuit is open."""
+    circuit is open, or where a limit of the service leaves no room for long."""
     try:
-        with Call(circuit) as call:
-            return await _post(http, endpoint, message, max_bytes, partial, call)
+        async with Permit(None if circuit is None else circuit.permits):
+            with Call(circuit) as call:
+                return await _post(http, endpoint, message, max_bytes, partial, call)
     except HeldOff:
         error = ItemError(500, f"{endpoint.word}_unreachable", f"{endpoint.name}: {HELD_OFF}", retryable=True)
         raise Refused(Retry(error, waiting=True, outage=True)) from None
+    except Crowded:
+        error = ItemError(
+            500, f"{endpoint.word}_limit_reached", f"{endpoint.name}: {CROWDED}", retryable=True
+        )
+        raise Refused(Retry(error, CROWDED_SECONDS, waiting=True)) from None
 
 
 async def _post(

@@ -13,7 +13,7 @@ from gristmill.domain.ids import uuid7
 from gristmill.store.keys import Key
 from gristmill.tables import audit_entry
 
-Action = Literal["api_key.created", "api_key.rotated", "api_key.revoked"]
+Action = Literal["api_key.created", "api_key.rotated", "api_key.revoked", "limit.set", "limit.removed"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from gristmill.store import (
     rejects,
     retention,
     schedules,
+    service_limits,
 )
 from gristmill.store.copying import NULL, escaped
 from gristmill.store.counts import faded
@@ -163,6 +164,7 @@ class Batch:
     circuit_until: datetime | None  # what its items call is closed off until the next probe; None: it is not
     circuit_reason: str | None  # throttled or down
     waits_for_chat: bool
+    limited: str | None  # by what limit of the whole service nothing more starts
     queued: bool  # it could start, has been able to for more than a moment, and others' items run
     has_worker: bool
     ingesting: bool  # its items are still in a file (store/ingests.py)
@@ -221,6 +223,8 @@ class Batch:
             return f"{what} {self.next_at:%Y-%m-%dT%H:%M:%SZ}"
         if self.max_concurrency is not None and self.processing >= self.max_concurrency:
             return "concurrency limit"
+        if self.limited is not None:
+            return self.limited
         return "queued behind other work" if self.queued else None
 
 
@@ -245,18 +249,19 @@ COLUMNS = f"""
             (c.success + c.failed - c.kept) / greatest(extract(epoch FROM c.last_result_at - c.started_at), 0.001)::float8
         ELSE c.rate * {faded("c.last_result_at", "now()")} / greatest(1 - {faded("c.started_at", "now()")}, 0.0001)
     END AS throughput,
-    w.next_at, w.throttled, w.waits_for_chat, w.queued, w.has_worker, b.dialect, b.dialect_key, b.dialect_facts,
+    w.next_at, w.throttled, w.waits_for_chat, w.limited, w.queued, w.has_worker, b.dialect, b.dialect_key, b.dialect_facts,
     circuit.until AS circuit_until, circuit.reason AS circuit_reason,
     EXISTS (SELECT FROM ingest WHERE ingest.batch_id = b.id) AS ingesting,
     EXISTS (SELECT FROM batch_schedule q WHERE q.batch_id = b.id AND q.vtime = 0) AS fresh
 """
-SOURCE = """
+SOURCE = f"""
     batch b JOIN batch_count c ON c.batch_id = b.id
     LEFT JOIN circuit ON circuit.tenant_id = b.tenant_id AND circuit.name = b.circuit
     CROSS JOIN LATERAL (SELECT coalesce(sum(remaining), 0) AS processing FROM lease WHERE lease.batch_id = b.id) l
     CROSS JOIN LATERAL (
         SELECT CASE WHEN first_at > now() AND first_at < 'infinity' THEN first_at END AS next_at,
             coalesce(waiting, false) AS throttled, coalesce(first_at = 'infinity', false) AS waits_for_chat,
+            CASE WHEN first_at <= now() THEN {service_limits.REACHED} END AS limited,
             CASE WHEN l.processing = 0 AND first_at <= now() - interval '1 second' THEN
                 EXISTS (SELECT FROM lease o WHERE o.batch_id <> b.id)
             ELSE false END AS queued,

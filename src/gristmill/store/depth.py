@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from gristmill.db import Transaction
+from gristmill.store import service_limits
 
 LOOK_SECONDS = 2.0
 
@@ -10,7 +11,8 @@ LOOK_SECONDS = 2.0
 @dataclass(frozen=True, slots=True)
 class Depth:
     """Of one processor, over all tenants. `startable`: items that more free slots would start now, up to a batch's limit of
-    concurrency; `running`: items in flight; `oldest_seconds`: for so long the first of them could have been started."""
+    concurrency, and none beyond a limit of the whole service; `running`: items in flight; `oldest_seconds`: for so long the first
+    of them could have been started."""
 
     processor: str
     startable: int
@@ -20,8 +22,9 @@ class Depth:
 
 # Of a batch that may start anything now all that waits is counted, also what waits for its next attempt: how much that is,
 # only its spans know, and they may be as many as its items.
-_QUEUE = """
-WITH running AS MATERIALIZED (SELECT batch_id, sum(remaining)::int AS items FROM lease GROUP BY batch_id),
+_QUEUE = f"""
+WITH limited AS MATERIALIZED ({service_limits.FULL}),
+running AS MATERIALIZED (SELECT batch_id, sum(remaining)::int AS items FROM lease GROUP BY batch_id),
 waiting AS (
     SELECT s.processor, now() - first.available_at AS since, least(
         k.total - k.success - k.failed - coalesce(running.items, 0), s.max_concurrency - coalesce(running.items, 0)
@@ -34,6 +37,11 @@ waiting AS (
     LEFT JOIN circuit c ON c.tenant_id = s.tenant_id AND c.name = s.circuit
     LEFT JOIN running ON running.batch_id = s.batch_id
     WHERE NOT s.paused AND s.deadline_at > now() AND k.exceeded IS NULL AND c.until IS NULL AND first.available_at <= now()
+        AND NOT EXISTS (
+            SELECT FROM limited o WHERE CASE o.kind
+                WHEN 'tenant' THEN o.tenant_id = s.tenant_id WHEN 'processor' THEN o.name = s.processor ELSE o.name = s.circuit
+            END
+        )
 )
 SELECT processor, coalesce(sum(startable), 0)::bigint AS startable, coalesce(sum(running), 0)::bigint AS running,
     coalesce(extract(epoch FROM max(since)), 0)::float8 AS oldest_seconds

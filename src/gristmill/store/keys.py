@@ -20,7 +20,7 @@ DEFAULT_TENANT = "default"
 CONFIGURED = "GRISTMILL_API_KEY"  # the name of the key that the setting brings
 FIRST = "first key"
 
-# `admin` stands for every scope, those of later versions included.
+# `admin` stands for every scope of one's own tenant, those of later versions included; OPERATE is for what concerns all tenants.
 Scope = Literal[
     "batches:read",
     "batches:write",
@@ -35,7 +35,9 @@ Scope = Literal[
     "keys:write",
     "audit:read",
     "admin",
+    "operate",
 ]
+OPERATE = "operate"
 SCOPES: tuple[str, ...] = get_args(Scope)
 
 
@@ -57,7 +59,7 @@ class Key:
     kind: Literal["api_key", "jwt"] = "api_key"
 
     def allows(self, scope: str) -> bool:
-        return "admin" in self.scopes or scope in self.scopes
+        return scope in self.scopes or ("admin" in self.scopes and scope != OPERATE)
 
     def may_give(self, scopes: Iterable[str]) -> bool:
         """Nobody makes, or comes to know, a key that may do more than he may himself."""

@@ -81,7 +81,8 @@ _STARTABLE = """
 """
 _GIVEN = """
 free AS (SELECT * FROM unnest($2::text[], $3::int[]) AS free (processor, slots)),
-held AS (SELECT * FROM unnest($4::uuid[], $5::text[], $6::int[]) AS held (tenant_id, circuit, slots))
+held AS (SELECT * FROM unnest($4::uuid[], $5::text[], $6::int[]) AS held (tenant_id, circuit, slots)),
+capped AS (SELECT * FROM unnest($9::uuid[], $10::int[]) AS capped (tenant_id, slots))
 """
 # The fair choice: the first tenant in order of virtual time that has a startable batch, and its first such batch.
 # Its schedule row stays locked until the claim commits: that serialises claims of one batch, and makes pause and cancel exact.
@@ -96,11 +97,12 @@ pick AS (
     FROM (SELECT * FROM tenant_schedule ORDER BY vtime OFFSET 0) t CROSS JOIN LATERAL (
         SELECT s.batch_id, s.tenant_id, s.weight, s.vtime, s.max_concurrency, s.circuit, c.until IS NOT NULL AS probing,
             least(free.slots, coalesce(s.max_concurrency - running.items, free.slots),
-                held.slots, CASE WHEN c.until IS NOT NULL THEN 1 END)::int AS slots
+                held.slots, capped.slots, CASE WHEN c.until IS NOT NULL THEN 1 END)::int AS slots
         FROM batch_schedule s
         JOIN free ON free.processor = s.processor
         LEFT JOIN circuit c ON c.tenant_id = s.tenant_id AND c.name = s.circuit
         LEFT JOIN held ON held.tenant_id = s.tenant_id AND held.circuit = s.circuit
+        LEFT JOIN capped ON capped.tenant_id = s.tenant_id
         CROSS JOIN LATERAL (
             SELECT CASE WHEN s.max_concurrency IS NOT NULL THEN (
                 SELECT coalesce(sum(l.remaining), 0) FROM lease l WHERE l.batch_id = s.batch_id
@@ -108,7 +110,7 @@ pick AS (
         ) running
         WHERE s.tenant_id = t.tenant_id AND {_STARTABLE}
             AND (s.max_concurrency IS NULL OR s.max_concurrency > running.items)
-            AND (held.slots IS NULL OR held.slots > 0)
+            AND (held.slots IS NULL OR held.slots > 0) AND (capped.slots IS NULL OR capped.slots > 0)
             AND EXISTS (
                 SELECT FROM span w
                 WHERE w.batch_id = s.batch_id AND w.available_at <= now() AND (w.losses >= {SUSPECT_LOSSES}) = $7
@@ -259,12 +261,14 @@ async def claim(
     worker_id: int,
     free: Mapping[str, int],
     held: Sequence[tuple[UUID, str, int]] = (),
+    capped: Sequence[tuple[UUID, int]] = (),
     *,
     suspect: bool = False,
     plain: Collection[str] | None = None,
 ) -> Claim:
     """Lease items of one batch to this worker, at most as many as it has free slots for the batch's processor, and for the
-    batch's circuit where `held` has a number for it: (tenant, circuit, slots).
+    batch's circuit where `held` has a number for it: (tenant, circuit, slots); likewise of its tenant: `capped`, whose limits
+    the caller holds (store/service_limits.py).
 
     `suspect`: only such as were there when two workers died. No other claim takes those.
 
@@ -275,7 +279,7 @@ async def claim(
     declared dead. Items whose chat is busy are parked (`store/histories.py`): taken, and in no lease.
     """
     only = None if plain is None else list(plain)
-    rows = await tx.fetch(_CLAIM, *_given(worker_id, free, held), suspect, only)
+    rows = await tx.fetch(_CLAIM, *_given(worker_id, free, held), suspect, only, *_columns(capped, 2))
     if not rows or rows[0]["id"] is None:
         return Claim([], 0, in_full=bool(rows) and not rows[0]["is_open"])
     await _announce_begin(tx, rows[0])
@@ -301,7 +305,7 @@ async def born(
     `items`: the first of the batch, as many as there are slots if it has so many. None of them continues a chat, and none of
     the batch was refused. Takes none as well if anything else might start in their place.
     """
-    row = await tx.fetchrow(_BORN, *_given(worker_id, free, ()), False, batch_id)
+    row = await tx.fetchrow(_BORN, *_given(worker_id, free, ()), False, batch_id, *_columns((), 2))
     if row is None or row["id"] is None:
         return Claim([], 0)
     await _announce_begin(tx, row)
@@ -312,8 +316,11 @@ async def born(
 def _given(worker_id: int, free: Mapping[str, int], held: Sequence[tuple[UUID, str, int]]) -> list[Any]:
     """The arguments $1 to $6."""
     open_slots = {processor: slots for processor, slots in free.items() if slots > 0}
-    tenants, names, slots = (list(column) for column in zip(*held, strict=True)) if held else ([], [], [])
-    return [worker_id, list(open_slots), list(open_slots.values()), tenants, names, slots]
+    return [worker_id, list(open_slots), list(open_slots.values()), *_columns(held, 3)]
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], count: int) -> list[list[Any]]:
+    return [[row[at] for row in rows] for at in range(count)]
 
 
 async def _announce_begin(tx: Transaction, row: Record) -> None:

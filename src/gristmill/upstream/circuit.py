@@ -17,14 +17,16 @@ A storm may also be of items that are to blame themselves. The first probe tells
 import asyncio
 import time
 from collections.abc import Callable
-from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self
 from uuid import UUID
 
 from gristmill import metrics
+from gristmill.upstream.caller import CALLER as CALLER
+from gristmill.upstream.caller import Caller as Caller
 from gristmill.upstream.limit import AdaptiveLimit
+from gristmill.upstream.permits import Permits
 
 Reason = Literal["throttled", "down"]
 Key = tuple[UUID, str]  # the tenant, and the circuit's name (domain/circuits.py)
@@ -50,20 +52,6 @@ class Opening:
 News = Opening | Literal["closed", "confirmed", "unprobed"]
 
 
-@dataclass(slots=True)
-class Caller:
-    """The item that a call is for."""
-
-    item: tuple[UUID, int]
-    probing: bool = False
-    again: bool = False  # it has failed before, and others have been answered since
-    called: bool = False
-    cut_off: bool = False  # in the middle of a call
-
-
-CALLER: ContextVar[Caller | None] = ContextVar("caller", default=None)
-
-
 class Circuit:
     """For the tasks of one loop. `faults`: items in a row that make a storm; 0: none do. `patience_seconds`: how long an
     outage may last before what fails in it is held against the items again."""
@@ -76,9 +64,11 @@ class Circuit:
         patience_seconds: float,
         limit: AdaptiveLimit,
         changed: Callable[[], None],
+        permits: Permits | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.key = key
+        self.permits = permits or Permits(key[1])
         self.limit = limit
         self.clock = clock
         self.in_hand = 0  # items claimed by this process and without a verdict

@@ -18,11 +18,12 @@ from yarl import URL
 from gristmill import metrics
 from gristmill.net.session import USER_AGENT
 from gristmill.settings import Settings
-from gristmill.upstream import answers, errors
+from gristmill.upstream import answers, errors, usage
 from gristmill.upstream.circuit import Call, Circuit, HeldOff, Reason
 from gristmill.upstream.errors import UpstreamError
 from gristmill.upstream.large import LargeAnswer, LargeAnswers
 from gristmill.upstream.outage import Outage
+from gristmill.upstream.permits import Crowded, Permit
 
 MESSAGES = "/messages"
 MAX_ANSWER_BYTES = 16 * 1024 * 1024  # after decompression
@@ -83,15 +84,22 @@ class Upstream:
         await self._session.close()
 
     async def post(self, path: str, body: dict[str, Any], *, request_id: str | None = None) -> UpstreamAnswer:
-        """Sends `body` to a path such as `/chat/completions`. Raises UpstreamError, also while the circuit is open.
+        """Sends `body` to a path such as `/chat/completions`, once a limit of the service leaves room for it. Raises
+        UpstreamError, also while the circuit is open.
 
         `request_id` goes along as X-Client-Request-Id, which providers log to find calls by.
         """
+        permits = None if self._circuit is None else self._circuit.permits
         try:
-            with Call(self._circuit) as call:
-                return await self._post(call, path, orjson.dumps(body), request_id)
+            async with Permit(permits, lambda: usage.expected(body)) as permit:
+                with Call(self._circuit) as call:
+                    answer = await self._post(call, path, orjson.dumps(body), request_id)
+                permit.used(lambda: sum(usage.tokens(body, answer.body)))
+                return answer
         except HeldOff:
             raise errors.held_off() from None
+        except Crowded:
+            raise errors.crowded() from None
 
     async def _post(self, call: Call, path: str, body: bytes, request_id: str | None) -> UpstreamAnswer:
         started = time.monotonic()

@@ -154,6 +154,16 @@ def held_off() -> UpstreamError:
     return UpstreamError(error, waiting=True, outage=True)
 
 
+CROWDED = "It was not called: as many calls as a limit of this service allows were going on all the time."
+CROWDED_SECONDS = 5.0  # until the item asks again
+
+
+def crowded() -> UpstreamError:
+    """No permit came free (upstream/permits.py)."""
+    error = ItemError(500, "upstream_limit_reached", f"The model's endpoint: {CROWDED}", retryable=True)
+    return UpstreamError(error, waiting=True, delay_seconds=CROWDED_SECONDS)
+
+
 def tell_of_own_key(error: UpstreamError) -> None:
     """What to check is another key where the batch brought its own."""
     if error.error.upstream_status in (401, 402, 403) or error.error.type == "upstream_quota_exhausted":

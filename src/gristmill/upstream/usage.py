@@ -19,17 +19,29 @@ def call(sent: dict[str, Any], answer: dict[str, Any], call_type: CallType = "ma
 
     Counts it in the metrics, too.
     """
+    prompt, completion = tokens(sent, answer)
+    model = answer.get("model") or sent.get("model")
+    metrics.upstream_tokens(prompt, completion)
+    return Call(str(model)[:_MODEL_CHARACTERS], call_type, prompt, completion)
+
+
+def tokens(sent: dict[str, Any], answer: dict[str, Any]) -> tuple[int, int]:
+    """Of the prompt and of the answer."""
     found = answer.get("usage")
     usage = found if isinstance(found, dict) else {}
     prompt = _count(usage, "prompt_tokens", "input_tokens")
     completion = _count(usage, "completion_tokens", "output_tokens")
-    model = answer.get("model") or sent.get("model")
     if prompt is None:
         prompt = _estimate(sent)
     if completion is None:
         completion = 0 if usage else _estimate(answer)
-    metrics.upstream_tokens(prompt, completion)
-    return Call(str(model)[:_MODEL_CHARACTERS], call_type, prompt, completion)
+    return prompt, completion
+
+
+def expected(sent: dict[str, Any]) -> int:
+    """How many tokens a call may use, before it is made: its characters / 4, and the longest answer that it allows."""
+    longest = _count(sent, "max_tokens", "max_completion_tokens", "max_output_tokens") or 0
+    return min(_estimate(sent) + longest * (_count(sent, "n") or 1), _MAX_TOKENS)
 
 
 def _count(usage: dict[str, Any], *names: str) -> int | None:

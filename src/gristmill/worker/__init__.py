@@ -22,6 +22,7 @@ from gristmill.worker.ingests import Ingests
 from gristmill.worker.items import Items
 from gristmill.worker.loop import Step, keep_taking
 from gristmill.worker.recorder import Recorder
+from gristmill.worker.shares import LOOK_SECONDS, Shares
 from gristmill.worker.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
@@ -52,17 +53,19 @@ class Worker:
         self._recorder = Recorder(
             database, ended_batches=self._batches_may_have_ended, drained=self._there_is_room
         )
-        self._circuits = Circuits(database, settings, changed=self._there_is_room)
+        self._shares = Shares(database, settings, trusted=self._is_trusted, changed=self._there_is_room)
+        self._circuits = Circuits(database, settings, changed=self._there_is_room, permits=self._shares.of)
         self._items = Items(
             database,
             services,
             self._registry,
             self._recorder,
             self._circuits,
+            self._shares,
             concurrency=settings.concurrency,
             upstream_concurrency=settings.llm_concurrency,
             parser_concurrency=ITEMS_PER_CHILD * default_children(),
-            trusted=lambda: self._heartbeat is not None and self._heartbeat.trusted,
+            trusted=self._is_trusted,
         )
         self.births = Births(self._items)
         self._deliveries = Deliveries(database, services.http, vault, settings)
@@ -92,6 +95,7 @@ class Worker:
 
     async def start(self) -> None:
         await self._take_identity()
+        await self._shares.look()
         poll = self._settings.poll_seconds
         self._claiming = asyncio.create_task(
             keep_taking(
@@ -102,6 +106,7 @@ class Worker:
         lease = self._settings.lease_seconds
         self._duty("watch", self._items.watch, 0.1)
         self._duty("circuits", self._circuits.step, poll, self._circuits.news)
+        self._duty("shares", self._shares.step, min(poll, LOOK_SECONDS), self._shares.news)
         self._duty("deliveries", self._deliveries.step, poll, self._deliveries_news)
         self._ingesting = self._duty("ingests", self._ingests.step, poll, self._ingests_news)
         self._duty("reaper", self._upkeep.reap, min(5.0, lease / 3))
@@ -149,6 +154,7 @@ class Worker:
         self._heartbeat.stop()
         try:
             async with self._database.transaction() as tx:
+                await self._shares.give_back(tx)
                 await workers.leave(tx, self._items.worker_id)
         except Exception as error:  # others will notice by the silence
             log.warning("left without a goodbye", extra={"error": type(error).__name__})
@@ -162,6 +168,9 @@ class Worker:
         duty = asyncio.create_task(looping)
         self._duties.append(duty)
         return duty
+
+    def _is_trusted(self) -> bool:
+        return self._heartbeat is not None and self._heartbeat.trusted
 
     def _there_is_room(self) -> None:
         self._items.news.set()  # not `wake`: a flush makes nothing that the sweeper should look at once
@@ -177,7 +186,7 @@ class Worker:
                 processors=sorted(self._registry),
                 concurrency=self._settings.concurrency,
             )
-        self._items.worker_id = self._recorder.worker_id = worker_id
+        self._items.worker_id = self._recorder.worker_id = self._shares.worker_id = worker_id
         loop = asyncio.get_running_loop()
 
         def on_death() -> None:  # called in the heartbeat's thread
@@ -190,6 +199,7 @@ class Worker:
     def _declared_dead(self) -> None:
         log.warning("declared dead; taking a new identity", extra={"worker_id": self._items.worker_id})
         self._heartbeat = None
+        self._shares.forfeit()
         self._items.drop()
         self._duties.append(asyncio.create_task(self._reborn()))
 

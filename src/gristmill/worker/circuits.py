@@ -4,8 +4,8 @@ Also those verdicts that wait a moment: an item that fails as in an outage is no
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 from uuid import UUID
 from weakref import WeakValueDictionary
@@ -17,6 +17,7 @@ from gristmill.settings import Settings
 from gristmill.store import circuits
 from gristmill.upstream.circuit import Circuit, Key, Opening
 from gristmill.upstream.limit import AdaptiveLimit
+from gristmill.upstream.permits import Permits
 
 KEPT = 1000  # circuits that are remembered though no batch in hand needs them
 # How long a verdict waits for a storm: as many items as make one have failed by then, or somebody has been answered.
@@ -32,10 +33,18 @@ class _Doubtful(NamedTuple):
 
 
 class Circuits:
-    def __init__(self, database: Database, settings: Settings, *, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        *,
+        changed: Callable[[], None],
+        permits: Callable[[str], Permits] = Permits,
+    ) -> None:
         self.news = asyncio.Event()  # for the loop that takes the steps
         self._database = database
         self._settings = settings
+        self._permits = permits  # of the endpoint that a circuit leads to
         self._changed = changed  # called when items may start that could not before
         self._known: WeakValueDictionary[Key, Circuit] = WeakValueDictionary()
         self._recent: deque[Circuit] = deque(maxlen=KEPT)
@@ -54,17 +63,26 @@ class Circuits:
             patience_seconds=settings.breaker_patience_seconds,
             limit=AdaptiveLimit(most, adaptive=settings.adaptive_concurrency),
             changed=self.news.set,
+            permits=self._permits(name),
         )
         self._known[key] = made
         self._recent.append(made)
         return made
 
-    def held(self) -> list[tuple[UUID, str, int]]:
-        """For the claim: where it may not take as many as there are slots."""
+    def held(self, ready: Iterable[Circuit | None] = ()) -> list[tuple[UUID, str, int]]:
+        """For the claim: where it may not take as many as there are slots. `ready`: the circuits of what has been claimed and
+        has not begun."""
+        known = list(self._known.values())
+        fresh = (
+            Counter(one.permits for one in ready if one)
+            if any(one.permits.limits.some for one in known)
+            else {}
+        )
         return [
-            (*one.key, one.slots)
-            for one in list(self._known.values())
-            if isinstance(one.news, Opening)
+            (*one.key, one.slots if room is None else min(one.slots, room))
+            for one in known
+            if (room := one.permits.room(fresh.get(one.permits, 0))) is not None
+            or isinstance(one.news, Opening)
             or (self._settings.adaptive_concurrency and (one.in_hand or one.limit.reduced))
         ]
 

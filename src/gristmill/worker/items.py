@@ -6,6 +6,7 @@ a timeout per item 5.9 (docs/performance.md). One watch ends what runs over its 
 
 import asyncio
 import logging
+import random
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -18,14 +19,16 @@ from gristmill import metrics
 from gristmill.db import Database
 from gristmill.domain.outcomes import Outcome, Retry
 from gristmill.processors.base import Processor, Services
-from gristmill.store import assignments, leases, spans
+from gristmill.store import assignments, leases, service_limits, spans
 from gristmill.store.assignments import Assignment
+from gristmill.store.service_limits import Left
 from gristmill.store.spans import Claim, Lease
 from gristmill.upstream.circuit import CALLER, Caller, Circuit
 from gristmill.worker.circuits import Circuits
 from gristmill.worker.isolation import Isolation, Turn
 from gristmill.worker.loop import first_of
 from gristmill.worker.recorder import FULL, Recorder
+from gristmill.worker.shares import Shares
 from gristmill.worker.work import HeldLease, Job, Load, Work, excused, prepared, run, settle, timed_out
 
 log = logging.getLogger(__name__)
@@ -61,6 +64,7 @@ class Items:
         processors: Mapping[str, Processor[Any, Any]],
         recorder: Recorder,
         circuits: Circuits,
+        shares: Shares,
         *,
         concurrency: int,
         upstream_concurrency: int,
@@ -74,6 +78,7 @@ class Items:
         self._processors = processors
         self._recorder = recorder
         self._circuits = circuits
+        self._shares = shares
         self._concurrency = concurrency
         self._upstream_concurrency = upstream_concurrency
         self._parser_concurrency = parser_concurrency
@@ -147,27 +152,35 @@ class Items:
         claim = await self._claimed(free, suspect)
         self._in_doubt = False
         metrics.claimed(time.monotonic() - claimed_at)
-        held = [HeldLease(lease, len(lease.items)) for lease in claim.leases]
-        self._held.update({one.lease.id: one for one in held})
-        if held:
-            await self._take(held, claimed_at, claim.assignment)
+        claimed = [HeldLease(lease, len(lease.items)) for lease in claim.leases]
+        self._held.update({one.lease.id: one for one in claimed})
+        if claimed:
+            await self._take(claimed, claimed_at, claim.assignment)
         return claim.taken
 
     async def _claimed(self, free: Mapping[str, int], suspect: bool) -> Claim:
         """In two round trips if one statement can do it, else in a transaction."""
-        if not (suspect or self._in_full):
+        held = self._circuits.held(work.job.circuit for work in self._ready)
+        limited = self._shares.limits_starts
+        if not (suspect or limited or self._in_full):
             async with self._database.connection() as connection:
-                claim = await spans.claim(
-                    connection, self.worker_id, free, self._circuits.held(), plain=self._plain
-                )
+                claim = await spans.claim(connection, self.worker_id, free, held, plain=self._plain)
             if not claim.in_full:
                 return claim
         async with self._database.transaction(durable=False) as tx:
-            claim = await spans.claim(tx, self.worker_id, free, self._circuits.held(), suspect=suspect)
-        self._in_full = not self._in_full and bool(
-            claim.taken
-        )  # the next of many like it, without asking first
+            left = await service_limits.hold(tx, free) if limited else Left(free)
+            claim = await spans.claim(tx, self.worker_id, left.free, held, left.of_tenants, suspect=suspect)
+        # The next of many like it, without asking first.
+        self._in_full = not self._in_full and bool(claim.taken)
+        if left.elsewhere and not claim.taken:
+            self._look_again()
         return claim
+
+    def _look_again(self) -> None:
+        """In a moment: another claim has what limits this one."""
+        if self._linger is None:
+            seconds = LINGER_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+            self._linger = self._loop.call_later(seconds, self._lingered)
 
     def _in_hand(self) -> int:
         return sum(load.in_hand for load in self._loads.values())
@@ -268,11 +281,13 @@ class Items:
         `withdraw`."""
         if self._closed or self._in_doubt or not self._trusted() or not self._isolation.is_idle:
             return None
+        if self._shares.limits_starts:  # a claim has to hold them, before everything else
+            return None
         free = self._free() if self._recorder.backlog < FULL else {}
         slots = min(most, free.get(processor, 0))
         circuit = None if circuit_name is None else self._circuits.of(tenant_id, circuit_name)
         if circuit is not None:
-            slots = 0 if circuit.is_open else min(slots, circuit.slots)
+            slots = 0 if circuit.is_open or circuit.permits.limits.some else min(slots, circuit.slots)
         if slots <= 0:
             return None
         self._unborn += 1
@@ -369,6 +384,7 @@ class Items:
             return
         again = lease.waited or lease.attempt > lease.losses + 1
         caller = Caller((lease.batch_id, work.item.ordinal), lease.probing, again)
+        caller.postpone = partial(self._postpone, task)
         began, token = circuit.clock(), CALLER.set(caller)
         try:
             outcome = await self._outcome(task, work, now, caller)
@@ -403,6 +419,11 @@ class Items:
             if task in self._overdue:  # also when the processor went on in spite of it
                 self._overdue.discard(task)
                 task.uncancel()
+
+    def _postpone(self, task: asyncio.Task[None], seconds: float) -> None:
+        """Its item waits for a permit: its time does not run."""
+        if task in self._running:
+            self._running[task] += seconds
 
     def _settle_doubtful(self, work: Work, outcome: Retry, is_excused: bool) -> None:
         self._settle(work, excused(outcome) if is_excused else outcome)

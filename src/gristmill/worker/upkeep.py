@@ -14,6 +14,7 @@ from gristmill.store import (
     partitions,
     retention,
     schedules,
+    shares,
     workers,
 )
 
@@ -62,6 +63,7 @@ class Upkeep:
             await idempotency.forget(tx)
             await retention.forget_tombstones(tx)
             await circuits.forget(tx)
+            await shares.forget(tx)
         async with self._database.transaction() as tx:
             await schedules.forget_tenants(tx)
         return 0

@@ -88,6 +88,7 @@ _LIMITS = (
     "upstream down until",
     "retry at",
     "concurrency limit",
+    "rate limit",
 )  # of Batch.waiting_reason
 
 

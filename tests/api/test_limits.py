@@ -1,0 +1,125 @@
+"""Limits of the service over the API: who may set them, what is refused, and what is noted."""
+
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from factories import claim, make_batch, make_worker
+from gristmill.domain import circuits
+from gristmill.store import keys
+from service import VAULT, Caller, Service, code_of, new_key, new_tenant, problems
+
+LIMITS = "/api/v1/limits"
+
+
+@pytest.fixture
+async def operator(service: Service) -> Caller:
+    return await new_key(service, (await new_tenant(service)).tenant_id, ["operate", "audit:read"])
+
+
+async def put(caller: Caller, path: str, **body: Any) -> dict[str, Any]:
+    answer = await caller.send("PUT", f"{LIMITS}/{path}", json=body)
+    assert answer.status_code == 200, answer.text
+    data: dict[str, Any] = answer.json()["data"]
+    return data
+
+
+async def test_a_limit_is_set_shown_replaced_listed_and_removed(operator: Caller) -> None:
+    made = await put(operator, "upstream/model", max_in_flight=10, requests_per_minute=600)
+    assert made == {
+        "kind": "upstream",
+        "name": "model",
+        "max_in_flight": 10,
+        "requests_per_minute": 600,
+        "tokens_per_minute": None,
+        "changed_at": made["changed_at"],
+        "in_flight": 0,
+        "granted": None,
+    }
+    assert await operator.data(f"{LIMITS}/upstream/model") == made
+    changed = await put(operator, "upstream/model", tokens_per_minute=5)
+    assert (changed["max_in_flight"], changed["tokens_per_minute"]) == (None, 5)
+    await put(operator, "processor/noop", max_in_flight=3)
+    first = (await operator.get(f"{LIMITS}?limit=1")).json()
+    assert [one["kind"] for one in first["data"]] == ["processor"]
+    assert first["pagination"]["total_records"] == 2
+    cursor = first["pagination"]["next_cursor"]
+    assert [one["kind"] for one in await operator.data(f"{LIMITS}?cursor={cursor}")] == ["upstream"]
+    assert (await operator.send("DELETE", f"{LIMITS}/upstream/model")).status_code == 204
+    code_of(await operator.get(f"{LIMITS}/upstream/model"), 404)
+    code_of(await operator.send("DELETE", f"{LIMITS}/upstream/model"), 404)
+
+
+async def test_what_is_in_flight_of_a_tenant_and_a_processor_is_shown(
+    service: Service, operator: Caller
+) -> None:
+    async with service.database.engine.begin() as connection:
+        tenant_id = await keys.ensure_tenant(connection, "acme")
+    await put(operator, "tenant/acme", max_in_flight=9)
+    await put(operator, "processor/noop", max_in_flight=9)
+    await make_batch(service.database, 5, tenant_id=tenant_id)
+    await claim(service.database, await make_worker(service.database), 4)
+    shown = await operator.data(LIMITS)
+    assert [(one["kind"], one["in_flight"]) for one in shown] == [("processor", 4), ("tenant", 4)]
+
+
+async def test_an_endpoint_may_be_named_by_its_url_which_is_not_kept(operator: Caller) -> None:
+    url = "https://example.com/hook?key=secret"
+    made = await put(operator, f"upstream/{quote(url, safe='')}", requests_per_minute=60)
+    assert made["name"] == circuits.name(url, None, VAULT.fingerprint)
+    assert (await put(operator, f"upstream/{made['name']}", max_in_flight=1))["name"] == made["name"]
+    assert len(await operator.data(LIMITS)) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "wrong"),
+    [
+        ("upstream/model", {}, {"": "limit_missing"}),
+        ("upstream/model", {"max_in_flight": None}, {"": "limit_missing"}),
+        ("upstream/model", {"max_in_flight": 0}, {"/max_in_flight": "greater_than_equal"}),
+        ("upstream/model", {"max_in_flight": "5"}, {"/max_in_flight": "int_type"}),
+        ("upstream/model", {"max_in_flight": 10**12}, {"/max_in_flight": "less_than_equal"}),
+        ("upstream/model", {"max": 5}, {"/max": "extra_forbidden"}),
+        ("processor/noop", {"requests_per_minute": 5}, {"/requests_per_minute": "not_of_this_kind"}),
+        ("processor/noop", {"tokens_per_minute": 5}, {"/tokens_per_minute": "not_of_this_kind"}),
+    ],
+)
+async def test_a_limit_that_says_nothing_sensible_is_refused(
+    operator: Caller, path: str, body: dict[str, Any], wrong: dict[str, str]
+) -> None:
+    assert problems(await operator.send("PUT", f"{LIMITS}/{path}", json=body)) == wrong
+    assert await operator.data(LIMITS) == []
+
+
+@pytest.mark.parametrize(
+    "path", ["tenant/nobody", "processor/nothing", "upstream/nothing", "something/model", "tenant/%00"]
+)
+async def test_what_is_not_there_cannot_be_limited(operator: Caller, path: str) -> None:
+    answer = await operator.send("PUT", f"{LIMITS}/{path}", json={"max_in_flight": 5})
+    assert code_of(answer, 404) == "not_found"
+
+
+async def test_an_administrator_of_a_tenant_may_neither_see_nor_change_what_all_tenants_get(
+    caller: Caller,
+) -> None:
+    for method in ("PUT", "GET", "DELETE"):
+        assert code_of(await caller.send(method, f"{LIMITS}/upstream/model"), 403) == "missing_scope"
+    given = await caller.post("/api/v1/api-keys", {"name": "x", "scopes": ["operate"]})
+    assert code_of(given, 403) == "exceeds_scopes"
+
+
+async def test_who_set_and_removed_a_limit_is_noted(operator: Caller) -> None:
+    await put(operator, "upstream/model", max_in_flight=10)
+    await operator.send("DELETE", f"{LIMITS}/upstream/model")
+    removed, made = await operator.data("/api/v1/audit-log")
+    assert (made["action"], removed["action"]) == ("limit.set", "limit.removed")
+    assert made["target_id"] == removed["target_id"]
+    assert made["details"] == {
+        "name": "model",
+        "kind": "upstream",
+        "max_in_flight": 10,
+        "requests_per_minute": None,
+        "tokens_per_minute": None,
+    }
+    assert made["actor"]["kind"] == "api_key"

@@ -1,0 +1,226 @@
+"""Limits of tenants and processors: how many items are in flight is read under the limit's lock, by the claim that adds to it."""
+
+import asyncio
+import random
+from uuid import UUID, uuid4
+
+import pytest
+
+from factories import TENANT, all_of, get, lose, make_batch, make_worker, record, sql, violations
+from gristmill.db import Database
+from gristmill.domain.errors import NotFound
+from gristmill.store import depth, service_limits, shares, spans
+from gristmill.store.shares import Demand
+from gristmill.store.spans import Lease
+from statements import HeardDatabase
+
+OTHER = UUID("00000000-0000-7000-8000-000000000002")
+
+
+@pytest.fixture(autouse=True)
+async def tenants(database: Database) -> None:
+    await sql(database, "INSERT INTO tenant (id, name) VALUES ($1, 'mine'), ($2, 'other')", TENANT, OTHER)
+
+
+async def limit(database: Database, kind: service_limits.Kind, name: str, most: int) -> service_limits.Limit:
+    async with database.transaction() as tx:
+        return await service_limits.put(tx, kind, name, max_in_flight=most)
+
+
+async def limited_claim(database: Database, worker: int, slots: int = 10) -> list[Lease]:
+    """As a worker claims that knows of limits."""
+    async with database.transaction(durable=False) as tx:
+        left = await service_limits.hold(tx, {"noop": slots})
+        return list((await spans.claim(tx, worker, left.free, (), left.of_tenants)).leases)
+
+
+def items(leases: list[Lease]) -> int:
+    return sum(len(lease.items) for lease in leases)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("tenant", "mine"), ("processor", "noop")])
+async def test_a_claim_takes_what_the_limit_leaves(
+    database: Database, kind: service_limits.Kind, name: str
+) -> None:
+    await limit(database, kind, name, 7)
+    await make_batch(database, 20)
+    await make_batch(database, 20)
+    one, two = await make_worker(database), await make_worker(database)
+    first = await limited_claim(database, one, 5)
+    second = await limited_claim(database, two, 5)
+    assert (items(first), items(second), items(await limited_claim(database, one, 5))) == (5, 2, 0)
+    await record(database, one, all_of(first))
+    assert items(await limited_claim(database, two, 9)) == 5
+
+
+async def test_what_another_tenant_starts_is_not_under_the_limit(database: Database) -> None:
+    await limit(database, "tenant", "mine", 3)
+    await make_batch(database, 10)
+    theirs = await make_batch(database, 10, tenant_id=OTHER)
+    worker = await make_worker(database)
+    taken = [await limited_claim(database, worker) for _ in range(4)]
+    assert sum(map(items, taken)) == 13
+    assert (await get(database, theirs, OTHER)).processing == 10
+
+
+async def test_items_of_a_cancelled_batch_and_of_a_dead_worker_count_while_they_may_run(
+    database: Database,
+) -> None:
+    await limit(database, "tenant", "mine", 4)
+    batch_id = await make_batch(database, 10)
+    one, two = await make_worker(database), await make_worker(database)
+    assert items(await limited_claim(database, one)) == 4
+    await sql(database, "DELETE FROM batch_schedule WHERE batch_id = $1", batch_id)
+    await make_batch(database, 10)
+    assert items(await limited_claim(database, two)) == 0
+    await lose(database, one)
+    assert items(await limited_claim(database, two)) == 4
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_claims_of_many_workers_at_once_never_start_more_than_the_limit(
+    database: Database, seed: int
+) -> None:
+    chance = random.Random(seed)
+    await limit(database, "tenant", "mine", 9)
+    await limit(database, "processor", "noop", 12)
+    batches = [await make_batch(database, 30) for _ in range(3)]
+    batches += [await make_batch(database, 30, tenant_id=OTHER) for _ in range(3)]
+    workers = [await make_worker(database) for _ in range(4)]
+    most, of_mine = 0, 0
+
+    async def work(worker: int) -> None:
+        nonlocal most, of_mine
+        while await sql(database, "SELECT FROM span LIMIT 1"):
+            leases = await limited_claim(database, worker, chance.randint(1, 8))
+            running = "SELECT coalesce(sum(remaining), 0)::int FROM lease"
+            [now] = await sql(database, running)
+            [mine] = await sql(
+                database, f"{running} JOIN batch b ON b.id = batch_id WHERE b.tenant_id = $1", TENANT
+            )
+            most, of_mine = max(most, now), max(of_mine, mine)
+            if leases:
+                await record(database, worker, all_of(leases))
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(*map(work, workers))
+    assert most <= 12
+    assert of_mine <= 9
+    assert most > 8  # it was used by more than one
+    assert await violations(database) == []
+    for one in batches:
+        assert await sql(database, "SELECT success FROM batch_count WHERE batch_id = $1", one) == [30]
+
+
+async def test_a_limit_that_another_claim_holds_is_passed_over_and_nobody_waits_for_it(
+    database: Database,
+) -> None:
+    await limit(database, "tenant", "mine", 5)
+    await make_batch(database, 10)
+    theirs = await make_batch(database, 10, tenant_id=OTHER)
+    worker = await make_worker(database)
+    async with database.transaction() as tx:
+        await service_limits.hold(tx, {"noop": 1})
+        async with database.transaction() as other, asyncio.timeout(5):
+            left = await service_limits.hold(other, {"noop": 10})
+            taken = await spans.claim(other, worker, left.free, (), left.of_tenants)
+    assert left.elsewhere
+    assert [lease.batch_id for lease in taken.leases] == [theirs]
+    assert items(await limited_claim(database, worker)) == 5
+
+
+async def test_what_a_limit_keeps_from_starting_is_nothing_that_more_workers_would_start(
+    database: Database,
+) -> None:
+    await make_batch(database, 10)
+    await limit(database, "tenant", "mine", 5)
+
+    async def startable() -> int:
+        async with database.connection() as connection:
+            [one] = await depth.queue(connection)
+        return one.startable
+
+    assert await startable() == 10
+    leases = await limited_claim(database, worker := await make_worker(database))
+    assert await startable() == 0
+    await record(database, worker, all_of(leases))
+    assert await startable() == 5
+
+
+async def test_nobody_looks_again_for_a_limited_tenant_that_wants_nothing(database: Database) -> None:
+    await limit(database, "tenant", "mine", 5)
+    await limit(database, "processor", "another", 5)
+    async with database.transaction() as tx:
+        assert not (await service_limits.hold(tx, {"noop": 10})).elsewhere
+
+
+async def test_without_a_limit_a_claim_says_what_it_always_said(server) -> None:  # type: ignore[no-untyped-def]
+    """By a worker that has looked, and found none."""
+    from mill import Scripted, eventually, working
+
+    name = f"gristmill_test_{uuid4().hex}"
+    database = await HeardDatabase(await server.create(name, template=server.template)).open()
+    try:
+        async with working(database, Scripted()):
+            batch_id = await make_batch(database, 3)
+
+            async def done() -> bool:
+                return (await get(database, batch_id)).success == 3
+
+            await eventually(done)
+        assert "service_limits.hold" not in {heard.where for heard in database.heard}
+        await sql(database, "INSERT INTO tenant (id, name) VALUES ($1, 'mine')", TENANT)
+        await limit(database, "tenant", "mine", 5)
+        async with working(database, Scripted()):
+            batch_id = await make_batch(database, 3)
+            await eventually(done)
+        assert "service_limits.hold" in {heard.where for heard in database.heard}
+    finally:
+        await database.close()
+        await server.drop(name)
+
+
+# --- of endpoints ----------------------------------------------------------------------------------------------------
+
+
+async def test_the_shares_of_all_workers_are_never_more_than_the_limit(database: Database) -> None:
+    chance = random.Random(1)
+    limited = await limit(database, "upstream", "model", 20)
+    workers = [await make_worker(database) for _ in range(4)]
+    shares_now = dict.fromkeys(workers, 0)
+
+    async def ask(worker: int) -> None:
+        for _ in range(15):
+            in_use = chance.randint(0, shares_now[worker])
+            shares_now[worker] = in_use
+            async with database.transaction() as tx:
+                grant = await shares.take(tx, limited, worker, Demand(in_use, 0, chance.randint(0, 30)))
+            assert grant
+            assert grant.share is not None
+            shares_now[worker] = grant.share
+            assert sum(shares_now.values()) <= 20
+
+    await asyncio.gather(*map(ask, workers))
+    [total] = await sql(database, "SELECT sum(granted)::int FROM upstream_share")
+    assert total <= 20
+
+
+async def test_a_worker_that_was_declared_dead_is_granted_nothing_and_counts_no_more(
+    database: Database,
+) -> None:
+    limited = await limit(database, "upstream", "model", 5)
+    one, two = await make_worker(database), await make_worker(database)
+    async with database.transaction() as tx:
+        assert (await shares.take(tx, limited, one, Demand(0, 0, 5))).share == 5  # type: ignore[union-attr]
+        assert (await shares.take(tx, limited, two, Demand(0, 0, 5))).share == 0  # type: ignore[union-attr]
+    await sql(database, "UPDATE worker SET dead = true WHERE id = $1", one)
+    async with database.transaction() as tx:
+        assert await shares.take(tx, limited, one, Demand(0, 0, 5)) is None
+        assert (await shares.take(tx, limited, two, Demand(0, 0, 5))).share == 5  # type: ignore[union-attr]
+        await shares.forget(tx)
+    assert await sql(database, "SELECT worker_id FROM upstream_share") == [two]
+
+
+async def test_a_limit_of_a_tenant_that_does_not_exist_is_refused(database: Database) -> None:
+    with pytest.raises(NotFound):
+        await limit(database, "tenant", "nobody", 5)

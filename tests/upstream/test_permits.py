@@ -1,0 +1,176 @@
+"""Permits as one process has them: who is let in, who waits, and what Postgres is asked for."""
+
+import asyncio
+from uuid import UUID
+
+import pytest
+
+from gristmill.upstream import permits
+from gristmill.upstream.caller import CALLER, Caller
+from gristmill.upstream.permits import Crowded, Limits, Permit, Permits
+
+BATCH = UUID("00000000-0000-7000-8000-000000000001")
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def made(clock: Clock | None = None, **limits: int) -> Permits:
+    one = Permits("model", clock=clock or Clock())
+    one.limit(Limits(**limits))
+    return one
+
+
+async def turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_without_a_limit_nobody_waits() -> None:
+    one = made()
+    for _ in range(1000):
+        await one.enter(5)
+    assert one.calling == 1000
+    assert one.room(0) is None
+
+
+async def test_no_more_call_than_the_share_and_who_waits_comes_in_turn() -> None:
+    one, order = made(in_flight=10), []
+    one.share = 2
+
+    async def call(number: int) -> None:
+        async with Permit(one):
+            order.append(number)
+            await asyncio.sleep(0)
+
+    async with asyncio.timeout(5):
+        await asyncio.gather(*map(call, range(20)))
+    assert order == list(range(20))
+    assert (one.calling, one.waiting) == (0, 0)
+
+
+async def test_a_share_of_a_worker_that_others_may_think_dead_is_not_used() -> None:
+    trusted = False
+    one = Permits("model", trusted=lambda: trusted)
+    one.limit(Limits(in_flight=10))
+    one.share = 5
+    waiting = asyncio.create_task(one.enter(0))
+    await turns()
+    assert one.calling == 0
+    trusted = True
+    one.serve()
+    await waiting
+    assert one.calling == 1
+
+
+async def test_a_call_that_is_cancelled_while_it_waits_or_just_when_its_turn_comes_leaves_no_trace() -> None:
+    one = made(in_flight=1)
+    waiting = [asyncio.create_task(one.enter(0)) for _ in range(3)]
+    await turns()
+    waiting[0].cancel()
+    await turns()
+    assert one.waiting == 2
+    one.share = 1
+    one.serve()  # the second has its turn, and does not know yet
+    waiting[1].cancel()
+    await turns()
+    assert one.calling == 1
+    await waiting[2]
+    one.leave()
+    assert (one.calling, one.waiting) == (0, 0)
+
+
+async def test_who_waits_too_long_gives_up_and_all_waits_of_an_item_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(permits, "WAIT_SECONDS", 0.02)
+    one = made(in_flight=1)
+    moved: list[float] = []
+    caller = Caller((BATCH, 0), postpone=moved.append)
+    CALLER.set(caller)
+    with pytest.raises(Crowded):
+        await one.enter(0)
+    assert one.waiting == 0
+    assert moved[0] == 0.02  # its time stands still, as long as it may wait …
+    assert sum(moved) == pytest.approx(caller.waited_seconds)  # … and ends later by what it did
+    caller.waited_seconds = 1.0
+    with pytest.raises(Crowded):
+        await one.enter(0)
+
+
+async def test_while_postgres_is_asked_no_more_calls_go_on_than_it_is_told() -> None:
+    one = made(in_flight=10)
+    one.share = 10
+    await one.enter(0)
+    one.freeze()
+    waiting = asyncio.create_task(one.enter(0))
+    await turns()
+    assert (one.calling, one.waiting) == (1, 1)
+    one.leave()
+    await waiting  # one that ends makes room for another
+    assert one.calling == 1
+
+
+async def test_what_was_taken_in_advance_lapses() -> None:
+    clock = Clock()
+    one = made(clock, requests_per_minute=600)
+    one.requests, one.lapses_at = 5, clock.now + 1
+    await one.enter(0)
+    clock.now += 2
+    waiting = asyncio.create_task(one.enter(0))
+    await turns()
+    assert one.waiting == 1
+    assert one.handed_back() == (0, 0, 0)  # and does not come back, either
+    waiting.cancel()
+
+
+async def test_what_was_not_used_goes_back_and_what_was_used_beyond_it_is_owed() -> None:
+    clock = Clock()
+    one = made(clock, tokens_per_minute=600)
+    one.tokens, one.lapses_at = 100, clock.now + 1
+    async with Permit(one, lambda: 40) as permit:
+        permit.used(lambda: 70)
+    assert one.handed_back() == (0, 60, 30)
+    one.overdrawn = 0
+    one.tokens = 50
+    async with Permit(one, lambda: 40) as permit:
+        permit.used(lambda: 10)
+    assert one.handed_back() == (0, 40, 0)
+
+
+async def test_who_has_work_waiting_wants_twice_what_it_has_and_who_has_not_what_it_used() -> None:
+    one = made(in_flight=100)
+    one.share = 4
+    waiting = [asyncio.create_task(one.enter(0)) for _ in range(6)]
+    await turns()
+    assert one.wanted(64) == 12
+    assert one.wanted(8) == 8
+    one.share = 10
+    one.serve()
+    await asyncio.gather(*waiting)
+    one.asked()
+    for _ in waiting:
+        one.leave()
+    assert one.wanted(64) == 6
+    one.asked()
+    one.asked()
+    assert one.wanted(64) == 0
+
+
+async def test_no_more_is_claimed_than_may_call_and_some_that_wait() -> None:
+    one = made(in_flight=100)
+    one.share = 80
+    assert one.room(0) == 80 + 20
+    assert one.room(30) == 70
+    calls = [asyncio.create_task(one.enter(0)) for _ in range(90)]
+    await turns()
+    assert one.room(0) == 10
+    assert one.room(20) == 0
+    for task in calls:
+        task.cancel()
+    assert made(requests_per_minute=600).room(0) == 20
+    assert made(requests_per_minute=6).room(0) == 1
