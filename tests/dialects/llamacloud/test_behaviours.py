@@ -300,6 +300,22 @@ async def test_6_the_directory_must_be_there_with_1_to_1000_files(
     assert await listed(caller, "") == []
 
 
+async def test_6_nothing_makes_no_batch_and_an_empty_file_no_file(caller: Caller) -> None:
+    directory_id = await directory_of(caller, 0)
+    up = await caller.post(
+        f"{DIRECTORIES}/{directory_id}/files/upload", files={"upload_file": ("a.txt", b"")}
+    )
+    assert (up.status_code, up.headers.get("x-should-retry")) == (400, None)
+    assert await refused(caller, BATCHES, body_of(directory_id)) == {
+        "/source_directory_id": "empty_directory"
+    }
+    for body in (b"", b"{}", b"[]"):
+        made = await caller.post(BATCHES, content=body, headers={"Content-Type": "application/json"})
+        assert made.status_code == 400, made.text
+    for path in (BATCHES, "/api/v1/beta/files", f"{DIRECTORIES}/{directory_id}/files"):
+        assert (await caller.get(path)).json() == {"items": [], "next_page_token": None}
+
+
 async def test_6_a_directory_of_1001_files_is_too_many_and_one_of_1000_is_not(
     service: Service, caller: Caller
 ) -> None:

@@ -387,10 +387,10 @@ async def test_webhooks_tell_of_the_batch_in_their_words_signed_over_the_body(
     await sdk.webhook_configs.delete(kept.id)
 
 
-async def test_documents_of_every_kind_come_out_as_pages_of_text_and_markdown(
+async def test_10_documents_of_every_kind_come_out_as_pages_of_text_and_markdown(
     sdk: AsyncLlamaCloud, tmp_path: Path
 ) -> None:
-    """Behaviour 10 of the seed."""
+
     written = {
         "a.txt": b"A mill is turned by water.",
         "a.md": b"# A mill\n\nturned by water",
