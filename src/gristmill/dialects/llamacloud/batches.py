@@ -20,8 +20,9 @@ from gristmill.db import Transaction
 from gristmill.dialects import base
 from gristmill.dialects.llamacloud import configurations, hooks, pages, words
 from gristmill.dialects.llamacloud.hooks import Hook
-from gristmill.dialects.llamacloud.making import MAX_FILES, Making, too_many_files
+from gristmill.dialects.llamacloud.making import MAX_BODY_BYTES, MAX_FILES, made, too_many_files
 from gristmill.dialects.llamacloud.words import Lenient
+from gristmill.dialects.making import Making
 from gristmill.domain.states import TERMINAL, ItemStatus
 from gristmill.intake import problems
 from gristmill.store import batches, directories, tasks
@@ -100,8 +101,8 @@ def _result(task: Task) -> dict[str, Any]:
 async def create_batch(request: Request) -> Response:
     """The configuration and the set of files are taken as they are now."""
     key = await caller(request, "batches:write")
-    making = Making.of(request, key)
-    given = problems.checked(BatchBody, await making.body())
+    making = Making.begin(request, key, _PATH)
+    given = problems.checked(BatchBody, await making.body(MAX_BODY_BYTES))
     if (before := await making.once.before()) is not None:
         return before
     of, job = parts(request), given.config.job
@@ -118,7 +119,8 @@ async def create_batch(request: Request) -> Response:
     }
     tier = await configurations.tier_of(of, key, job.configuration_id)
     origin = Origin(words.NAME, facts=words.facts(tier=tier))
-    return await making.made(
+    return await made(
+        making,
         body,
         lambda new: hooks.worded(replace(new, origin=origin), found),
         lambda batch: view(key, batch),

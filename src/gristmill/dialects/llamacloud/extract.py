@@ -11,9 +11,10 @@ from gristmill.api.envelope import as_json
 from gristmill.api.parts import Parts, parts
 from gristmill.dialects.llamacloud import files, jobs, parameters, words
 from gristmill.dialects.llamacloud.jobs import Job
-from gristmill.dialects.llamacloud.making import Making
+from gristmill.dialects.llamacloud.making import MAX_BODY_BYTES
 from gristmill.dialects.llamacloud.parameters import OfJob
 from gristmill.dialects.llamacloud.words import JOB
+from gristmill.dialects.making import Making
 from gristmill.domain.errors import Invalid, Problem
 from gristmill.intake import problems
 from gristmill.processors.extract import Extract
@@ -56,8 +57,8 @@ def view(key: Key, job: Job) -> dict[str, Any]:
 async def create_job(request: Request) -> Response:
     """`file_input` is a file's id, or that of a parse job: then its document is read."""
     key = await caller(request, "batches:write")
-    making = Making.of(request, key)
-    given = problems.checked(ExtractBody, await making.body())
+    making = Making.begin(request, key, _PATH)
+    given = problems.checked(ExtractBody, await making.body(MAX_BODY_BYTES))
     if (before := await making.once.before()) is not None:
         return before
     chosen = _chosen(given)

@@ -13,8 +13,9 @@ from gristmill.api.envelope import as_json
 from gristmill.api.parts import Parts, parts
 from gristmill.dialects import base
 from gristmill.dialects.llamacloud import words
-from gristmill.dialects.llamacloud.making import Making, Places
+from gristmill.dialects.llamacloud.making import Places, made
 from gristmill.dialects.llamacloud.words import JobId
+from gristmill.dialects.making import Making
 from gristmill.domain.errors import Conflict, NotFound
 from gristmill.domain.states import TERMINAL
 from gristmill.store import batches, results
@@ -94,8 +95,8 @@ async def create(
     """`chosen`: a `config`, or a `configuration_id`. `given`: the item's input."""
     body = {"processor": processor, **chosen, "requests": [{"custom_id": _ITEM, "input": given}]}
     origin = Origin(words.JOBS, facts=facts)
-    return await making.made(
-        body, lambda new: replace(new, origin=origin), lambda batch: view(Job(batch, None)), places
+    return await made(
+        making, body, lambda new: replace(new, origin=origin), lambda batch: view(Job(batch, None)), places
     )
 
 

@@ -15,8 +15,9 @@ from gristmill.api.parts import Parts, parts
 from gristmill.api.upload import Upload
 from gristmill.dialects.llamacloud import configurations, files, jobs, pages, parameters, words
 from gristmill.dialects.llamacloud.jobs import Job
-from gristmill.dialects.llamacloud.making import Making
+from gristmill.dialects.llamacloud.making import MAX_BODY_BYTES
 from gristmill.dialects.llamacloud.parameters import OfJob
+from gristmill.dialects.making import Making
 from gristmill.domain.errors import Invalid, Problem
 from gristmill.intake import json, problems
 from gristmill.processors.parse import Parse
@@ -60,8 +61,8 @@ def view(key: Key, job: Job) -> dict[str, Any]:
 async def create_job(request: Request) -> Response:
     """Of a file by its `file_id`, or of a document at a `source_url`."""
     key = await caller(request, "batches:write")
-    making = Making.of(request, key)
-    body = await making.body()
+    making = Making.begin(request, key, _PATH)
+    body = await making.body(MAX_BODY_BYTES)
     given = problems.checked(ParseBody, body)
     if (before := await making.once.before()) is not None:
         return before
@@ -79,7 +80,7 @@ async def create_job(request: Request) -> Response:
 async def upload(request: Request) -> Response:
     """A form with the part `file`, and its `configuration` as JSON text. What the configuration lacks keeps no file."""
     key = await caller(request, "batches:write", "files:write")
-    of, making = parts(request), Making.of(request, key)
+    of, making = parts(request), Making.begin(request, key, _PATH)
     async with Upload(of, key.tenant_id) as incoming:
         form = FilePart(lenient=True)
         new = await files.received(request, incoming, form, purpose="parse")
