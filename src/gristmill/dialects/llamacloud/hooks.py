@@ -78,9 +78,7 @@ async def chosen(of: Parts, key: Key, inline: Iterable[Hook], endpoint_ids: Iter
     for place, one in enumerate(endpoint_ids):
         at = f"/webhook_configuration_ids/{place}"
         try:
-            async with of.database.engine.connect() as connection:
-                its_id = words.inward(PREFIX, one)
-                kept = await webhook_endpoints.get(connection, key.tenant_id, its_id)
+            kept = await find(of, key, one)
         except NotFound:
             raise Invalid([Problem(at, "unknown_webhook", "no such webhook configuration")]) from None
         found.append(Chosen(at, opened(of, kept)))
@@ -106,6 +104,20 @@ def worded(new: NewBatch, found: Iterable[Chosen]) -> NewBatch:
 
 
 # --- those that are kept --------------------------------------------------------------------------------------
+
+
+def ours(kept: Endpoint) -> bool:
+    """Others keep theirs in the same place."""
+    return bool(words.facts_of(kept.dialect_facts).get("dialect", words.NAME) == words.NAME)
+
+
+async def find(of: Parts, key: Key, config_id: str) -> Endpoint:
+    """Raises NotFound."""
+    async with of.database.engine.connect() as connection:
+        kept = await webhook_endpoints.get(connection, key.tenant_id, words.inward(PREFIX, config_id))
+    if not ours(kept):
+        raise NotFound("no such webhook configuration")
+    return kept
 
 
 def sealed(of: Parts, endpoint_id: UUID, hook: Hook) -> bytes | None:

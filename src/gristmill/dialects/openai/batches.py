@@ -19,7 +19,7 @@ from gristmill.api.query import Query, uuid_of
 from gristmill.dialects import base
 from gristmill.dialects.base import facts, inward, outward, position
 from gristmill.dialects.making import Making
-from gristmill.dialects.openai import outputs
+from gristmill.dialects.openai import endpoints, outputs
 from gristmill.dialects.openai.files import LIFETIMES, listing
 from gristmill.dialects.openai.words import (
     BAD_SOURCE,
@@ -111,7 +111,10 @@ async def create_batch(request: Request) -> Response:
         return before
     canonical = _canonical(asked, await _input(request, key, asked.input_file_id))
     origin = Origin(NAME, facts=orjson.dumps(_facts(asked)).decode())
-    return await making.made(canonical, lambda new: replace(new, origin=origin), view)
+    kept = await endpoints.all_of(making.of, key)
+    return await making.made(
+        canonical, lambda new: endpoints.told(making.of, replace(new, origin=origin), kept), view
+    )
 
 
 async def _input(request: Request, key: Key, file_id: str) -> UUID:
