@@ -2,8 +2,8 @@
 
 A dialect gives its clients the events in their own words by a `Wire`: `NewBatch.webhooks` of a batch that
 `api/create.new_batch` has made, each `dataclasses.replace`d with one, before it is stored. Names and statuses then come from
-`Wire.words`, and an event that is not among its words is not sent. Where these have EXPIRED, it is the name of a `failed`
-whose reason was the deadline.
+`Wire.words`, and an event that is not among its words is not sent. They may tell ends apart that are one event here: EXPIRED
+is a `failed` whose reason was the deadline, FRUITLESS a `completed` of which nothing has succeeded.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ class Signature(StrEnum):
     LLAMACLOUD = "llamacloud"  # LC-Signature, over the body alone
 
 
-EXPIRED = "expired"
+EXPIRED, FRUITLESS = "expired", "fruitless"
 DEFAULT_SIGNATURES = (Signature.STANDARD, Signature.CODEER)
 
 
@@ -52,9 +52,9 @@ class Hook:
     sealed: bytes | None = None
     wire: Wire | None = None
 
-    @property
-    def tells_expired(self) -> bool:
-        return self.wire is not None and EXPIRED in self.wire.words
+    def knows(self, event: str) -> bool:
+        """Whether it has a word of its own for it."""
+        return self.wire is not None and event in self.wire.words
 
     def wants(self, event: str) -> bool:
         return event in self.events and (self.wire is None or event in self.wire.words)

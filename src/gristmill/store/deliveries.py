@@ -12,7 +12,15 @@ from gristmill.domain.errors import Conflict, NotFound
 from gristmill.domain.events import DEFAULT_SUBSCRIPTION, batch_event_body, event_id
 from gristmill.domain.ids import uuid7
 from gristmill.domain.states import DeliveryStatus
-from gristmill.domain.webhooks import DEFAULT_SIGNATURES, EXPIRED, Hook, Signature, body_for, from_json
+from gristmill.domain.webhooks import (
+    DEFAULT_SIGNATURES,
+    EXPIRED,
+    FRUITLESS,
+    Hook,
+    Signature,
+    body_for,
+    from_json,
+)
 
 # In flight at a time, over all senders: what keeps one bad receiver from delaying others.
 MAX_PER_RECEIVER = 10
@@ -121,12 +129,10 @@ async def queue(
     )
     hooks = from_json(webhooks)
     told = event
-    if (
-        event == "failed"
-        and any(hook.tells_expired for hook in hooks)
-        and await tx.fetchval(_EXPIRED, batch_id)
-    ):
-        told = EXPIRED
+    if event == "completed" and success == 0:
+        told = FRUITLESS
+    elif event == "failed" and any(hook.knows(EXPIRED) for hook in hooks):
+        told = EXPIRED if await tx.fetchval(_EXPIRED, batch_id) else event
     rows = list[_Row](_listed(hooks, event, told, body))
     if webhook_url is not None and event in (
         DEFAULT_SUBSCRIPTION if webhook_events is None else webhook_events
@@ -139,7 +145,7 @@ async def queue(
 def _listed(hooks: Sequence[Hook], event: str, told: str, body: str) -> Iterator[_Row]:
     """`told`: the event for those who have a word for what came to pass."""
     for place, hook in enumerate(hooks):
-        mine = told if hook.tells_expired else event
+        mine = told if hook.knows(told) else event
         if hook.wants(mine):
             signatures = " ".join(hook.signatures)
             yield uuid7(), hook.url, hook.sealed, place, signatures, body_for(hook, mine, body)
