@@ -179,7 +179,7 @@ async def test_what_is_no_endpoint_and_whose_it_is_not_is_refused(mill: Served, 
         with pytest.raises(openai.NotFoundError):
             await foreign(made.id)
     headers = {"x-api-key": client.api_key}
-    theirs = f"whc-{UUID(made.id.removeprefix('we_'))}"  # as LlamaCloud would call it
+    theirs = f"whc-{UUID(made.id.removeprefix('whe_'))}"  # as LlamaCloud would call it
     for method in ("GET", "PUT", "DELETE"):
         path = f"/api/v1/beta/webhook-configs/{theirs}"
         assert (await mill.client.request(method, path, headers=headers, json={})).status_code == 404

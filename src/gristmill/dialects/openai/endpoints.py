@@ -21,7 +21,7 @@ from gristmill.store.batches import NewBatch
 from gristmill.store.keys import Key
 from gristmill.store.webhook_endpoints import Endpoint
 
-PREFIX = "we_"
+PREFIX = "whe_"
 MAX_EACH = 20  # of one tenant: each batch may have to be told to all of them
 SIGNATURES = (Signature.STANDARD,)
 # Our event → its type and status there.
