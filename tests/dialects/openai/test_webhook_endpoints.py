@@ -16,6 +16,7 @@ from served import Served
 from .test_openai import ended, line, make, until, uuid
 
 pytestmark = pytest.mark.slow
+JSON = {"Content-Type": "application/json"}
 FOUR: list[Literal["batch.completed", "batch.failed", "batch.expired", "batch.cancelled"]] = [
     "batch.completed", "batch.failed", "batch.expired", "batch.cancelled",
 ]  # fmt: skip
@@ -179,6 +180,9 @@ async def test_what_is_no_endpoint_and_whose_it_is_not_is_refused(mill: Served, 
         with pytest.raises(openai.NotFoundError):
             await foreign(made.id)
     headers = {"x-api-key": client.api_key}
+    for content in (b"{", b"[]", b"\xff", b'{"keep_old_secret_active_for_24_hours": "maybe"}'):
+        path = f"/v1/webhook_endpoints/{made.id}/rotate_secret"
+        assert (await mill.client.post(path, headers=headers | JSON, content=content)).status_code == 400
     theirs = f"whc-{UUID(made.id.removeprefix('whe_'))}"  # as LlamaCloud would call it
     for method in ("GET", "PUT", "DELETE"):
         path = f"/api/v1/beta/webhook-configs/{theirs}"

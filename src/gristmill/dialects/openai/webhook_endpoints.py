@@ -8,7 +8,6 @@ import time
 from dataclasses import replace
 from typing import Annotated, Any
 
-import orjson
 from fastapi import APIRouter
 from pydantic import BaseModel, Field, StringConstraints
 from starlette.requests import Request
@@ -162,20 +161,13 @@ async def delete_endpoint(request: Request, endpoint_id: str) -> Response:
 async def rotate_secret(request: Request, endpoint_id: str) -> Response:
     """From now on all is signed by the new one, what batches of before have to tell included."""
     key = await caller(request, "configurations:write")
-    given = problems.checked(Rotation, await _optional(request))
+    given = problems.checked(Rotation, await body.read_optional(request, _MAX_BODY_BYTES))
     of = parts(request)
     before = await endpoints.find(of, key, endpoint_id)
     until = time.time() + _OLD_SECONDS
     former = {"secret": before.secret, "until": until} if given.keep_old_secret_active_for_24_hours else None
     rotated = await endpoints.change(of, key, replace(before, secret=endpoints.new_secret(), former=former))
     return as_json(view(rotated, rotated.secret))
-
-
-async def _optional(request: Request) -> dict[str, Any]:
-    """Clients send no body where they have nothing to say."""
-    raw = await body.read(request, _MAX_BODY_BYTES)
-    given: object = orjson.loads(raw) if raw else {}
-    return given if isinstance(given, dict) else {}
 
 
 @router.post(_PATH + "/{endpoint_id}/test")
