@@ -33,7 +33,7 @@ async def kept(client: AsyncOpenAI, url: str, **more: Any) -> WebhookEndpointWit
 
 
 async def test_an_endpoint_is_created_read_changed_listed_and_deleted(
-    client: AsyncOpenAI, receiver: Receiver
+    mill: Served, client: AsyncOpenAI, receiver: Receiver
 ) -> None:
     made = await kept(client, receiver.url)
     assert (made.object, made.name, made.url, made.event_types) == (
@@ -46,9 +46,15 @@ async def test_an_endpoint_is_created_read_changed_listed_and_deleted(
     assert read.to_dict() == {
         name: value for name, value in made.to_dict().items() if name != "signing_secret"
     }
-    assert (await client.webhooks.update(made.id, name="ends")).updated_at == made.updated_at
+    assert made.updated_at is not None
+    async with mill.database.connection() as connection:
+        earlier = "UPDATE webhook_endpoint SET updated_at = updated_at - interval '1 hour' WHERE id = $1"
+        await connection.execute(earlier, UUID(made.id.removeprefix("whe_")))
+    unchanged = await client.webhooks.update(made.id, name="ends")
+    assert unchanged.updated_at == made.updated_at - 3600
     changed = await client.webhooks.update(made.id, name="other", event_types=["batch.failed"])
     assert (changed.name, changed.url, changed.event_types) == ("other", receiver.url, ["batch.failed"])
+    assert (changed.updated_at or 0) >= made.updated_at
     more = [(await kept(client, receiver.url)).id for _ in range(4)]
     assert [one.id async for one in client.webhooks.list(limit=2)] == [*more[::-1], made.id]
     deleted = await client.webhooks.delete(made.id)
