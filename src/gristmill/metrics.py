@@ -24,6 +24,10 @@ _request_seconds = Histogram(
     buckets=_HTTP_SECONDS,
     registry=REGISTRY,
 )
+_followers = Gauge("gristmill_followers", "Who follows a batch at the moment", ("kind",), registry=REGISTRY)
+_followers_gone = Counter(
+    "gristmill_followers_gone", "Followers that follow no longer", ("kind", "reason"), registry=REGISTRY
+)
 _batches_created = Counter("gristmill_batches_created", "Batches accepted", ("processor",), registry=REGISTRY)
 _items_created = Counter("gristmill_items_created", "Items accepted", ("processor",), registry=REGISTRY)
 _items_ended = Counter(
@@ -117,6 +121,17 @@ _database_lost = Counter(
 def request_answered(method: str, route: str, status: int, seconds: float) -> None:
     _requests.labels(method, route, str(status)).inc()
     _request_seconds.labels(route).observe(seconds)
+
+
+def follower_came(kind: str) -> None:
+    """`kind` is sse or websocket."""
+    _followers.labels(kind).inc()
+
+
+def follower_gone(kind: str, reason: str) -> None:
+    """`reason` is a word (api/following.py)."""
+    _followers.labels(kind).dec()
+    _followers_gone.labels(kind, reason).inc()
 
 
 def database_unavailable() -> None:

@@ -92,7 +92,7 @@ async def main(folder: Path) -> None:
 
 async def webhook(http: HttpSession, url: str) -> None:
     for _ in range(2):  # as it is tried again
-        await send(http, Post("evt_1", "{}", url, None), 5)
+        await send(http, Post("evt_1", "{}", url), 5)
 
 
 async def document(http: HttpSession, url: str) -> None:

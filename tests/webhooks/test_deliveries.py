@@ -20,7 +20,7 @@ import svix.webhooks
 
 from fakes.receiver import Receiver, bomb, drip, endless, hang, hold, huge_header, raw, reset, status
 from gristmill.domain.ids import uuid7
-from gristmill.domain.webhooks import Form, Hook, Signature, Wire, as_json, binding
+from gristmill.domain.webhooks import Form, Hook, Secrets, Signature, Wire, as_json, binding
 from gristmill.net.session import USER_AGENT, HttpSession
 from gristmill.settings import Settings
 from gristmill.store import deliveries
@@ -204,7 +204,7 @@ async def test_every_attempt_sends_the_same_bytes_and_id_with_a_signature_of_its
 
 
 def post(url):
-    return Post("evt_1", "{}", url, None)
+    return Post("evt_1", "{}", url)
 
 
 @pytest.mark.parametrize(
@@ -469,7 +469,7 @@ async def test_a_secret_is_in_no_log_and_in_no_row(database, sender, receiver, c
             rows = str([tuple(row) for row in await connection.fetch(f"SELECT * FROM {table}")])
             for hidden in (raw_secret, repr(base64.b64decode(raw_secret))[2:-1], SECRET.encode().hex()):
                 assert hidden not in rows
-    assert SECRET not in repr(Post("evt_1", "{}", path, SECRET))
+    assert SECRET not in repr(Post("evt_1", "{}", path, Secrets(SECRET)))
 
 
 async def test_the_event_in_the_body_is_what_the_rows_say(database, sender, receiver):

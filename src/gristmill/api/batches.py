@@ -7,8 +7,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gristmill import metrics
-from gristmill.api import body, create, idempotency, pages
+from gristmill.api import body, create, idempotency, pages, storing
 from gristmill.api.auth import caller
 from gristmill.api.envelope import answer, fragment, listing
 from gristmill.api.openapi import (
@@ -154,19 +153,11 @@ async def create_batch(request: Request) -> Response:
         if (before := await once.before()) is not None:
             return before
         new, content = await create.new_batch(of, key, await run(json.parse, text, dict), run)
-        with of.bear(new, content if isinstance(content, list) else ()) as birth:
-            async with of.database.transaction() as tx:
-                if (before := await once.begin(tx)) is not None:
-                    return before
-                await create.store(tx, new, content)
-                batch = await batches.get(tx, key.tenant_id, new.id)
-                made = answer(view(batch), 202, headers={"Location": f"/api/v1/batches/{batch.id}"})
-                await once.keep(tx, made)
-                await birth.lease(tx)
-            if birth.start():
-                of.wake()
-    metrics.batch_created(new.processor, batch.total)
-    return made
+        return await storing.answered(of, once, (new, content), _made)
+
+
+def _made(batch: Batch) -> Response:
+    return answer(view(batch), 202, headers={"Location": f"/api/v1/batches/{batch.id}"})
 
 
 @router.get(

@@ -14,6 +14,7 @@ from gristmill.api import results as results_api
 from gristmill.api.auth import caller
 from gristmill.api.batches import find
 from gristmill.api.envelope import dumps
+from gristmill.api.following import Follower, following
 from gristmill.api.openapi import READ, documented, header, parameter, responses
 from gristmill.api.parts import Parts, parts
 from gristmill.api.query import Query
@@ -42,6 +43,7 @@ _PROGRESS = (
     "waiting_reason",
 )
 _BLANK = bytes.maketrans(b"\r\n", b"  ")
+_DRAIN = b"event: drain\ndata: {}\n\n"
 _SETTLES = ("throughput", "eta_seconds")  # change by themselves: no news alone
 
 router = APIRouter(prefix="/api/v1/batches/{batch_id}/events", tags=["Results"])
@@ -68,8 +70,8 @@ async def follow_batch(request: Request, batch_id: str) -> Response:
     """Server-sent events: `status` (the batch, at first and whenever its status has changed; that of an ended batch comes last),
     `item` (a result, as it ends; with an id), `progress` (counts, at most four times a second), and comments that keep the
     connection alive. Begins with all that has ended before; ends after the `status` of a batch that has ended, or with `drain`
-    when this process stops: come again then, with the last id. Who comes again after the end gets 204, which tells browsers to
-    stay away. `deleted` ends it, too."""
+    when this process stops or its database is away: come again then, with the last id. Who comes again after the end gets 204,
+    which tells browsers to stay away. `deleted` ends it, too."""
     key = await caller(request, "batches:read")
     query = Query(request, ("last_event_id",))
     given = request.headers.get(_FIELD) or query.text("last_event_id", 32)
@@ -98,21 +100,34 @@ def _position(given: str | None, batch: Batch) -> tuple[Position, bool]:
 
 
 async def _stream(of: Parts, batch: Batch, position: Position) -> AsyncIterator[bytes]:
+    with following("sse", batch.id) as follower:
+        try:
+            async for text in _told(of, batch, position, follower):
+                yield text
+        except (NotFound, Gone):
+            follower.reason = "deleted"
+            yield b"event: deleted\ndata: {}\n\n"
+        except Exception as error:
+            if not follower.lost(error):
+                raise
+            yield _DRAIN  # what has been told stays true; by the id of the last the rest is found
+
+
+async def _told(of: Parts, batch: Batch, position: Position, follower: Follower) -> AsyncIterator[bytes]:
     teller = _Teller(batch)
     until = time.monotonic() + LONGEST_SECONDS
     # The status of an ended batch comes last and only there: a reader may take it for the end.
     first = b"" if batch.status in TERMINAL else teller.status(batch)
     yield b"retry: %d\n\n" % RETRY_MILLISECONDS + first
-    try:
-        async for news in of.watch.follow(batch, position, of.draining, staged=teller.staged is not None):
-            if text := teller.tell(news):
-                yield text
-            over = of.draining.is_set() or time.monotonic() > until
-            if over and isinstance(news, Batch) and news.status not in TERMINAL:
-                yield b"event: drain\ndata: {}\n\n"
-                return
-    except (NotFound, Gone):
-        yield b"event: deleted\ndata: {}\n\n"
+    async for news in of.watch.follow(batch, position, of.draining, staged=teller.staged is not None):
+        if text := teller.tell(news):
+            yield text
+        over = of.draining.is_set() or time.monotonic() > until
+        if over and isinstance(news, Batch) and news.status not in TERMINAL:
+            follower.reason = "sent_away"
+            yield _DRAIN
+            return
+    follower.reason = "ended"
 
 
 class _Teller:

@@ -32,10 +32,14 @@ class Front:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         scope["request_id"] = f"req_{secrets.token_hex(12)}"
+        if scope["type"] == "websocket":  # who serves it notes it (api/following.py)
+            with log.bind(request_id=scope["request_id"]):
+                await self._app(scope, receive, send)
+            return
         method = scope["method"]
         if method == "HEAD":
             # Every GET answers HEAD, as probes and caches expect. A copy: the server goes by its own, and sends no body.

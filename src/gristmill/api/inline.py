@@ -16,8 +16,8 @@ from typing import Any
 
 import orjson
 
-from gristmill import metrics, processors
-from gristmill.api import create
+from gristmill import processors
+from gristmill.api import create, storing
 from gristmill.api.create import Content
 from gristmill.api.parts import Parts
 from gristmill.api.sources import MAX_ITEMS, FromFile
@@ -29,7 +29,6 @@ from gristmill.intake.items import PROBLEMS_EACH
 from gristmill.intake.problems import MAX_PROBLEMS, pointer
 from gristmill.intake.source import FileOptions
 from gristmill.processors.agent_message import AgentMessage
-from gristmill.store import batches
 from gristmill.store.batches import Batch, NewBatch, Origin
 from gristmill.store.keys import Key
 
@@ -56,12 +55,8 @@ async def make(
     """
     async with Upload(of, key.tenant_id) as upload:
         new, content = await read(of, key, upload, body, requests, most=most)
-        async with of.database.transaction() as tx:
-            await create.store(tx, replace(new, origin=origin), content)
-            batch = await batches.get(tx, key.tenant_id, new.id)
+        [batch] = await storing.stored(of, [(replace(new, origin=origin), content)])
         upload.kept()
-    of.wake()
-    metrics.batch_created(new.processor, batch.total)
     return batch
 
 

@@ -8,6 +8,7 @@ from gristmill.domain.retry import WEBHOOK_JITTER, WEBHOOK_SCHEDULE_SECONDS
 
 MAX_RETRY_AFTER_SECONDS = 24 * 3600.0
 GONE = 410
+ENDPOINT_DELETED = "endpoint_deleted"  # nothing was sent: the kept endpoint is no more
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,8 @@ class RetryIn:
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """Not sent again unless somebody asks for it: the receiver answered 410, or the schedule is used up."""
+    """Not sent again unless somebody asks for it: the receiver answered 410, its endpoint was deleted, or the schedule is
+    used up."""
 
     reason: Literal["gone", "exhausted"]
 
@@ -56,7 +58,7 @@ def after(attempt: Attempt, position: int) -> Verdict:
     """What follows from the send at `position` (0-based) of the schedule."""
     if attempt.accepted:
         return Delivered()
-    if attempt.status_code == GONE:
+    if attempt.status_code == GONE or attempt.error == ENDPOINT_DELETED:
         return Dead("gone")
     if position + 1 >= len(WEBHOOK_SCHEDULE_SECONDS):
         return Dead("exhausted")

@@ -2,11 +2,12 @@
 
 A dialect gives its clients the events in their own words by a `Wire`: `NewBatch.webhooks` of a batch that
 `api/create.new_batch` has made, each `dataclasses.replace`d with one, before it is stored. Names and statuses then come from
-`Wire.words`, and an event that is not among its words is not sent.
+`Wire.words`, and an event that is not among its words is not sent. They may tell ends apart that are one event here: EXPIRED
+is a `failed` whose reason was the deadline, FRUITLESS a `completed` of which nothing has succeeded.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -21,6 +22,7 @@ class Signature(StrEnum):
     LLAMACLOUD = "llamacloud"  # LC-Signature, over the body alone
 
 
+EXPIRED, FRUITLESS = "expired", "fruitless"
 DEFAULT_SIGNATURES = (Signature.STANDARD, Signature.CODEER)
 
 
@@ -41,7 +43,8 @@ class Wire:
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """One of a batch's `webhooks`. `sealed`: {secret, headers} as JSON, encrypted and bound to `binding(batch, position)`."""
+    """One of a batch's `webhooks`. `sealed`: {secret, headers} as JSON, encrypted and bound to `binding(batch, position)`; or
+    {endpoint}: the id of a kept one, whose URL, secret and headers are looked up whenever it is told of something."""
 
     url: str
     events: tuple[str, ...]
@@ -49,8 +52,31 @@ class Hook:
     sealed: bytes | None = None
     wire: Wire | None = None
 
+    def knows(self, event: str) -> bool:
+        """Whether it has a word of its own for it."""
+        return self.wire is not None and event in self.wire.words
+
     def wants(self, event: str) -> bool:
         return event in self.events and (self.wire is None or event in self.wire.words)
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """What is sealed, in clear: never logged. `former`: the secret before, while it is to sign beside the new one."""
+
+    secret: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    former: str | None = None
+
+    def __repr__(self) -> str:
+        return "Secrets()"
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any], now: float) -> "Secrets":
+        """From the JSON. `now` in Unix seconds."""
+        former = found.get("former")
+        valid = former is not None and now < former["until"]
+        return cls(found["secret"], found["headers"], former["secret"] if former and valid else None)
 
 
 def binding(batch_id: object, position: int | None) -> str:

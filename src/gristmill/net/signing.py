@@ -17,10 +17,12 @@ def headers(
     timestamp: int,
     body: bytes,
     signatures: Collection[Signature] = DEFAULT_SIGNATURES,
+    former: str | None = None,
 ) -> dict[str, str]:
     """The headers of one attempt: `identifier` is the same for all, `timestamp` (Unix seconds) is its own.
 
-    Without a secret nothing is signed; identifier and timestamp are sent all the same.
+    Without a secret nothing is signed; identifier and timestamp are sent all the same. `former`: a secret that has been
+    rotated and is still good; Standard Webhooks has a place for several signatures.
     """
     found = {
         "webhook-id": identifier,
@@ -30,7 +32,8 @@ def headers(
     if secret is None:
         return found
     if Signature.STANDARD in signatures:
-        found["webhook-signature"] = _standard(secret, identifier, timestamp, body)
+        secrets = [one for one in (secret, former) if one is not None]
+        found["webhook-signature"] = " ".join(_standard(one, identifier, timestamp, body) for one in secrets)
     if Signature.CODEER in signatures:
         found["X-Codeer-Signature"] = _codeer(secret, timestamp, body)
     if Signature.LLAMACLOUD in signatures:

@@ -12,7 +12,15 @@ from gristmill.domain.errors import Conflict, NotFound
 from gristmill.domain.events import DEFAULT_SUBSCRIPTION, batch_event_body, event_id
 from gristmill.domain.ids import uuid7
 from gristmill.domain.states import DeliveryStatus
-from gristmill.domain.webhooks import DEFAULT_SIGNATURES, Signature, body_for, from_json
+from gristmill.domain.webhooks import (
+    DEFAULT_SIGNATURES,
+    EXPIRED,
+    FRUITLESS,
+    Hook,
+    Signature,
+    body_for,
+    from_json,
+)
 
 # In flight at a time, over all senders: what keeps one bad receiver from delaying others.
 MAX_PER_RECEIVER = 10
@@ -80,6 +88,8 @@ CROSS JOIN unnest($9::uuid[], $10::text[], $11::bytea[], $12::int[], $13::text[]
     AS g (id, url, secret, hook, signatures, body)
 """
 
+_EXPIRED = "SELECT ending = 'deadline' FROM batch WHERE id = $1"
+
 _Row = tuple[UUID, str, bytes | None, int | None, str | None, str | None]
 
 
@@ -117,7 +127,13 @@ async def queue(
         success=success,
         failed=failed,
     )
-    rows = list[_Row](_listed(webhooks, event, body))
+    hooks = from_json(webhooks)
+    told = event
+    if event == "completed" and success == 0:
+        told = FRUITLESS
+    elif event == "failed" and any(hook.knows(EXPIRED) for hook in hooks):
+        told = EXPIRED if await tx.fetchval(_EXPIRED, batch_id) else event
+    rows = list[_Row](_listed(hooks, event, told, body))
     if webhook_url is not None and event in (
         DEFAULT_SUBSCRIPTION if webhook_events is None else webhook_events
     ):
@@ -126,11 +142,13 @@ async def queue(
     await tx.execute(_QUEUE, identifier, batch_id, tenant_id, event, run, body, at, occurrence, *columns)
 
 
-def _listed(webhooks: str | None, event: str, body: str) -> Iterator[_Row]:
-    for place, hook in enumerate(from_json(webhooks)):
-        if hook.wants(event):
+def _listed(hooks: Sequence[Hook], event: str, told: str, body: str) -> Iterator[_Row]:
+    """`told`: the event for those who have a word for what came to pass."""
+    for place, hook in enumerate(hooks):
+        mine = told if hook.knows(told) else event
+        if hook.wants(mine):
             signatures = " ".join(hook.signatures)
-            yield uuid7(), hook.url, hook.sealed, place, signatures, body_for(hook, event, body)
+            yield uuid7(), hook.url, hook.sealed, place, signatures, body_for(hook, mine, body)
 
 
 # `place` numbers a receiver's due deliveries and `turn` a tenant's, those in flight first: who has least of them

@@ -2,12 +2,12 @@
 
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from gristmill.domain.deliveries import Attempt
-from gristmill.domain.webhooks import DEFAULT_SIGNATURES, Signature
+from gristmill.domain.webhooks import DEFAULT_SIGNATURES, Secrets, Signature
 from gristmill.net import signing
 from gristmill.net.retry_after import retry_after_seconds
 from gristmill.net.session import CallFailed, HttpSession, Response
@@ -20,14 +20,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """What to send where. `event_id` and `body` are the same on every attempt. `secret` and `headers` in clear: never
-    logged."""
+    """What to send where. `event_id` and `body` are the same on every attempt. `secrets` in clear: never logged."""
 
     event_id: str
     body: str
     url: str
-    secret: str | None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    secrets: Secrets = field(default_factory=Secrets)
     signatures: Collection[Signature] = DEFAULT_SIGNATURES
 
     def __repr__(self) -> str:
@@ -40,13 +38,14 @@ async def send(http: HttpSession, post: Post, timeout_seconds: float) -> Attempt
     A status line counts even if the body behind it never ends: the receiver has said that it has the event.
     """
     body = post.body.encode()
-    signed = signing.headers(post.secret, post.event_id, int(time.time()), body, post.signatures)
+    secrets, stamp = post.secrets, int(time.time())
+    signed = signing.headers(secrets.secret, post.event_id, stamp, body, post.signatures, secrets.former)
     began = time.monotonic()
     try:
         response = await http.request(
             "POST",
             post.url,
-            headers={**post.headers, "Content-Type": "application/json", **signed},
+            headers={**secrets.headers, "Content-Type": "application/json", **signed},
             body=body,
             timeout_seconds=timeout_seconds,
             max_bytes=MAX_RESPONSE_BYTES,

@@ -6,16 +6,19 @@ with the same id and the same bytes.
 
 import asyncio
 import logging
+import time
+from uuid import UUID
 
 import orjson
 
 from gristmill import metrics
 from gristmill.db import Database, unavailable
-from gristmill.domain.deliveries import Attempt, Dead, Delivered, RetryIn, Verdict, after
-from gristmill.domain.webhooks import binding
+from gristmill.domain.deliveries import ENDPOINT_DELETED, Attempt, Dead, Delivered, RetryIn, Verdict, after
+from gristmill.domain.errors import NotFound
+from gristmill.domain.webhooks import Secrets, binding
 from gristmill.net.session import HttpSession
 from gristmill.settings import Settings
-from gristmill.store import deliveries
+from gristmill.store import deliveries, webhook_endpoints
 from gristmill.store.deliveries import DeliveryToSend
 from gristmill.vault import Vault, VaultError
 from gristmill.webhooks.sender import Post, send
@@ -89,23 +92,36 @@ class Deliveries:
 
     async def _attempt(self, delivery: DeliveryToSend) -> Attempt:
         try:
-            secret, headers = self._unsealed(delivery)
+            url, secrets = await self._addressed(delivery)
+        except NotFound:
+            return Attempt(duration_ms=0, error=ENDPOINT_DELETED)
         except VaultError as error:
             # Sent unsigned, it would be refused or, worse, believed. The operator may bring the key back.
             log.error("webhook secret unreadable", extra={"delivery": str(delivery.id), "reason": str(error)})
             return Attempt(duration_ms=0, error="secret_unreadable")
-        post = Post(delivery.event_id, delivery.body, delivery.url, secret, headers, delivery.signatures)
+        post = Post(delivery.event_id, delivery.body, url, secrets, delivery.signatures)
         return await send(self._http, post, self._timeout_seconds)
 
-    def _unsealed(self, delivery: DeliveryToSend) -> tuple[str | None, dict[str, str]]:
-        """Its secret and its static headers, in clear."""
+    async def _addressed(self, delivery: DeliveryToSend) -> tuple[str, Secrets]:
+        """Where to, and what it is signed and sent with. Raises NotFound for a kept endpoint that was deleted, VaultError."""
         if delivery.secret is None:
-            return None, {}
-        opened = self._vault.decrypt(delivery.secret, binding(delivery.batch_id, delivery.hook)).decode()
+            return delivery.url, Secrets()
+        opened = self._vault.decrypt(delivery.secret, binding(delivery.batch_id, delivery.hook))
         if delivery.hook is None:
-            return opened, {}
+            return delivery.url, Secrets(opened.decode())
         found = orjson.loads(opened)
-        return found["secret"], found["headers"]
+        if "endpoint" not in found:
+            return delivery.url, Secrets.of(found, time.time())
+        return await self._kept(delivery.tenant_id, UUID(found["endpoint"]))
+
+    async def _kept(self, tenant_id: UUID, endpoint_id: UUID) -> tuple[str, Secrets]:
+        """As they are now: a secret may have been rotated since the batch was made."""
+        async with self._database.engine.connect() as connection:
+            kept = await webhook_endpoints.get(connection, tenant_id, endpoint_id)
+        if kept.sealed is None:
+            return kept.url, Secrets()
+        opened = self._vault.decrypt(kept.sealed, webhook_endpoints.binding(endpoint_id))
+        return kept.url, Secrets.of(orjson.loads(opened), time.time())
 
 
 def _tell(delivery: DeliveryToSend, attempt: Attempt, verdict: Verdict, kept: bool) -> None:

@@ -1,4 +1,4 @@
-"""The ten behaviours of seed 003, in their order, against a whole service that works."""
+"""The eleven behaviours of seed 003, in their order, against a whole service that works."""
 
 import asyncio
 from dataclasses import replace
@@ -165,6 +165,28 @@ async def test_5_progress_is_between_0_and_1_while_a_task_runs(mill: Served, koo
     assert (await koo.settled(1))["tasks"][0]["process"] == 1
 
 
+async def test_5_a_task_of_a_paused_batch_is_pending_and_shows_no_other_word(mill: Served, koo: Koo) -> None:
+    held = asyncio.Event()
+    mill.llm.gate = lambda request: held
+    try:
+        # More than the worker takes at a time: some run, the others wait.
+        files = [await koo.stranger.upload(STORY + str(n).encode(), f"{n}.md") for n in range(40)]
+        await koo.create("QA", files)
+        async with asyncio.timeout(60):
+            while not (await koo.tasks())["running_count"]:
+                await asyncio.sleep(0.02)
+        [batch] = await koo.stranger.data("/api/v1/batches")
+        await koo.stranger.act(batch["id"], "pause")
+        polled = await koo.tasks("?page_size=40")
+        assert {one["status"] for one in polled["tasks"]} == {"RUNNING", "PENDING"}
+        assert polled["running_count"] + polled["pending_count"] == polled["total"] == 40
+    finally:
+        held.set()
+        mill.llm.gate = lambda request: None
+    await koo.stranger.act(batch["id"], "resume")
+    assert (await koo.settled(40))["success_count"] == 40
+
+
 async def test_6_the_newest_come_first(koo: Koo) -> None:
     files = [await koo.stranger.upload(STORY, f"{n}.md") for n in range(3)]
     for one in files:
@@ -210,6 +232,18 @@ async def test_7_counters_ignore_the_page_and_the_status_and_the_total_only_the_
     body = await koo.settled(5)
     assert (body["total"], body["success_count"], body["fail_count"]) == (5, 3, 2)
     assert (await koo.tasks("?task_type=QA&task_status=ERROR"))["tasks"][0]["name"] == "x.md"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [(STORY, (2, 0)), (bytes(range(256)) * 20, (0, 2))], ids=["all succeed", "all fail"]
+)
+async def test_7_tasks_that_all_end_alike_are_counted_so(
+    koo: Koo, text: bytes, expected: tuple[int, int]
+) -> None:
+    await koo.create("TABLE_EXTRACTION", [await koo.stranger.upload(text, f"{n}.md") for n in range(2)])
+    body = await koo.settled(2)
+    assert (body["success_count"], body["fail_count"]) == expected
+    assert {one["process"] for one in body["tasks"]} == {1.0}
 
 
 async def test_8_what_the_document_says_and_cannot_mean_is_left_out(koo: Koo) -> None:
@@ -336,6 +370,32 @@ async def test_10_a_retry_of_files_is_a_task_of_its_own(koo: Koo) -> None:
         "is_inherit_parser": True,
     }
     assert await koo.create("RETRY_FILES", [fails]) == (1, 0)  # the newest of it has succeeded
+
+
+async def test_10_a_task_without_an_output_tells_clients_not_to_come_back(koo: Koo) -> None:
+    await koo.create("TABLE_EXTRACTION", [await koo.stranger.upload(bytes(range(256)) * 20, "noise.bin")])
+    [task] = (await koo.settled(1))["tasks"]
+    answer = await koo.send("GET", f"/tasks/{task['id']}")
+    assert code_of(answer, 409) == "KOS.00000409"
+    assert answer.headers["x-should-retry"] == "false"
+
+
+async def test_11_tasks_of_all_batches_of_a_knowledge_base_are_one_list(koo: Koo) -> None:
+    story = await koo.stranger.upload(STORY, "story.md")
+    beside = replace(koo, repo=f"{koo.repo}-2")
+    await koo.create("TABLE_EXTRACTION", [story])
+    await beside.create("TABLE_EXTRACTION", [story])
+    ours = await koo.stranger.make(
+        processor="table_extraction", collection=koo.repo,
+        requests=[{"custom_id": "x", "input": {"file_id": story, "filename": "ours.md"}}],
+    )  # fmt: skip
+    await koo.create("QA", [story])
+    tasks = (await koo.settled(3))["tasks"]
+    assert [(one["type"], one["name"]) for one in tasks] == [
+        ("QA", "story.md"), ("TABLE_EXTRACTION", "ours.md"), ("TABLE_EXTRACTION", "story.md"),
+    ]  # fmt: skip
+    assert tasks[1]["id"] == f"{ours['id']}-0"
+    assert len({one["id"].rpartition("-")[0] for one in tasks}) == 3
 
 
 async def test_a_configuration_called_as_the_knowledge_base_is_used_for_it(koo: Koo) -> None:

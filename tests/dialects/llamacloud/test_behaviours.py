@@ -300,6 +300,22 @@ async def test_6_the_directory_must_be_there_with_1_to_1000_files(
     assert await listed(caller, "") == []
 
 
+async def test_6_nothing_makes_no_batch_and_an_empty_file_no_file(caller: Caller) -> None:
+    directory_id = await directory_of(caller, 0)
+    up = await caller.post(
+        f"{DIRECTORIES}/{directory_id}/files/upload", files={"upload_file": ("a.txt", b"")}
+    )
+    assert (up.status_code, up.headers.get("x-should-retry")) == (400, None)
+    assert await refused(caller, BATCHES, body_of(directory_id)) == {
+        "/source_directory_id": "empty_directory"
+    }
+    for body in (b"", b"{}", b"[]"):
+        made = await caller.post(BATCHES, content=body, headers={"Content-Type": "application/json"})
+        assert made.status_code == 400, made.text
+    for path in (BATCHES, "/api/v1/beta/files", f"{DIRECTORIES}/{directory_id}/files"):
+        assert (await caller.get(path)).json() == {"items": [], "next_page_token": None}
+
+
 async def test_6_a_directory_of_1001_files_is_too_many_and_one_of_1000_is_not(
     service: Service, caller: Caller
 ) -> None:
@@ -701,8 +717,10 @@ async def test_9_a_parse_job_names_its_document_once_and_one_that_is_there(
     assert await refused(caller, "/api/v2/parse", inside) == {"/source_url": "address_refused"}
     unknown = {"file_id": file_id, "configuration_id": "cfg-NOTHING"}
     assert list(await refused(caller, "/api/v2/parse", unknown)) == ["/configuration_id"]
-    told = fast | {"file_id": file_id, "webhook_configurations": [{"webhook_url": "https://example.com"}]}
-    assert list(await refused(caller, "/api/v2/parse", told)) == ["/webhook_configurations"]
+    told = fast | {"file_id": file_id, "webhook_configurations": [{"webhook_url": "https://127.0.0.1/"}]}
+    assert list(await refused(caller, "/api/v2/parse", told)) == ["/webhook_configurations/0/webhook_url"]
+    kept = fast | {"file_id": file_id, "webhook_configuration_ids": ["whc-x"]}
+    assert list(await refused(caller, "/api/v2/parse", kept)) == ["/webhook_configuration_ids/0"]
     await refused(caller, "/api/v2/parse", fast | {"file_id": foreign}, 404)
     made = await caller.post("/api/v2/parse", fast | {"file_id": file_id, "user_metadata": {"a": "b"}})
     assert (made.status_code, made.json()["status"]) == (200, "PENDING")
@@ -717,7 +735,8 @@ async def test_9_an_upload_to_be_parsed_is_kept_only_with_its_job(caller: Caller
     def form(configuration: str) -> dict[str, Any]:
         return {"data": {"configuration": configuration}, "files": {"file": ("a.txt", b"a note")}}
 
-    for bad in ("{", "{}", '{"tier": "slow"}', '{"configuration_id": "cfg-NOTHING"}'):
+    inside = '{"tier": "fast", "webhook_configurations": [{"webhook_url": "https://127.0.0.1/"}]}'
+    for bad in ("{", "{}", '{"tier": "slow"}', '{"configuration_id": "cfg-NOTHING"}', inside):
         assert (await caller.post("/api/v2/parse/upload", **form(bad))).status_code == 400
     assert (await caller.get("/api/v1/beta/files")).json()["items"] == []
     made = await caller.post("/api/v2/parse/upload", **form('{"tier": "fast"}'))

@@ -387,10 +387,85 @@ async def test_webhooks_tell_of_the_batch_in_their_words_signed_over_the_body(
     await sdk.webhook_configs.delete(kept.id)
 
 
-async def test_documents_of_every_kind_come_out_as_pages_of_text_and_markdown(
+async def test_webhooks_of_single_jobs_tell_success_from_error_in_the_words_of_their_product(
+    sdk: AsyncLlamaCloud, receiver: Receiver, reader: Reader
+) -> None:
+    async def told(name: str, count: int) -> dict[str, tuple[str, str]]:
+        found = [json.loads(one.body) for one in await receiver.until(count, path=f"/hook/{name}")]
+        return {one["event_type"]: (one["data"]["id"], one["data"]["status"]) for one in found}
+
+    def hook(name: str) -> Any:
+        return [{"webhook_url": f"{receiver.url}/{name}", "webhook_output_format": "json"}]
+
+    kept = await sdk.webhook_configs.create(
+        webhook_url=f"{receiver.url}/kept", webhook_events=["parse.error", "extract.success"],
+        webhook_output_format="json",
+    )  # fmt: skip
+    ids = {"webhook_configuration_ids": [kept.id]}
+    good = await sdk.parsing.create(
+        tier="fast",
+        version="latest",
+        upload_file=note(1),
+        webhook_configurations=hook("good"),
+        extra_body=ids,
+    )
+    assert await told("good", 3) == {
+        "parse.pending": (good.id, "PENDING"), "parse.running": (good.id, "RUNNING"),
+        "parse.success": (good.id, "COMPLETED"),
+    }  # fmt: skip
+    noise = await sdk.files.create(file=("noise.bin", bytes(range(256)) * 20), purpose="parse")
+    bad = await sdk.parsing.create(
+        tier="fast", version="latest", file_id=noise.id, webhook_configurations=hook("bad"),
+        webhook_configuration_ids=[kept.id],
+    )  # fmt: skip
+    assert (await told("bad", 3))["parse.error"] == (bad.id, "FAILED")
+    assert await told("kept", 1) == {"parse.error": (bad.id, "FAILED")}
+    extracted = await sdk.extract.create(
+        file_input=good.id, configuration={"data_schema": INVOICE, "tier": "agentic"},  # type: ignore[typeddict-item]
+        webhook_configuration_ids=[kept.id],
+    )  # fmt: skip
+    assert (await told("kept", 2))["extract.success"] == (extracted.id, "COMPLETED")
+
+
+async def test_jobs_are_listed_by_pages_and_filters(sdk: AsyncLlamaCloud, mill: Mill, reader: Reader) -> None:
+    files = [await sdk.files.create(file=note(n), purpose="parse") for n in range(3)]
+    noise = await sdk.files.create(file=("noise.bin", bytes(range(256)) * 20), purpose="parse")
+    made = [
+        await sdk.parsing.create(tier="fast", version="latest", file_id=file.id) for file in [*files, noise]
+    ]
+    for job in made:
+        await sdk.parsing.wait_for_completion(job.id, polling_interval=0.05)
+    ids = [job.id for job in reversed(made)]
+    listed = [one async for one in sdk.parsing.list(page_size=2)]
+    assert [one.id for one in listed] == ids
+    assert [one.status for one in listed] == ["FAILED", "COMPLETED", "COMPLETED", "COMPLETED"]
+    assert (listed[0].error_message is not None, listed[1].name) == (True, "note-2.md")
+    assert [one.id async for one in sdk.parsing.list(page_size=1, status="COMPLETED")] == ids[1:]
+    assert [one async for one in sdk.parsing.list(status="RUNNING")] == []
+    assert [one.id async for one in sdk.parsing.list(job_ids=[ids[2], ids[0], "pjb-none"])] == [
+        ids[0],
+        ids[2],
+    ]
+    later = sdk.parsing.list(created_at_on_or_after=listed[1].created_at)
+    assert [one.id async for one in later] == ids[:2]
+
+    configuration: Any = {"data_schema": INVOICE, "tier": "agentic"}
+    of_file = await sdk.extract.create(file_input=files[0].id, configuration=configuration)
+    of_job = await sdk.extract.create(file_input=made[0].id, configuration=configuration)
+    assert [one.id async for one in sdk.extract.list(page_size=1)] == [of_job.id, of_file.id]
+    assert [one.id async for one in sdk.extract.list(file_input=made[0].id)] == [of_job.id]
+    assert [one.id async for one in sdk.extract.list(document_input_type="file_id")] == [of_file.id]
+    assert [one async for one in sdk.extract.list(configuration_id="cfg-other")] == []
+    other = sdk.with_options(api_key=(await arrive(mill)).key)
+    assert [one async for one in other.parsing.list()] == []
+    assert [one async for one in other.parsing.list(job_ids=ids)] == []
+    with pytest.raises(llama_cloud.BadRequestError):
+        await sdk.parsing.list(status="DONE")  # type: ignore[arg-type]
+
+
+async def test_10_documents_of_every_kind_come_out_as_pages_of_text_and_markdown(
     sdk: AsyncLlamaCloud, tmp_path: Path
 ) -> None:
-    """Behaviour 10 of the seed."""
     written = {
         "a.txt": b"A mill is turned by water.",
         "a.md": b"# A mill\n\nturned by water",

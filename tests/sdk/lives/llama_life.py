@@ -1,7 +1,10 @@
 """The life of batches by the `llama-cloud` package of whatever age: python llama_life.py URL KEY."""
 
+import http.server
 import json
+import queue
 import sys
+import threading
 import time
 
 import llama_cloud
@@ -86,6 +89,36 @@ def listed():
     assert len(ids) == len(set(ids)) >= 2
 
 
+def jobs():
+    """Single jobs in their list, and told by a webhook of their own."""
+    came = queue.Queue()
+
+    class Receiver(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            came.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Receiver)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/hook"
+    hook = {"webhook_url": url, "webhook_events": ["parse.success"], "webhook_output_format": "json"}
+    job = client.parsing.create(
+        tier="fast", version="latest", upload_file=note(4), webhook_configurations=[hook]
+    )
+    told = came.get(timeout=60)
+    assert (told["event_type"], told["data"]["id"]) == ("parse.success", job.id)
+    server.shutdown()
+    ids = [one.id for one in client.parsing.list(page_size=1)]
+    assert ids[0] == job.id
+    assert len(ids) == len(set(ids)) == 2
+    assert [one.id for one in client.parsing.list(job_ids=[job.id])] == [job.id]
+    assert list(client.extract.list()) == []
+
+
 def wrong():
     refused(llama_cloud.NotFoundError, client.batches.get, "bat-00000000-0000-7000-8000-000000000000")
     refused(llama_cloud.BadRequestError, make, directory())
@@ -100,6 +133,7 @@ cancels = steered()
 lists = hasattr(client.batches, "list")
 if lists:
     listed()
+jobs()
 wrong()
 seconds = round(time.monotonic() - began, 1)
 said = {"client": f"llama-cloud {llama_cloud.__version__}", "seconds": seconds}

@@ -1,5 +1,6 @@
 // The life of batches by the npm package `openai`: node openai_life.mjs URL KEY, from the folder it is installed in.
 import assert from "node:assert/strict";
+import { createServer } from "node:http";
 import OpenAI, { toFile } from "openai";
 
 const [url, key] = process.argv.slice(2);
@@ -57,4 +58,35 @@ assert.equal(listed.length, 5);
 await assert.rejects(new OpenAI({ baseURL: `${url}/v1`, apiKey: "gm_none" }).files.list(), OpenAI.AuthenticationError);
 await assert.rejects(client.batches.retrieve("batch_none"), OpenAI.NotFoundError);
 await assert.rejects(client.batches.list({ after: "none" }), OpenAI.BadRequestError);
+
+const came = [];
+const receiver = createServer((request, response) => {
+  const pieces = [];
+  request.on("data", (piece) => pieces.push(piece));
+  request.on("end", () => {
+    came.push([Buffer.concat(pieces).toString(), request.headers]);
+    response.writeHead(204).end();
+  });
+});
+await new Promise((resolve) => receiver.listen(0, "127.0.0.1", resolve));
+const next = async () => {
+  for (const until = Date.now() + 60_000; !came.length; ) {
+    assert(Date.now() < until);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  return came.shift();
+};
+const hook = `http://127.0.0.1:${receiver.address().port}/hook`;
+const endpoint = await client.webhooks.create({ name: "ends", url: hook, event_types: ["batch.completed"] });
+assert.equal((await client.webhooks.update(endpoint.id, { name: "other" })).name, "other");
+assert.equal((await client.webhooks.test(endpoint.id, { event_type: "batch.failed" })).status_code, 204);
+assert.equal((await client.webhooks.unwrap(...(await next()), endpoint.signing_secret)).type, "batch.failed");
+const rotated = await client.webhooks.rotateSecret(endpoint.id);
+const last = await ended(await make(line("a", "One")));
+const event = await client.webhooks.unwrap(...(await next()), rotated.signing_secret);
+assert.deepEqual([event.type, event.data.id], ["batch.completed", last.id]);
+assert((await client.webhooks.delete(endpoint.id)).deleted);
+await assert.rejects(client.webhooks.retrieve(endpoint.id), OpenAI.NotFoundError);
+receiver.close();
+receiver.closeAllConnections();
 console.log(JSON.stringify({ client: "openai (npm)", seconds: Math.round((Date.now() - began) / 100) / 10 }));

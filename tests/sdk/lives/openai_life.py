@@ -1,7 +1,10 @@
 """The life of batches by the `openai` package of whatever major: python openai_life.py URL KEY."""
 
+import http.server
 import json
+import queue
 import sys
+import threading
 import time
 
 import openai
@@ -88,8 +91,55 @@ def lists_and_refusals():
     refused(openai.BadRequestError, client.batches.list, after="none")
 
 
+def told():
+    """Newer clients keep webhook endpoints; older ones know no such call."""
+    if not hasattr(client.webhooks, "create"):
+        return False
+    came = queue.Queue()
+
+    class Receiver(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            came.put((self.rfile.read(int(self.headers["Content-Length"])), dict(self.headers)))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Receiver)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/hook"
+    endpoint = client.webhooks.create(name="ends", url=url, event_types=["batch.completed"])
+    assert [one.id for one in client.webhooks.list(limit=1)] == [endpoint.id]
+    assert client.webhooks.update(endpoint.id, name="other").name == "other"
+    assert client.webhooks.test(endpoint.id, event_type="batch.failed").status_code == 204
+    assert (
+        client.webhooks.unwrap(*came.get(timeout=60), secret=endpoint.signing_secret).type == "batch.failed"
+    )
+    rotated = client.webhooks.rotate_secret(endpoint.id)
+    done = ended(make(line("a", "One")))
+    body, headers = came.get(timeout=60)
+    event = client.webhooks.unwrap(body, headers, secret=rotated.signing_secret)
+    assert (event.type, event.data.id) == ("batch.completed", done.id)
+    refused(
+        openai.InvalidWebhookSignatureError,
+        client.webhooks.unwrap,
+        body,
+        headers,
+        secret=endpoint.signing_secret,
+    )
+    assert client.webhooks.delete(endpoint.id).deleted
+    refused(openai.NotFoundError, client.webhooks.retrieve, endpoint.id)
+    server.shutdown()
+    return True
+
+
 began = time.monotonic()
 whole_life()
 ends_of_all_kinds()
 lists_and_refusals()
-print(json.dumps({"client": f"openai {openai.__version__}", "seconds": round(time.monotonic() - began, 1)}))
+endpoints = told()
+seconds = round(time.monotonic() - began, 1)
+print(
+    json.dumps({"client": f"openai {openai.__version__}", "seconds": seconds, "webhook_endpoints": endpoints})
+)

@@ -11,8 +11,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from gristmill import metrics
-from gristmill.api import body, create, idempotency, inline
+from gristmill.api import body, inline
 from gristmill.api.auth import caller
 from gristmill.api.envelope import as_json, dumps
 from gristmill.api.idempotency import Once
@@ -23,6 +22,7 @@ from gristmill.api.upload import Upload
 from gristmill.dialects import base
 from gristmill.dialects.anthropic.words import BATCH, NAME, outcome, status
 from gristmill.dialects.base import facts, inward, outward, position
+from gristmill.dialects.making import Making
 from gristmill.domain.errors import Conflict, Invalid, Problem
 from gristmill.intake import json
 from gristmill.intake.elements import Elements
@@ -38,7 +38,9 @@ _AROUND_BYTES = 64 * 1024
 _DEADLINE_SECONDS = 86_400
 _CUSTOM_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
-router = APIRouter(prefix="/v1/messages/batches", include_in_schema=False)
+_PATH = "/v1/messages/batches"
+
+router = APIRouter(prefix=_PATH, include_in_schema=False)
 
 
 def view(batch: Batch) -> dict[str, Any]:
@@ -60,32 +62,20 @@ def view(batch: Batch) -> dict[str, Any]:
         "cancel_initiated_at": facts(batch).get("cancel_initiated_at"),
         "archived_at": None,
         # Relative: clients send their key along, so it must lead nowhere but here, by whatever name they know us.
-        "results_url": f"/v1/messages/batches/{batch_id}/results" if batch.ended_at else None,
+        "results_url": f"{_PATH}/{batch_id}/results" if batch.ended_at else None,
     }
 
 
 @router.post("")
 async def create_batch(request: Request) -> Response:
     key = await caller(request, "batches:write")
-    of = parts(request)
     body.check_json_type(request)
-    once = idempotency.Once(of, request, key.tenant_id)
+    making = Making.begin(request, key, _PATH)
     canonical = {"processor": Messages.name, "deadline_seconds": _DEADLINE_SECONDS}
-    async with Upload(of, key.tenant_id) as upload:
-        requests = _requests(request, once)
-        new, content = await inline.read(of, key, upload, canonical, requests, most=MAX_REQUESTS)
-        async with of.database.transaction() as tx:
-            if (before := await once.begin(tx)) is not None:
-                return before
-            await create.store(tx, replace(new, origin=Origin(NAME)), content)
-            batch = await batches.get(tx, key.tenant_id, new.id)
-            shown = view(batch)
-            made = as_json(shown, headers={"Location": f"/v1/messages/batches/{shown['id']}"})
-            await once.keep(tx, made)
-        upload.kept()
-    of.wake()
-    metrics.batch_created(new.processor, batch.total)
-    return made
+    async with Upload(making.of, key.tenant_id) as upload:
+        requests = _requests(request, making.once)
+        new, content = await inline.read(making.of, key, upload, canonical, requests, most=MAX_REQUESTS)
+        return await making.stored((replace(new, origin=Origin(NAME)), content), view, upload.kept)
 
 
 async def _requests(request: Request, once: Once) -> AsyncIterator[dict[str, Any]]:

@@ -12,8 +12,7 @@ from pydantic import BaseModel, Field, StringConstraints
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gristmill import metrics
-from gristmill.api import body, create
+from gristmill.api import body, create, storing
 from gristmill.api.auth import caller
 from gristmill.api.configurations import named
 from gristmill.api.envelope import as_json
@@ -173,12 +172,5 @@ async def _store(
         for first in range(0, len(work.requests), MAX_ITEMS):
             requests = work.requests[first : first + MAX_ITEMS]
             new, content = await create.new_batch(of, key, work.kind | common | {"requests": requests})
-            made.append((replace(new, origin=origin), content, len(requests)))
-    if not made:
-        return
-    async with of.database.transaction() as tx:
-        for new, content, _ in made:
-            await create.store(tx, new, content)
-    of.wake()
-    for new, _, total in made:
-        metrics.batch_created(new.processor, total)
+            made.append((replace(new, origin=origin), content))
+    await storing.stored(of, made)

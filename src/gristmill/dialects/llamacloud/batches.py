@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal
 from uuid import UUID
@@ -19,9 +18,10 @@ from gristmill.api.query import Query
 from gristmill.db import Transaction
 from gristmill.dialects import base
 from gristmill.dialects.llamacloud import configurations, hooks, pages, words
-from gristmill.dialects.llamacloud.hooks import Hook
-from gristmill.dialects.llamacloud.making import MAX_FILES, Making, too_many_files
+from gristmill.dialects.llamacloud.hooks import Hooked
+from gristmill.dialects.llamacloud.making import MAX_BODY_BYTES, MAX_FILES, made, too_many_files
 from gristmill.dialects.llamacloud.words import Lenient
+from gristmill.dialects.making import Making
 from gristmill.domain.states import TERMINAL, ItemStatus
 from gristmill.intake import problems
 from gristmill.store import batches, directories, tasks
@@ -33,8 +33,7 @@ _PATH = "/api/v2/batches"
 _SOURCE = (
     "source_directory_id"  # of the metadata that a batch gets: the canonical API shows it, lists filter by it
 )
-_FILTERS = (_SOURCE, "status", "created_at_on_or_after", "created_at_on_or_before")
-_MOMENT = timedelta(microseconds=1)  # the clock of the database has no finer one
+_FILTERS = (_SOURCE, "status", *pages.PERIOD)
 _PLACES = {
     "/configuration_id": "/config/job/configuration_id",
     "/processor": "/config/job/type",
@@ -53,11 +52,9 @@ class Config(Lenient):
     job: Job
 
 
-class BatchBody(Lenient):
+class BatchBody(Hooked):
     config: Config
     source_directory_id: str = Field(max_length=64)
-    webhook_configurations: list[Hook] | None = None
-    webhook_configuration_ids: list[str] | None = None
 
 
 class Status(StrEnum):
@@ -100,15 +97,13 @@ def _result(task: Task) -> dict[str, Any]:
 async def create_batch(request: Request) -> Response:
     """The configuration and the set of files are taken as they are now."""
     key = await caller(request, "batches:write")
-    making = Making.of(request, key)
-    given = problems.checked(BatchBody, await making.body())
+    making = Making.begin(request, key, _PATH)
+    given = problems.checked(BatchBody, await making.body(MAX_BODY_BYTES))
     if (before := await making.once.before()) is not None:
         return before
     of, job = parts(request), given.config.job
     directory_id = await _source(of, key, given.source_directory_id)
-    found = await hooks.chosen(
-        of, key, given.webhook_configurations or (), given.webhook_configuration_ids or ()
-    )
+    found = await hooks.chosen(of, key, given, hooks.BATCHES)
     body = {
         "configuration_id": job.configuration_id,
         "processor": words.PROCESSORS[job.type],
@@ -118,9 +113,10 @@ async def create_batch(request: Request) -> Response:
     }
     tier = await configurations.tier_of(of, key, job.configuration_id)
     origin = Origin(words.NAME, facts=words.facts(tier=tier))
-    return await making.made(
+    return await made(
+        making,
         body,
-        lambda new: hooks.worded(replace(new, origin=origin), found),
+        lambda new: hooks.worded(replace(new, origin=origin), found, words.outward(words.BATCH, new.id)),
         lambda batch: view(key, batch),
         {**_PLACES, **hooks.places(found)},
     )
@@ -181,21 +177,14 @@ async def list_batches(request: Request) -> Response:
 
 def _filters(query: Query) -> BatchFilters:
     status, source = query.values.get("status"), query.text(_SOURCE)
-    after, before = query.instant("created_at_on_or_after"), query.instant("created_at_on_or_before")
+    after, before = pages.period(query)
     return BatchFilters(
         dialect=words.NAME,
         statuses=() if status is None else words.STATUSES.get(status, ()),
         metadata={} if source is None else {_SOURCE: source},
-        created_after=after and _moved(after, -_MOMENT),
-        created_before=before and _moved(before, _MOMENT),
+        created_after=after,
+        created_before=before,
     )
-
-
-def _moved(at: datetime, by: timedelta) -> datetime:
-    try:
-        return at + by
-    except OverflowError:  # the first or the last instant that there is
-        return at
 
 
 # --- cancel ---------------------------------------------------------------------------------------------------

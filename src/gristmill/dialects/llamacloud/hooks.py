@@ -12,9 +12,11 @@ from gristmill.api.parts import Parts
 from gristmill.dialects.llamacloud import words
 from gristmill.dialects.llamacloud.words import Lenient
 from gristmill.domain.errors import Invalid, NotFound, Problem
-from gristmill.domain.webhooks import Form, Wire
+from gristmill.domain.webhooks import FRUITLESS, Form, Wire
 from gristmill.net.addresses import AddressRefused, check_url
+from gristmill.processors.extract import Extract
 from gristmill.processors.fields import SecretHeaders
+from gristmill.processors.parse import Parse
 from gristmill.store import webhook_endpoints
 from gristmill.store.batches import NewBatch
 from gristmill.store.keys import Key
@@ -22,19 +24,31 @@ from gristmill.store.webhook_endpoints import Endpoint
 
 PREFIX = "whc-"
 SIGNATURE = "llamacloud"
-# Our event → its type and status there.
-_WORDS = {
-    "created": ("batch.pending", "PENDING"),
-    "started": ("batch.running", "RUNNING"),
-    "completed": ("batch.success", "COMPLETED"),
-    "failed": ("batch.error", "FAILED"),
-    "cancelled": ("batch.cancelled", "CANCELLED"),
+# Of a product: our event → its type and status there. A job is a batch of one item: where that fails, nothing has succeeded.
+_JOB = {
+    "created": ("pending", "PENDING"),
+    "completed": ("success", "COMPLETED"),
+    FRUITLESS: ("error", "FAILED"),
+    "failed": ("error", "FAILED"),
+    "cancelled": ("cancelled", "CANCELLED"),
 }
+_STARTED = {"started": ("running", "RUNNING")}
+_ENDS = {
+    "batch": {name: word for name, word in _JOB.items() if name != FRUITLESS} | _STARTED,
+    "parse": _JOB | _STARTED,
+    "extract": _JOB,
+}
+_WORDS = {
+    product: {ours: (f"{product}.{kind}", status) for ours, (kind, status) in ends.items()}
+    for product, ends in _ENDS.items()
+}
+BATCHES = "batch"
+PRODUCTS = {Parse.name: "parse", Extract.name: "extract"}  # of jobs
 _FORMS = {"json": Form.FLAT, "string": Form.QUOTED}
 
 
 class Hook(Lenient):
-    """`webhook_events` null: all. Those of other products than batches never happen to a batch."""
+    """`webhook_events` null: all. Those of other products than the one it is for never happen."""
 
     webhook_url: str = Field(min_length=1, max_length=2048)
     webhook_events: list[str] | None = Field(None, min_length=1, max_length=100)
@@ -42,11 +56,10 @@ class Hook(Lenient):
     webhook_output_format: Literal["string", "json"] | None = None
     webhook_signing_secret: str | None = Field(None, min_length=1, max_length=255)
 
-    @property
-    def events(self) -> list[str]:
+    def events(self, product: str) -> list[str]:
         """Ours."""
         wanted = self.webhook_events
-        return [ours for ours, (theirs, _) in _WORDS.items() if wanted is None or theirs in wanted]
+        return [ours for ours, (theirs, _) in _WORDS[product].items() if wanted is None or theirs in wanted]
 
     @property
     def secrets(self) -> dict[str, Any]:
@@ -55,13 +68,12 @@ class Hook(Lenient):
         return {"secret": self.webhook_signing_secret, "headers": shown}
 
     def canonical(self) -> dict[str, Any]:
-        """As the body of a create has it."""
-        given = self.secrets | {"url": self.webhook_url, "events": self.events}
+        """As the body of a create has it; what it is told of is said when its words are known (`worded`)."""
+        given = self.secrets | {"url": self.webhook_url}
         return given if self.webhook_signing_secret is None else given | {"signatures": [SIGNATURE]}
 
-    def wire(self, batch_id: UUID) -> Wire:
-        form = _FORMS[self.webhook_output_format or "string"]
-        return Wire(form, _WORDS, words.outward(words.BATCH, batch_id))
+    def wire(self, product: str, shown_id: str) -> Wire:
+        return Wire(_FORMS[self.webhook_output_format or "string"], _WORDS[product], shown_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +82,30 @@ class Chosen:
 
     at: str
     hook: Hook
+    product: str
 
 
-async def chosen(of: Parts, key: Key, inline: Iterable[Hook], endpoint_ids: Iterable[str]) -> list[Chosen]:
-    """Those that want anything of a batch. Raises Invalid for an endpoint that is not kept."""
-    found = [Chosen(f"/webhook_configurations/{place}", hook) for place, hook in enumerate(inline)]
-    for place, one in enumerate(endpoint_ids):
+class Hooked(Lenient):
+    """What a create says of webhooks."""
+
+    webhook_configurations: list[Hook] | None = None
+    webhook_configuration_ids: list[str] | None = None
+
+
+async def chosen(of: Parts, key: Key, given: Hooked, product: str) -> list[Chosen]:
+    """Those that want anything of it. Raises Invalid for an endpoint that is not kept."""
+    found = [
+        Chosen(f"/webhook_configurations/{place}", hook, product)
+        for place, hook in enumerate(given.webhook_configurations or ())
+    ]
+    for place, one in enumerate(given.webhook_configuration_ids or ()):
         at = f"/webhook_configuration_ids/{place}"
         try:
-            async with of.database.engine.connect() as connection:
-                its_id = words.inward(PREFIX, one)
-                kept = await webhook_endpoints.get(connection, key.tenant_id, its_id)
+            kept = await find(of, key, one)
         except NotFound:
             raise Invalid([Problem(at, "unknown_webhook", "no such webhook configuration")]) from None
-        found.append(Chosen(at, opened(of, kept)))
-    return [one for one in found if one.hook.events]
+        found.append(Chosen(at, opened(of, kept), product))
+    return [one for one in found if one.hook.events(product)]
 
 
 def places(found: Iterable[Chosen]) -> Mapping[str, str]:
@@ -99,13 +120,34 @@ def places(found: Iterable[Chosen]) -> Mapping[str, str]:
     return at | {"/webhooks": "/webhook_configurations"}
 
 
-def worded(new: NewBatch, found: Iterable[Chosen]) -> NewBatch:
+def place_of_url(one: Chosen) -> str:
+    return f"{one.at}/webhook_url" if one.at.startswith("/webhook_configurations/") else one.at
+
+
+def worded(new: NewBatch, found: Iterable[Chosen], shown_id: str) -> NewBatch:
     """The batch, whose webhooks are told in that system's words."""
-    hooks = zip(new.webhooks, found, strict=True)
-    return replace(new, webhooks=tuple(replace(hook, wire=one.hook.wire(new.id)) for hook, one in hooks))
+    hooks = [
+        replace(hook, events=tuple(one.hook.events(one.product)), wire=one.hook.wire(one.product, shown_id))
+        for hook, one in zip(new.webhooks, found, strict=True)
+    ]
+    return replace(new, webhooks=tuple(hooks))
 
 
 # --- those that are kept --------------------------------------------------------------------------------------
+
+
+def ours(kept: Endpoint) -> bool:
+    """Others keep theirs in the same place."""
+    return bool(words.facts_of(kept.dialect_facts).get("dialect", words.NAME) == words.NAME)
+
+
+async def find(of: Parts, key: Key, config_id: str) -> Endpoint:
+    """Raises NotFound."""
+    async with of.database.engine.connect() as connection:
+        kept = await webhook_endpoints.get(connection, key.tenant_id, words.inward(PREFIX, config_id))
+    if not ours(kept):
+        raise NotFound("no such webhook configuration")
+    return kept
 
 
 def sealed(of: Parts, endpoint_id: UUID, hook: Hook) -> bytes | None:
@@ -133,9 +175,9 @@ def opened(of: Parts, kept: Endpoint) -> Hook:
     )
 
 
-def check(of: Parts, url: str) -> None:
+def check(of: Parts, url: str, at: str = "/webhook_url") -> None:
     """Raises Invalid for a URL that may not be called."""
     try:
         check_url(url, allow_private=of.settings.allow_private_addresses)
     except AddressRefused as refused:
-        raise Invalid([Problem("/webhook_url", "address_refused", str(refused))]) from None
+        raise Invalid([Problem(at, "address_refused", str(refused))]) from None

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
@@ -18,6 +19,8 @@ DEFAULT_SIZE = 50
 MAX_SIZE = 1000
 MOST_READ = 100_000  # rows for one page of what a filter leaves: as many as a directory has files
 PARAMETERS = ("page_size", "page_token")
+PERIOD = ("created_at_on_or_after", "created_at_on_or_before")
+_MOMENT = timedelta(microseconds=1)  # the clock of the database has no finer one
 
 Row = TypeVar("Row")
 
@@ -62,6 +65,19 @@ class List(Generic[Row]):
             before = self.row_id(rows[-1])
         detail = f"more than {MOST_READ:,} to look through for one page: say more, or ask for fewer at a time"
         raise Invalid([Problem("", "search_too_broad", detail)])
+
+
+def period(query: Query) -> tuple[datetime | None, datetime | None]:
+    """What lies between these two was created in the period asked for, its ends included."""
+    after, before = (query.instant(name) for name in PERIOD)
+    return after and _moved(after, -_MOMENT), before and _moved(before, _MOMENT)
+
+
+def _moved(at: datetime, by: timedelta) -> datetime:
+    try:
+        return at + by
+    except OverflowError:  # the first or the last instant that there is
+        return at
 
 
 def listing(request: Request, key: Key, page: Asked, items: Sequence[Any], last: UUID | None) -> Response:

@@ -19,6 +19,7 @@ from gristmill.processors.parse import Parse
 
 _RANGE = re.compile(r" *([1-9][0-9]{0,5}) *(?:- *([1-9][0-9]{0,5}) *)?")
 _MAX_SELECTION = 1000  # characters
+WEBHOOKS = ("webhook_configurations", "webhook_configuration_ids")
 
 
 class PageRanges(Lenient):
@@ -33,24 +34,19 @@ class CropBox(Lenient):
     left: float | None = None
 
 
-class OfJob(Lenient):
-    """What may come with a job, and is refused: nobody would be told."""
+class Parameters(Lenient):
+    """Webhooks come with a job or a batch; in a configuration they are refused: nobody would be told."""
 
+    tier: str
+    version: str = Field("latest", max_length=64)
     webhook_configurations: list[Any] | None = None
     webhook_configuration_ids: list[Any] | None = None
 
-    def check(self, at: str = "") -> None:
+    def check(self, at: str) -> None:
         """Raises Invalid."""
-        for name in ("webhook_configurations", "webhook_configuration_ids"):
+        for name in WEBHOOKS:
             if getattr(self, name):
-                raise _refused(
-                    f"{at}/{name}", "only batches have webhooks here: leave it out and poll the job"
-                )
-
-
-class Parameters(OfJob):
-    tier: str
-    version: str = Field("latest", max_length=64)
+                raise _refused(f"{at}/{name}", "name webhooks with the job or the batch")
 
 
 class ParseParameters(Parameters):

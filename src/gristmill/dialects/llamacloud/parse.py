@@ -14,9 +14,10 @@ from gristmill.api.multipart import FilePart
 from gristmill.api.parts import Parts, parts
 from gristmill.api.upload import Upload
 from gristmill.dialects.llamacloud import configurations, files, jobs, pages, parameters, words
+from gristmill.dialects.llamacloud.hooks import Hooked
 from gristmill.dialects.llamacloud.jobs import Job
-from gristmill.dialects.llamacloud.making import Making
-from gristmill.dialects.llamacloud.parameters import OfJob
+from gristmill.dialects.llamacloud.making import MAX_BODY_BYTES
+from gristmill.dialects.making import Making
 from gristmill.domain.errors import Invalid, Problem
 from gristmill.intake import json, problems
 from gristmill.processors.parse import Parse
@@ -34,7 +35,7 @@ _PLACES = {
 router = APIRouter(include_in_schema=False)
 
 
-class ParseBody(OfJob):
+class ParseBody(Hooked):
     """The parameters of a configuration may stand beside these."""
 
     file_id: str | None = None
@@ -60,8 +61,8 @@ def view(key: Key, job: Job) -> dict[str, Any]:
 async def create_job(request: Request) -> Response:
     """Of a file by its `file_id`, or of a document at a `source_url`."""
     key = await caller(request, "batches:write")
-    making = Making.of(request, key)
-    body = await making.body()
+    making = Making.begin(request, key, _PATH)
+    body = await making.body(MAX_BODY_BYTES)
     given = problems.checked(ParseBody, body)
     if (before := await making.once.before()) is not None:
         return before
@@ -79,7 +80,7 @@ async def create_job(request: Request) -> Response:
 async def upload(request: Request) -> Response:
     """A form with the part `file`, and its `configuration` as JSON text. What the configuration lacks keeps no file."""
     key = await caller(request, "batches:write", "files:write")
-    of, making = parts(request), Making.of(request, key)
+    of, making = parts(request), Making.begin(request, key, _PATH)
     async with Upload(of, key.tenant_id) as incoming:
         form = FilePart(lenient=True)
         new = await files.received(request, incoming, form, purpose="parse")
@@ -90,6 +91,7 @@ async def upload(request: Request) -> Response:
         body = json.parse(configuration, dict)
         given = problems.checked(ParseBody, body)
         await _chosen(of, key, given, body)
+        await jobs.webhooks(of, key, Parse.name, given)
         async with of.database.engine.begin() as connection:
             await incoming.add(connection, [new])
         incoming.kept()
@@ -100,27 +102,36 @@ async def _made(
     making: Making, body: dict[str, Any], given: ParseBody, document: dict[str, Any], name: str | None
 ) -> Response:
     key = making.key
-    chosen, tier = await _chosen(parts(making.request), key, given, body)
+    chosen, tier = await _chosen(making.of, key, given, body)
+    told = await jobs.webhooks(making.of, key, Parse.name, given)
     facts = words.facts(tier=tier, name=name, user_metadata=given.user_metadata)
-    return await jobs.create(making, Parse.name, chosen, document, facts, lambda job: view(key, job), _PLACES)
+    return await jobs.create(
+        making, Parse.name, chosen, document, facts, lambda job: view(key, job), _PLACES, told
+    )
 
 
 async def _chosen(
     of: Parts, key: Key, given: ParseBody, body: dict[str, Any]
 ) -> tuple[dict[str, Any], str | None]:
     """A stored configuration goes before parameters: official clients send some beside it in any case. Raises Invalid."""
-    given.check()
     if given.configuration_id is not None:
         tier = await configurations.tier_of(of, key, given.configuration_id)
         if tier is None:
             detail = "no such configuration"
             raise Invalid([Problem("/configuration_id", "unknown_configuration", detail)])
         return {"configuration_id": given.configuration_id}, tier
-    config, facts = parameters.read(_TYPE, body)
+    alone = {name: value for name, value in body.items() if name not in parameters.WEBHOOKS}
+    config, facts = parameters.read(_TYPE, alone)
     return {"config": config}, facts["tier"]
 
 
 # --- read -----------------------------------------------------------------------------------------------------
+
+
+@router.get(_PATH)
+async def list_jobs(request: Request) -> Response:
+    key = await caller(request, "batches:read")
+    return await jobs.listed(request, key, Parse.name, lambda job: view(key, job))
 
 
 @router.get(_PATH + "/{job_id}")

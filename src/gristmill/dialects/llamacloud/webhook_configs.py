@@ -68,7 +68,7 @@ async def list_configs(request: Request) -> Response:
     of = parts(request)
     async with of.database.engine.connect() as connection:
         found = await webhook_endpoints.page(connection, key.tenant_id, limit=MAX_EACH, before=None)
-    return as_json([view(of, key, one) for one in found])
+    return as_json([view(of, key, one) for one in found if hooks.ours(one)])
 
 
 @router.get(_PAGED)
@@ -82,7 +82,7 @@ async def list_configs_by_page(request: Request) -> Response:
         async with of.database.engine.connect() as connection:
             return await webhook_endpoints.page(connection, key.tenant_id, limit=limit, before=before)
 
-    shown, last = await pages.List(fetch, lambda one: one.id).page(page)
+    shown, last = await pages.List(fetch, lambda one: one.id).page(page, hooks.ours)
     return pages.listing(request, key, page, [view(of, key, one) for one in shown], last)
 
 
@@ -90,9 +90,7 @@ async def list_configs_by_page(request: Request) -> Response:
 async def get_config(request: Request, config_id: str) -> Response:
     key = await caller(request, "configurations:read")
     of = parts(request)
-    async with of.database.engine.connect() as connection:
-        found = await webhook_endpoints.get(connection, key.tenant_id, words.inward(PREFIX, config_id))
-    return as_json(view(of, key, found))
+    return as_json(view(of, key, await hooks.find(of, key, config_id)))
 
 
 @router.put(_PATH + "/{config_id}")
@@ -100,17 +98,17 @@ async def change_config(request: Request, config_id: str) -> Response:
     """What is left out stays. Batches that were made with it keep their copy."""
     key = await caller(request, "configurations:write")
     given = await body.read_json(request, dict, _MAX_BODY_BYTES)
-    of, its_id = parts(request), words.inward(PREFIX, config_id)
+    of = parts(request)
+    kept = await hooks.find(of, key, config_id)
+    hook = problems.checked(Hook, _as_json(hooks.opened(of, kept)) | given)
+    hooks.check(of, hook.webhook_url)
+    changes = {
+        "url": hook.webhook_url,
+        "sealed": hooks.sealed(of, kept.id, hook),
+        "dialect_facts": hooks.facts(hook),
+    }
     async with of.database.engine.begin() as connection:
-        before = hooks.opened(of, await webhook_endpoints.get(connection, key.tenant_id, its_id))
-        hook = problems.checked(Hook, _as_json(before) | given)
-        hooks.check(of, hook.webhook_url)
-        changes = {
-            "url": hook.webhook_url,
-            "sealed": hooks.sealed(of, its_id, hook),
-            "dialect_facts": hooks.facts(hook),
-        }
-        changed = await webhook_endpoints.change(connection, key.tenant_id, its_id, changes)
+        changed = await webhook_endpoints.change(connection, key.tenant_id, kept.id, changes)
     return as_json(view(of, key, changed))
 
 
@@ -126,6 +124,8 @@ async def delete_config(request: Request, config_id: str) -> Response:
     """Batches that were made with it keep their copy."""
     key = await caller(request, "configurations:write")
     await base.ignore_body(request)
-    async with parts(request).database.engine.begin() as connection:
-        await webhook_endpoints.remove(connection, key.tenant_id, words.inward(PREFIX, config_id))
+    of = parts(request)
+    kept = await hooks.find(of, key, config_id)
+    async with of.database.engine.begin() as connection:
+        await webhook_endpoints.remove(connection, key.tenant_id, kept.id)
     return Response(status_code=204)

@@ -121,6 +121,15 @@ def job_status(result: Result) -> str:
     return "CANCELLED" if result.code == _CANCELLED else _ITEM[result.status]
 
 
+def only_status(batch: Batch) -> str:
+    """Of the job whose batch has no other."""
+    if batch.success:
+        return "COMPLETED"
+    if batch.failed:
+        return "CANCELLED" if batch.cancelled else "FAILED"
+    return "RUNNING" if batch.processing else "PENDING"
+
+
 def message(error: str | None) -> str | None:
     """Of an item's error, which is JSON."""
     return None if error is None else str(orjson.loads(error)["message"])

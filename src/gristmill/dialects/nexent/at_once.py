@@ -8,8 +8,7 @@ from uuid import UUID
 
 import orjson
 
-from gristmill import metrics
-from gristmill.api import create
+from gristmill.api import create, storing
 from gristmill.api.parts import Parts
 from gristmill.dialects.nexent.words import NAME
 from gristmill.domain.errors import Conflict, NotFound, Unavailable
@@ -53,11 +52,7 @@ async def run(
         "retention_days": 1,  # no longer than it must be: whoever waited has had the answer, or none will come
     }
     new, content = await create.new_batch(of, key, body)
-    async with of.database.transaction() as tx:
-        await create.store(tx, replace(new, origin=Origin(NAME)), content)
-        batch = await batches.get(tx, key.tenant_id, new.id)
-    of.wake()
-    metrics.batch_created(processor, 1)
+    [batch] = await storing.stored(of, [(replace(new, origin=Origin(NAME)), content)])
     try:
         batch = await of.watch.changed(batch, limit, of.draining)
     except asyncio.CancelledError:

@@ -11,8 +11,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gristmill import metrics
-from gristmill.api import body, create
+from gristmill.api import body, create, storing
 from gristmill.api.aside import Run, at_once
 from gristmill.api.auth import caller
 from gristmill.api.configurations import named
@@ -162,7 +161,7 @@ async def _submit(
     groups: list[_Group] = await run(_grouped, sources)
     made = [await _batch(of, key, group, run, on_invalid) for group in groups]
     answered: tuple[list[str], list[dict[str, Any]]] = await run(_answered, groups, made, len(sources))
-    await _store(of, made)
+    await storing.stored(of, made)
     return answered
 
 
@@ -225,14 +224,3 @@ async def _sink(of: Parts, tenant_id: UUID, index_name: str | None) -> str:
         )
         raise Conflict(detail, code="no_sink")
     return found
-
-
-async def _store(of: Parts, made: Made) -> None:
-    if not made:
-        return
-    async with of.database.transaction() as tx:
-        for new, items in made:
-            await create.store(tx, new, items)
-    of.wake()
-    for new, items in made:
-        metrics.batch_created(new.processor, len(items))

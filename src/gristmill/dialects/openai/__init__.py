@@ -1,4 +1,4 @@
-"""OpenAI's Batch API: `/v1/files` and `/v1/batches`, as the official `openai` clients call them.
+"""OpenAI's Batch API: `/v1/files`, `/v1/batches` and `/v1/webhook_endpoints`, as the official `openai` clients call them.
 
 A batch is one of the processor `completion`; its output and error files are made of its results whenever they are read.
 """
@@ -11,15 +11,16 @@ from starlette.responses import Response
 from gristmill.api.errors import Refusal
 from gristmill.dialects import base
 from gristmill.dialects.base import Dialect
-from gristmill.dialects.openai import batches, files
+from gristmill.dialects.openai import batches, files, webhook_endpoints
 from gristmill.dialects.openai.words import NAME, param
 
 router = APIRouter(include_in_schema=False)
-router.routes.extend([*files.router.routes, *batches.router.routes])
+for _part in (files, batches, webhook_endpoints):
+    router.routes += _part.router.routes
 
 # What OpenAI has beside these is not served here; a client that calls it gets its 404 in a shape that it reads.
 _PATHS = re.compile(
-    r"/v1/(batches|files|uploads|chat|completions|responses|embeddings|models|moderations|webhook_endpoints)(/|$)"
+    r"/v1/(batches|files|uploads|chat|completions|responses|embeddings|models|moderations|webhook_endpoints|webhook_event_types)(/|$)"
 )
 _CODES = {"too_short": "empty_file"}
 

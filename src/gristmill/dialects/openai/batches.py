@@ -12,15 +12,14 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gristmill import metrics
-from gristmill.api import body, create, idempotency
 from gristmill.api.auth import caller
 from gristmill.api.envelope import as_json
 from gristmill.api.parts import parts
 from gristmill.api.query import Query, uuid_of
 from gristmill.dialects import base
 from gristmill.dialects.base import facts, inward, outward, position
-from gristmill.dialects.openai import outputs
+from gristmill.dialects.making import Making
+from gristmill.dialects.openai import endpoints, outputs
 from gristmill.dialects.openai.files import LIFETIMES, listing
 from gristmill.dialects.openai.words import (
     BAD_SOURCE,
@@ -33,17 +32,18 @@ from gristmill.dialects.openai.words import (
     why,
 )
 from gristmill.domain.errors import Invalid, Problem
-from gristmill.intake import json, problems
+from gristmill.intake import problems
 from gristmill.processors.completion import Completion
 from gristmill.store import batches, files
 from gristmill.store.batches import Batch, BatchFilters, Origin
 from gristmill.store.keys import Key
 
+_PATH = "/v1/batches"
 _MAX_BODY_BYTES = 64 * 1024
 _WINDOW = re.compile(r"([1-9][0-9]{0,6})([mhd])")
 _UNITS = {"m": 60, "h": 3600, "d": 86_400}
 
-router = APIRouter(prefix="/v1/batches", include_in_schema=False)
+router = APIRouter(prefix=_PATH, include_in_schema=False)
 
 
 class ExpiresAfter(BaseModel):
@@ -105,27 +105,16 @@ def view(batch: Batch) -> dict[str, Any]:
 async def create_batch(request: Request) -> Response:
     """Answers at once; a worker reads the file, and tells in `errors` what is wrong with its lines."""
     key = await caller(request, "batches:write")
-    of = parts(request)
-    once = idempotency.Once(of, request, key.tenant_id)
-    text = await body.read_json_text(request, _MAX_BODY_BYTES)
-    once.fingerprint(text)
-    if (before := await once.before()) is not None:
+    making = Making.begin(request, key, _PATH)
+    asked = problems.checked(BatchCreate, await making.body(_MAX_BODY_BYTES))
+    if (before := await making.once.before()) is not None:
         return before
-    asked = problems.checked(BatchCreate, json.parse(text, dict))
     canonical = _canonical(asked, await _input(request, key, asked.input_file_id))
-    new, content = await create.new_batch(of, key, canonical)
-    new = replace(new, origin=Origin(NAME, facts=orjson.dumps(_facts(asked)).decode()))
-    async with of.database.transaction() as tx:
-        if (before := await once.begin(tx)) is not None:
-            return before
-        await create.store(tx, new, content)
-        batch = await batches.get(tx, key.tenant_id, new.id)
-        shown = view(batch)
-        made = as_json(shown, headers={"Location": f"/v1/batches/{shown['id']}"})
-        await once.keep(tx, made)
-    of.wake()
-    metrics.batch_created(new.processor, batch.total)
-    return made
+    origin = Origin(NAME, facts=orjson.dumps(_facts(asked)).decode())
+    kept = await endpoints.all_of(making.of, key)
+    return await making.made(
+        canonical, lambda new: endpoints.told(making.of, replace(new, origin=origin), kept), view
+    )
 
 
 async def _input(request: Request, key: Key, file_id: str) -> UUID:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 from fastapi import APIRouter
@@ -9,6 +10,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gristmill.api.auth import listener
 from gristmill.api.envelope import dumps
+from gristmill.api.following import Follower, following
 from gristmill.api.parts import Parts, parts
 from gristmill.dialects.tagging import words
 from gristmill.dialects.tagging.frames import Frames
@@ -20,8 +22,9 @@ from gristmill.store.feed import BEGINNING
 KEEP_ALIVE_SECONDS = 30.0
 # So long, then the listener is asked to come again: a key that was revoked meanwhile does not listen for ever.
 LONGEST_SECONDS = 3600.0
-_POLICY = 1008  # RFC 6455, 7.4.1
-_RESTART = 1012
+_LAST = ("completed", "cancelled", "error")  # types of the frame that ends it
+_POLICY = 1008  # RFC 6455, 7.4.1; those above 1011: the registry of the IANA
+_RESTART, _TRY_LATER = 1012, 1013
 _OVER = 1000
 _AGAIN = "come again"
 
@@ -34,14 +37,26 @@ router = APIRouter(include_in_schema=False)
 async def tell(socket: WebSocket, job_id: str) -> None:
     """Whoever leaves stops nothing. What a client says is passed over."""
     await socket.accept()
+    with following("websocket") as follower:
+        try:
+            await _follow(socket, job_id, follower)
+        except Exception as error:
+            if not follower.lost(error):
+                raise
+            await _closed(socket, _TRY_LATER, _AGAIN)
+
+
+async def _follow(socket: WebSocket, job_id: str, follower: Follower) -> None:
     try:
         key = await listener(socket, "batches:read")
         batch = await words.find(parts(socket), key, job_id)
         parts(socket).watch.check_room(key.tenant_id)
     except ServiceError as refused:
+        follower.reason = "refused"
         await _refuse(socket, refused)
         return
-    telling = asyncio.create_task(_tell(socket, parts(socket), batch))
+    follower.batch_id = batch.id
+    telling = asyncio.create_task(_tell(socket, parts(socket), batch, follower))
     leaving = asyncio.create_task(_until_gone(socket))
     done, left = await asyncio.wait((telling, leaving), return_when=asyncio.FIRST_COMPLETED)
     for task in left:
@@ -53,11 +68,15 @@ async def tell(socket: WebSocket, job_id: str) -> None:
 
 async def _refuse(socket: WebSocket, refused: ServiceError) -> None:
     """Accepted before, as a browser is told nothing of a handshake that fails."""
-    try:
+    with suppress(WebSocketDisconnect):
         await socket.send_text(dumps({"type": "error", "message": refused.detail}).decode())
-        await socket.close(_POLICY, refused.detail[:100])
-    except WebSocketDisconnect:
-        return
+    await _closed(socket, _POLICY, refused.detail[:100])
+
+
+async def _closed(socket: WebSocket, code: int, reason: str) -> None:
+    """Or it is already: who has just left is told nothing."""
+    with suppress(WebSocketDisconnect, RuntimeError):
+        await socket.close(code, reason)
 
 
 async def _until_gone(socket: WebSocket) -> None:
@@ -65,15 +84,14 @@ async def _until_gone(socket: WebSocket) -> None:
         pass
 
 
-async def _tell(socket: WebSocket, of: Parts, batch: Batch) -> None:
+async def _tell(socket: WebSocket, of: Parts, batch: Batch, follower: Follower) -> None:
     over = False
-    try:
+    with suppress(WebSocketDisconnect):
         async for frame in _kept_alive(_frames(of, batch)):
             await socket.send_text(dumps(frame).decode())
-            over = frame.get("type") in ("completed", "cancelled", "error")
+            over = frame.get("type") in _LAST
+        follower.reason = "ended" if over else "sent_away"
         await socket.close(*((_OVER, "") if over else (_RESTART, _AGAIN)))
-    except WebSocketDisconnect:
-        return
 
 
 async def _frames(of: Parts, batch: Batch) -> AsyncIterator[Frame | None]:

@@ -1,0 +1,57 @@
+"""The last step of every create, in whatever words it came: stored whole or not at all, answered once, and then announced."""
+
+from collections.abc import Callable, Sequence
+
+from starlette.responses import Response
+
+from gristmill import metrics
+from gristmill.api import create
+from gristmill.api.create import Content
+from gristmill.api.idempotency import Once
+from gristmill.api.parts import Parts
+from gristmill.store import batches
+from gristmill.store.batches import Batch, NewBatch
+
+New = tuple[NewBatch, Content]
+
+
+async def stored(of: Parts, news: Sequence[New]) -> list[Batch]:
+    """All of them, or none."""
+    if not news:
+        return []
+    async with of.database.transaction() as tx:
+        for new, content in news:
+            await create.store(tx, new, content)
+        made = [await batches.get(tx, new.tenant_id, new.id) for new, _ in news]
+    of.wake()  # after the commit: who is woken before finds nothing
+    for one in made:
+        metrics.batch_created(one.processor, one.total)
+    return made
+
+
+async def answered(
+    of: Parts,
+    once: Once,
+    new: New,
+    answer: Callable[[Batch], Response],
+    committed: Callable[[], None] | None = None,
+) -> Response:
+    """What `answer` makes of the batch, or the answer of the create that came before under the same `Idempotency-Key`.
+
+    `answer` needs a Location; what it raises leaves nothing stored. `committed` is called if the batch is new."""
+    batch, content = new
+    with of.bear(batch, content if isinstance(content, list) else ()) as birth:
+        async with of.database.transaction() as tx:
+            if (before := await once.begin(tx)) is not None:
+                return before
+            await create.store(tx, batch, content)
+            made = await batches.get(tx, batch.tenant_id, batch.id)
+            told = answer(made)
+            await once.keep(tx, told)
+            await birth.lease(tx)
+        if birth.start():
+            of.wake()
+    if committed is not None:
+        committed()
+    metrics.batch_created(made.processor, made.total)
+    return told
