@@ -2,9 +2,9 @@
 
 A real endpoint in a process of its own, on loopback: it answers `/v1/chat/completions` after half a second, notes how many
 calls are at it in each moment, and answers 429 to what comes beyond its limit. One `gristmill worker` with as many calls in
-flight as the endpoint takes works a batch off. CPU is that of the worker and of Postgres, claims, calls and records included; the server is
-idle. Slots are busy while a call is at the endpoint: so the share is the integral of its calls over the time between the
-moment at which all slots were first taken and the last at which as many items as slots were left.
+flight as the endpoint takes works a batch off. CPU is that of the worker and of Postgres, claims, calls and records included;
+the server is idle. Slots are busy while a call is at the endpoint: so the share is the integral of its calls over the time
+between the moment at which all slots were first taken and the last at which as many items as slots were left.
 """
 
 import argparse

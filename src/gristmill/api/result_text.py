@@ -5,7 +5,10 @@ Of a stream this is most of what Python does: 2 µs a row, and 5 by way of a `Re
 
 from collections.abc import Callable
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
+
+import orjson
 
 from gristmill.api.envelope import dumps
 from gristmill.domain.states import ItemStatus
@@ -16,6 +19,10 @@ _SHAPE = (
     '"history_id":%s,"conversation_id":%s,"processed_at":%s,"output":%s,"error":null,"attempt":%s,"started_at":%s,'
     '"ordinal":%d}'
 )
+_columns = itemgetter(
+    "ordinal", "custom_id", "status", "code", "processing", "content", "usage", "history_id", "given_history_id",
+    "conversation_id", "processed_at", "output", "attempt", "started_at",
+)  # fmt: skip
 _SUCCESS = 1
 
 
@@ -29,38 +36,32 @@ class ResultText:
         self._processed: tuple[datetime | None, str] = (None, "null")
 
     def of(self, row: Row) -> str:
-        """As `dumps(view(…))`."""
-        if row["code"] is not None:
+        """As `dumps(view(…))`. One function on purpose: a call in Python costs a tenth of all of it."""
+        (
+            ordinal, custom_id, status, code, processing, content, usage, history_id, given_history_id,
+            conversation_id, processed, output, attempt, started,
+        ) = _columns(row)  # fmt: skip
+        if code is not None:
             return dumps(self._view(result_of(row))).decode()
-        if (started := row["started_at"]) != self._started[0]:
-            self._started = (started, _text(started))
-        if (processed := row["processed_at"]) != self._processed[0]:
-            self._processed = (processed, _text(processed))
-        history_id = row["history_id"]
+        if started != self._started[0]:
+            self._started = (started, dumps(started).decode())
+        if processed != self._processed[0]:
+            self._processed = (processed, dumps(processed).decode())
+        if history_id is None:
+            history_id = given_history_id
         return _SHAPE % (
-            _text(row["custom_id"]),
-            _status(row),
-            _text(row["content"]),
-            _spliced(row["usage"]),
-            _spliced(row["given_history_id"] if history_id is None else history_id),
-            _spliced(row["conversation_id"]),
+            orjson.dumps(custom_id).decode(),
+            "success" if status == _SUCCESS else _RUNNING if processing else _WAITING,
+            "null" if content is None else orjson.dumps(content).decode(),
+            usage or "null",  # no JSON is an empty text
+            "null" if history_id is None else history_id,
+            "null" if conversation_id is None else conversation_id,
             self._processed[1],
-            _spliced(row["output"]),
-            _spliced(row["attempt"]),
+            output or "null",
+            "null" if attempt is None else attempt,
             self._started[1],
-            row["ordinal"],
+            ordinal,
         )
 
 
-def _status(row: Row) -> str:
-    if row["status"] == _SUCCESS:
-        return "success"
-    return ItemStatus.PROCESSING.value if row["processing"] else ItemStatus.PENDING.value
-
-
-def _text(value: str | datetime | None) -> str:
-    return "null" if value is None else dumps(value).decode()
-
-
-def _spliced(value: str | int | None) -> str | int:
-    return "null" if value is None else value
+_RUNNING, _WAITING = ItemStatus.PROCESSING.value, ItemStatus.PENDING.value

@@ -33,12 +33,11 @@ from gristmill.store.batches import Batch
 from gristmill.store.keys import Key
 from gristmill.store.results import Attempt, Result, Row
 
-WINDOW = 2000  # items read at once for a stream, at most …
+WINDOW = 500  # items read at once for a stream: a quarter of a MiB of small ones, made text of while the next are read; at most …
 WINDOW_BYTES = 4 * 1024 * 1024  # … and behind so many bytes of theirs the next window begins
 PAGE_BYTES = (
     16 * 1024 * 1024
 )  # behind so many a page ends, too: a result may have as many, and a page a thousand of them
-_PIECE = 500  # results of a stream that are made text of at a time
 _FILTERS = ("status", "error_code", "custom_id")
 _COLUMNS = (
     "custom_id",
@@ -257,7 +256,8 @@ async def _windows(
     try:
         while True:
             found = await reading
-            if more := len(found) == WINDOW or results.cut_short(found, WINDOW_BYTES):
+            more = _goes_on(batch, found)
+            if more:
                 reading = _reading(of, batch, filters, found[-1]["ordinal"])
             if found:
                 yield found
@@ -265,6 +265,12 @@ async def _windows(
                 return
     finally:
         reading.cancel()
+
+
+def _goes_on(batch: Batch, found: Sequence[Row]) -> bool:
+    """Whether there may be more behind a window."""
+    ended_early = len(found) < WINDOW and not results.cut_short(found, WINDOW_BYTES)
+    return not ended_early and found[-1]["ordinal"] < batch.total - 1
 
 
 def _reading(of: Parts, batch: Batch, filters: Filters, after: int | None) -> asyncio.Task[list[Row]]:
@@ -298,8 +304,7 @@ async def _ndjson(of: Parts, batch: Batch, filters: Filters, after: int | None) 
         return
     text = ResultText(view)
     async for rows in _windows(of, batch, filters, after):
-        for first in range(0, len(rows), _PIECE):  # others get their turn between two pieces
-            yield "".join([text.of(row) + "\n" for row in rows[first : first + _PIECE]]).encode()
+        yield "".join([text.of(row) + "\n" for row in rows]).encode()
 
 
 async def _csv(of: Parts, batch: Batch, filters: Filters, after: int | None) -> AsyncIterator[bytes]:
