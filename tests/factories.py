@@ -6,13 +6,14 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from gristmill.db import Database
+from gristmill.db import Database, Transaction
 from gristmill.domain.ids import uuid7
 from gristmill.domain.states import ResultStatus
-from gristmill.store import batches, endings, leases, limits, recording, retention, spans, workers
+from gristmill.store import batches, endings, leases, limits, recording, results, retention, spans, workers
 from gristmill.store.audit import Violation, audit
 from gristmill.store.batches import Batch, NewBatch, NewItem, NewWebhook
 from gristmill.store.recording import Ended, Flush, Retried
+from gristmill.store.results import Result
 from gristmill.store.spans import Claim, ClaimedItem, Lease
 
 TENANT = UUID("00000000-0000-7000-8000-000000000001")
@@ -69,6 +70,12 @@ async def make_worker(database: Database, *, processors: Sequence[str] = ("noop"
 async def get(database: Database, batch_id: UUID, tenant_id: UUID = TENANT) -> Batch:
     async with database.connection() as connection:
         return await batches.get(connection, tenant_id, batch_id)
+
+
+async def page(connection: Transaction, batch: Batch, **asked: Any) -> tuple[list[Result], int]:
+    """Of results, as a page of the API reads them."""
+    found, total = await results.rows(connection, batch, most_bytes=2**24, **asked)
+    return [results.result_of(row) for row in found], total
 
 
 async def claim(database: Database, worker_id: int, slots: int | Mapping[str, int]) -> list[Lease]:

@@ -119,8 +119,19 @@ _database_lost = Counter(
 
 
 def request_answered(method: str, route: str, status: int, seconds: float) -> None:
-    _requests.labels(method, route, str(status)).inc()
-    _request_seconds.labels(route).observe(seconds)
+    key = (method, route, status)
+    found = _answered.get(key)
+    if found is None:
+        found = _answered[key] = (
+            _requests.labels(method, route, str(status)),
+            _request_seconds.labels(route),
+        )
+    counter, histogram = found
+    counter.inc()
+    histogram.observe(seconds)
+
+
+_answered: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
 
 def follower_came(kind: str) -> None:
@@ -171,7 +182,13 @@ def claimed(seconds: float) -> None:
 
 def upstream_called(status: str, seconds: float) -> None:
     """`status` is the HTTP status, or the kind of failure when there was none."""
-    _upstream_seconds.labels(status).observe(seconds)
+    found = _called.get(status)  # to look a label up costs more than to observe
+    if found is None:
+        found = _called[status] = _upstream_seconds.labels(status)
+    found.observe(seconds)
+
+
+_called: dict[str, Histogram] = {}
 
 
 def circuit_changed(kind: str, change: str) -> None:
@@ -205,8 +222,11 @@ def queue_unknown() -> None:
 
 
 def upstream_tokens(prompt: int, completion: int) -> None:
-    _upstream_tokens.labels("prompt").inc(prompt)
-    _upstream_tokens.labels("completion").inc(completion)
+    _prompt_tokens.inc(prompt)
+    _completion_tokens.inc(completion)
+
+
+_prompt_tokens, _completion_tokens = (_upstream_tokens.labels(kind) for kind in ("prompt", "completion"))
 
 
 def webhook_attempted(outcome: str) -> None:

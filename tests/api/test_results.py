@@ -3,6 +3,8 @@
 import csv
 import io
 import random
+import tracemalloc
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID
@@ -11,7 +13,9 @@ import orjson
 import pytest
 
 import factories
+from gristmill.api import envelope
 from gristmill.api import results as routes
+from gristmill.api.result_text import ResultText
 from gristmill.db import Database
 from gristmill.domain.outcomes import Turn
 from gristmill.domain.usage import Call, Usage
@@ -218,6 +222,68 @@ async def test_a_chat_goes_on_under_the_history_id_of_its_first_answer(
     ]
 
 
+async def large(caller: Caller, database: Database, count: int, size: int) -> str:
+    """The id of a batch whose results have so many characters each."""
+    batch = await caller.batch(count)
+    worker = await factories.make_worker(database)
+    [lease] = await factories.claim(database, worker, count)
+    for n in range(count):
+        ended = [factories.success(lease, n, content="x" * size)]
+        flush = factories.Flush({lease.id: count - n - 1}, ended)
+        await factories.record(database, worker, flush, alone=True)
+    return str(batch["id"])
+
+
+async def walk(caller: Caller, path: str, following: Callable[[Any], str | None]) -> list[list[str]]:
+    """The custom ids of all pages."""
+    pages, at = [], path
+    while at:
+        answer = (await caller.get(at)).json()
+        pages.append([one["custom_id"] for one in answer["data"]])
+        at = following(answer["pagination"]) or ""
+    return pages
+
+
+@pytest.mark.parametrize("query", ["limit=8", "limit=8&status=success"])
+async def test_a_page_of_large_results_ends_early_and_the_next_goes_on_behind_it(
+    caller: Caller, database: Database, monkeypatch: pytest.MonkeyPatch, query: str
+) -> None:
+    monkeypatch.setattr(routes, "PAGE_BYTES", 25_000)
+    path = f"{BATCHES}/{await large(caller, database, 10, 10_000)}/results?{query}"
+    names = [f"req-{n}" for n in range(10)]
+    expected = [names[:3], names[3:6], names[6:9], names[9:]]
+    assert await walk(caller, path, lambda one: one["next_page"]) == expected
+
+    def by_cursor(one: Any) -> str | None:
+        return f"{path}&cursor={one['next_cursor']}" if one["next_cursor"] else None
+
+    assert await walk(caller, path, by_cursor) == expected
+
+
+async def test_a_page_of_a_great_deal_is_held_in_bounded_memory(caller: Caller, database: Database) -> None:
+    path = f"{BATCHES}/{await large(caller, database, 40, 2**20)}/results?limit=1000"
+    tracemalloc.start()
+    try:
+        answer = await caller.get(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(answer.json()["data"]) == routes.PAGE_BYTES // 2**20
+    assert answer.json()["pagination"]["total_records"] == 40
+    assert peak < 7 * routes.PAGE_BYTES, f"{peak / 2**20:.0f} MiB"
+
+
+async def test_the_text_of_a_result_is_that_of_its_view(caller: Caller, database: Database) -> None:
+    batch_id = await half_done(caller, database)
+    async with database.connection() as connection:
+        batch = await factories.get(database, UUID(batch_id), caller.tenant_id)
+        found, _ = await routes.results.rows(connection, batch, limit=50, most_bytes=2**20)
+    text = ResultText(routes.view)
+    assert {one["status"] for one in found} >= {1, 2, None}
+    for row in found:
+        assert text.of(row) == envelope.dumps(routes.view(routes.results.result_of(row))).decode()
+
+
 # --- streams --------------------------------------------------------------------------------------------------
 
 
@@ -247,34 +313,33 @@ async def test_a_stream_holds_no_more_than_a_few_large_results_at_once(
     [lease] = await factories.claim(database, worker, 60)
     ended = [factories.success(lease, n, content="x" * 100_000) for n in range(60)]
     await factories.record(database, worker, factories.Flush({lease.id: 60}, ended), alone=True)
-    monkeypatch.setattr(routes, "FIRST_WINDOW", 2)
     monkeypatch.setattr(routes, "WINDOW_BYTES", 510_000)
-    read, page = [], routes.results.page
+    read, rows = [], routes.results.rows
 
     async def watched(*arguments: Any, **more: Any) -> Any:
-        found, total = await page(*arguments, **more)
+        found, total = await rows(*arguments, **more)
         read.append(len(found))
         return found, total
 
-    monkeypatch.setattr(routes.results, "page", watched)
+    monkeypatch.setattr(routes.results, "rows", watched)
     text = await stream(caller, str(batch["id"]), "application/x-ndjson")
     assert [orjson.loads(line)["custom_id"] for line in text.splitlines()] == [f"req-{n}" for n in range(60)]
-    assert read == [2, *[5] * 11, 3]
+    assert read == [6] * 10
 
 
 async def test_a_stream_of_small_results_takes_few_reads(
     caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = await caller.batch(1000)
-    limits, page = [], routes.results.page
+    limits, rows = [], routes.results.rows
 
     async def watched(*arguments: Any, **more: Any) -> Any:
         limits.append(more["limit"])
-        return await page(*arguments, **more)
+        return await rows(*arguments, **more)
 
-    monkeypatch.setattr(routes.results, "page", watched)
+    monkeypatch.setattr(routes.results, "rows", watched)
     await stream(caller, str(batch["id"]), "application/x-ndjson")
-    assert limits == [16, 128, 1024]
+    assert limits == [500, 500]
 
 
 async def test_a_stream_keeps_the_filters(

@@ -5,6 +5,7 @@ from uuid import UUID
 
 import pytest
 
+import factories
 from factories import (
     Flush,
     all_of,
@@ -168,7 +169,7 @@ async def test_results_have_checkpoints_only_where_they_are_asked_for(database: 
     await save(database, lease, ordinal=1)
     batch = await get(database, lease.batch_id)
     async with database.connection() as connection:
-        found, _ = await results.page(connection, batch, limit=10)
+        found, _ = await factories.page(connection, batch, limit=10)
         assert [one.checkpoint for one in found] == [None] * 3
         asked = await results.with_checkpoints(connection, batch, found)
         assert [one.checkpoint for one in asked] == [None, Checkpoint("sending", None, 1, 2), None]

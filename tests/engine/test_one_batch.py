@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 
+import factories
 from factories import (
     TENANT,
     all_of,
@@ -92,7 +93,7 @@ SEVERAL = {
     "recording._keep_attempts", "retries.withdraw_late",
 }  # fmt: skip
 # Statements that touch big tables and small ones at once. Those that write are the ones in the way of another server for the big.
-READ_BOTH = {"histories.held_by", "histories.leave", "leases._missing", "results.at", "results.one", "results.page",
+READ_BOTH = {"histories.held_by", "histories.leave", "leases._missing", "results.at", "results.one", "results.rows",
              "results.running", "results.window"}  # fmt: skip
 WRITE_BOTH = {
     "checkpoints.advance", "checkpoints.save", "counts.add", "leases._keep_attempts", "recording._keep_attempts",
@@ -259,9 +260,10 @@ async def _read(database: Database) -> None:
     batch = await get(database, batch_id)
     async with database.connection() as connection:
         for status in ItemStatus:
-            await results.page(connection, batch, limit=5, status=status)
-        await results.page(connection, batch, limit=5, error_code=500, after=1)
-        await results.page(connection, batch, limit=5)
+            await factories.page(connection, batch, limit=5, status=status)
+        await factories.page(connection, batch, limit=5, error_code=500, after=1)
+        await factories.page(connection, batch, limit=5)
+        await results.window(connection, batch, 0, 5)
         await results.one(connection, batch, "item-0")
         await results.inputs(connection, batch, [0, 1])
         await results.running(connection, batch, 10)

@@ -13,6 +13,7 @@ import asyncpg
 import orjson
 import pytest
 
+import factories
 from factories import TENANT, claim, get, in_chats, make_batch, make_worker, sql, turn
 from gristmill.db import Database
 from gristmill.domain.states import ItemStatus
@@ -145,7 +146,7 @@ async def test_a_filtered_page_reads_each_item_and_span_once(
     batch = await get(database, batch_id)
 
     async with watched(database, mode) as seen:
-        found, total = await results.page(seen.connection, batch, limit=1000, status=status)
+        found, total = await factories.page(seen.connection, batch, limit=1000, status=status)
         assert (len(found), total) == ((1000, ITEMS - 100) if status is ItemStatus.PENDING else (100, 100))
         assert await seen.rows() < 10 * ITEMS
 
@@ -157,7 +158,7 @@ async def test_a_page_far_behind_reads_what_it_shows(database: Database, mode: s
     batch = await get(database, batch_id)
 
     async with watched(database, mode) as seen:
-        found, _ = await results.page(seen.connection, batch, limit=100, offset=ITEMS * 9 // 10)
+        found, _ = await factories.page(seen.connection, batch, limit=100, offset=ITEMS * 9 // 10)
         assert found[0].ordinal == ITEMS * 9 // 10
         assert await seen.rows() < 100 * PER_ITEM
 

@@ -6,6 +6,7 @@ from uuid import UUID
 
 import pytest
 
+import factories
 from factories import (
     all_of,
     claim,
@@ -41,7 +42,7 @@ async def page(
 ) -> tuple[list[Result], int]:
     batch = await get(database, batch_id)
     async with database.connection() as connection:
-        return await results.page(connection, batch, limit=limit, **filters)  # type: ignore[arg-type]
+        return await factories.page(connection, batch, limit=limit, **filters)  # type: ignore[arg-type]
 
 
 async def one(database: Database, batch_id: UUID, custom_id: str) -> tuple[Result, str, list[Attempt]]:

@@ -32,11 +32,12 @@ from gristmill.api import (
 from gristmill.api.births import Bear, unleased
 from gristmill.api.front import Front
 from gristmill.api.keyring import KeyRing
-from gristmill.api.methods import Methods
 from gristmill.api.parts import Parts
 from gristmill.api.queue_depth import QueueDepth
 from gristmill.api.rates import Rates
+from gristmill.api.reads import Reads
 from gristmill.api.room import Room
+from gristmill.api.routes import Routes
 from gristmill.api.tokens import Tokens
 from gristmill.api.watch import Watch
 from gristmill.db import Database
@@ -83,12 +84,13 @@ def create_app(
         keys=KeyRing(database, vault),
         tokens=Tokens.of(database, settings),
         watch=Watch(database),
+        reads=Reads(database),
         rates=Rates(settings.tenant_requests_per_minute),
         room=Room(settings.bodies_max_bytes),
         depth=QueueDepth(database),
         draining=asyncio.Event(),
     )
-    app.state.methods = Methods(room.router for room in _ROUTERS)
+    app.state.routes = Routes(room.router for room in _ROUTERS)
     for room in _ROUTERS:
         app.include_router(room.router)
     errors.install(app)

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gristmill.api import body, create, idempotency, pages, storing
+from gristmill.api import body, create, envelope, idempotency, pages, storing
 from gristmill.api.auth import caller
 from gristmill.api.envelope import answer, fragment, listing
 from gristmill.api.openapi import (
@@ -126,8 +126,7 @@ def id_of(batch_id: str) -> UUID:
 
 
 async def find(of: Parts, key: Key, batch_id: str) -> Batch:
-    async with of.database.connection() as connection:
-        return await batches.get(connection, key.tenant_id, id_of(batch_id))
+    return (await of.reads.batch(key.tenant_id, id_of(batch_id))).batch
 
 
 @router.post(
@@ -238,10 +237,12 @@ async def get_batch(request: Request, batch_id: str) -> Response:
     seconds = query.integer("wait", 0, MAX_WAIT_SECONDS, 0)
     query.check()
     of = parts(request)
-    batch = await find(of, key, batch_id)
-    if seconds and batch.completed_at is None and batch.cancelled_at is None:
-        batch = await of.watch.changed(batch, seconds, of.draining)
-    return answer(view(batch))
+    seen = await of.reads.batch(key.tenant_id, id_of(batch_id))
+    if seconds and seen.batch.ended_at is None:
+        return answer(view(await of.watch.changed(seen.batch, seconds, of.draining)))
+    if seen.text is None:
+        seen.text = envelope.enveloped(view(seen.batch))
+    return Response(seen.text, media_type="application/json")
 
 
 @router.patch(

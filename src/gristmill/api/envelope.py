@@ -23,7 +23,12 @@ def _plain(value: Any) -> str:
 
 
 def answer(data: Any, status: int = 200, *, headers: Mapping[str, str] | None = None) -> Response:
-    return as_json({"data": data, "message": None, "error_code": 0}, status, headers)
+    return Response(enveloped(data), status, headers, media_type="application/json")
+
+
+def enveloped(data: Any) -> bytes:
+    """The body of an answer."""
+    return dumps({"data": data, "message": None, "error_code": 0})
 
 
 def listing(records: Sequence[Any], pagination: Mapping[str, Any]) -> Response:

@@ -131,7 +131,7 @@ def _http_error(scope: Scope, error: HTTPException) -> Response:
     detail = _DETAILS.get(error.status_code, title)
     headers = error.headers
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers = {"Allow": ", ".join(scope["app"].state.methods.of(scope["path"]))}
+        headers = {"Allow": ", ".join(scope["app"].state.routes.methods(scope["path"]))}
     return _body(scope, error.status_code, code, title, detail, headers=headers)
 
 

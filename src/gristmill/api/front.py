@@ -8,7 +8,7 @@ from collections.abc import MutableMapping
 from contextlib import suppress
 from typing import Any
 
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gristmill import log, metrics
@@ -51,7 +51,7 @@ class Front:
 
     async def _run(self, scope: Scope, exchange: "_Exchange") -> None:
         try:
-            await self._app(scope, exchange.body.receive, exchange.send)
+            await self._answer(scope, exchange.body.receive, exchange.send)
         except ClientDisconnect:
             exchange.status = exchange.status or 499
         except Exception as error:
@@ -61,6 +61,15 @@ class Front:
         finally:
             if "app" in scope:
                 scope["app"].state.parts.room.leave(scope)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found = scope["app"].state.routes.found(scope) if "app" in scope else None
+        if found is None:
+            await self._app(scope, receive, send)
+            return
+        endpoint, texts = found
+        response = await endpoint(Request(scope, receive, send), **texts)
+        await response(scope, receive, send)
 
 
 class _Exchange:

@@ -51,6 +51,7 @@ class Rows(Generic[Row]):
     total: int
     more: bool
     last: str | None
+    cut: bool = False  # it ended before its limit, and not for want of rows
 
 
 def asked(request: Request, query: Query, key: Key, list_name: str) -> Page:
@@ -65,11 +66,13 @@ def asked(request: Request, query: Query, key: Key, list_name: str) -> Page:
     return Page(limit, offset, position, list_name)
 
 
-def rows(page: Page, found: Sequence[Row], total: int, position: Any) -> Rows[Row]:
-    """Cuts what was fetched to what is shown; `position(row)` is what a cursor keeps of a row."""
+def rows(page: Page, found: Sequence[Row], total: int, position: Any, *, cut: bool = False) -> Rows[Row]:
+    """Cuts what was fetched to what is shown; `position(row)` is what a cursor keeps of a row. `cut`: they were too large for
+    more of them."""
     shown = found[: page.limit]
-    more = len(found) > page.limit if page.position is not None else page.offset + len(shown) < total
-    return Rows(shown, total, more and bool(shown), str(position(shown[-1])) if shown else None)
+    cut = cut and len(found) <= page.limit
+    more = (cut or len(found) > page.limit) if page.position is not None else page.offset + len(shown) < total
+    return Rows(shown, total, more and bool(shown), str(position(shown[-1])) if shown else None, cut)
 
 
 def pagination(request: Request, query: Query, key: Key, page: Page, read: Rows[Any]) -> dict[str, Any]:
@@ -77,7 +80,8 @@ def pagination(request: Request, query: Query, key: Key, page: Page, read: Rows[
     cursor = seal(request, key, page.list_name, read.last) if read.more and read.last is not None else None
     filters = {name: value for name, value in query.values.items() if name not in PARAMETERS}
     by_offset = page.position is None
-    following = {"offset": page.offset + page.limit} if by_offset else {"cursor": cursor}
+    step = len(read.shown) if read.cut else page.limit
+    following = {"offset": page.offset + step} if by_offset else {"cursor": cursor}
     previous = {"offset": max(0, page.offset - page.limit)}
     return {
         "limit": page.limit,

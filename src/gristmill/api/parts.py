@@ -11,6 +11,7 @@ from gristmill.api.births import Bear
 from gristmill.api.keyring import KeyRing
 from gristmill.api.queue_depth import QueueDepth
 from gristmill.api.rates import Rates
+from gristmill.api.reads import Reads
 from gristmill.api.room import Room
 from gristmill.api.tokens import Tokens
 from gristmill.api.watch import Watch
@@ -34,6 +35,7 @@ class Parts:
     keys: KeyRing
     tokens: Tokens | None  # None: none are accepted
     watch: Watch
+    reads: Reads
     rates: Rates
     room: Room
     depth: QueueDepth

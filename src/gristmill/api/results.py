@@ -1,5 +1,6 @@
 """Results of a batch: pages, one with its attempts, and streams of all of them."""
 
+import asyncio
 import csv
 import io
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -20,7 +21,9 @@ from gristmill.api.envelope import answer, dumps, fragment, listing
 from gristmill.api.openapi import PAGE, READ, documented, enveloped, paged, parameter, ref, responses
 from gristmill.api.parts import Parts, parts
 from gristmill.api.query import Query
+from gristmill.api.result_text import ResultText
 from gristmill.api.sources import MAX_ITEMS
+from gristmill.db import Transaction
 from gristmill.domain.checkpoints import Checkpoint
 from gristmill.domain.errors import NotFound
 from gristmill.domain.states import TERMINAL, ItemStatus
@@ -28,11 +31,13 @@ from gristmill.intake.draft import AnyProcessor
 from gristmill.store import batches, results
 from gristmill.store.batches import Batch
 from gristmill.store.keys import Key
-from gristmill.store.results import Attempt, Result
+from gristmill.store.results import Attempt, Result, Row
 
-WINDOW = 2000  # items read at once for a stream, at most …
-FIRST_WINDOW = 16  # … and at first, until their size is known: a result may have 16 MiB
-WINDOW_BYTES = 4 * 1024 * 1024  # what is read at once has about so many
+WINDOW = 500  # items read at once for a stream: a quarter of a MiB of small ones, made text of while the next are read; at most …
+WINDOW_BYTES = 4 * 1024 * 1024  # … and behind so many bytes of theirs the next window begins
+PAGE_BYTES = (
+    16 * 1024 * 1024
+)  # behind so many a page ends, too: a result may have as many, and a page a thousand of them
 _FILTERS = ("status", "error_code", "custom_id")
 _COLUMNS = (
     "custom_id",
@@ -158,9 +163,12 @@ def attempt_view(attempt: Attempt) -> dict[str, Any]:
     ),
 )
 async def list_results(request: Request, batch_id: str) -> Response:
-    """At any time, in input order, requests in every state. With `Accept: application/x-ndjson` or `text/csv` all
-    that match are streamed, without pages. Such a stream begins behind the ordinal `cursor`; its header X-Incomplete says
-    whether the batch still runs, and X-Last-Ordinal up to where every request had ended when it began."""
+    """At any time, in input order, requests in every state. A page ends early, behind the result with which contents and
+    outputs make 16 MiB; `next_page` and `next_cursor` go on behind it.
+
+    With `Accept: application/x-ndjson` or `text/csv` all that match are streamed, without pages. Such a stream begins behind
+    the ordinal `cursor`; its header X-Incomplete says whether the batch still runs, and X-Last-Ordinal up to where every
+    request had ended when it began."""
     key = await caller(request, "batches:read")
     if stream := _stream_type(request):
         return await _streamed(request, key, batch_id, stream)
@@ -170,14 +178,27 @@ async def list_results(request: Request, batch_id: str) -> Response:
     after = int(page.position) if page.position else None
     async with parts(request).database.connection() as connection:
         batch = await batches.get(connection, key.tenant_id, id_of(batch_id))
-        found, total = await results.page(
-            connection, batch, limit=page.fetch, offset=page.skip, after=after, **filters
+        found, total = await results.rows(
+            connection,
+            batch,
+            limit=page.fetch,
+            most_bytes=PAGE_BYTES,
+            offset=page.skip,
+            after=after,
+            **filters,
         )
-        if staged := staged_by(batch):
-            found = await results.with_checkpoints(connection, batch, found)
-    rows = pages.rows(page, found, total, lambda result: result.ordinal)
-    shown = [view(result, staged) for result in rows.shown]
+        cut = results.cut_short(found, PAGE_BYTES)
+        rows = pages.rows(page, found, total, lambda row: row["ordinal"], cut=cut)
+        shown = await _shown(connection, batch, rows.shown)
     return listing(shown, pages.pagination(request, query, key, page, rows))
+
+
+async def _shown(connection: Transaction, batch: Batch, found: Sequence[Row]) -> Any:
+    if staged := staged_by(batch):
+        of_rows = [results.result_of(row) for row in found]
+        return [view(one, staged) for one in await results.with_checkpoints(connection, batch, of_rows)]
+    text = ResultText(view)
+    return fragment(f"[{','.join([text.of(row) for row in found])}]")
 
 
 def _filters(query: Query) -> Filters:
@@ -219,36 +240,71 @@ async def windows(
 ) -> AsyncIterator[Sequence[Result]]:
     """All that match behind the ordinal `after`, in input order, in windows of bounded size. No connection is held between
     them."""
-    limit = min(FIRST_WINDOW, WINDOW)
-    while True:
-        async with of.database.connection() as connection:
-            found, _ = await results.page(
-                connection, batch, limit=limit, after=after, counted=False, **filters
-            )
-            if with_stages:
+    async for rows in _windows(of, batch, filters, after):
+        found = [results.result_of(row) for row in rows]
+        if with_stages:
+            async with of.database.connection() as connection:
                 found = await results.with_checkpoints(connection, batch, found)
-        if found:
-            yield found
-        if len(found) < limit:
-            return
-        after = found[-1].ordinal
-        limit = _next_limit(found)
+        yield found
 
 
-def _next_limit(found: Sequence[Result]) -> int:
-    """Of results of this size, what makes about WINDOW_BYTES; grows step by step, as the next may be larger."""
-    size = sum(len(one.content or "") + len(one.output or "") for one in found)
-    return max(1, min(WINDOW, 8 * len(found), WINDOW_BYTES * len(found) // max(size, 1)))
+async def _windows(
+    of: Parts, batch: Batch, filters: Filters, after: int | None
+) -> AsyncIterator[Sequence[Row]]:
+    """Each is read while the one before is made text of and sent. So a stream holds two of them."""
+    reading = _reading(of, batch, filters, after)
+    try:
+        while True:
+            found = await reading
+            more = _goes_on(batch, found)
+            if more:
+                reading = _reading(of, batch, filters, found[-1]["ordinal"])
+            if found:
+                yield found
+            if not more:
+                return
+    finally:
+        reading.cancel()
 
 
-def _line(result: Result, staged: AnyProcessor | None) -> bytes:
-    return dumps(view(result, staged)) + b"\n"
+def _goes_on(batch: Batch, found: Sequence[Row]) -> bool:
+    """Whether there may be more behind a window."""
+    ended_early = len(found) < WINDOW and not results.cut_short(found, WINDOW_BYTES)
+    return not ended_early and found[-1]["ordinal"] < batch.total - 1
+
+
+def _reading(of: Parts, batch: Batch, filters: Filters, after: int | None) -> asyncio.Task[list[Row]]:
+    async def read() -> list[Row]:
+        async with of.database.connection() as connection:
+            found, _ = await results.rows(
+                connection,
+                batch,
+                limit=WINDOW,
+                most_bytes=WINDOW_BYTES,
+                after=after,
+                counted=False,
+                **filters,
+            )
+            return found
+
+    task = asyncio.create_task(read())
+    task.add_done_callback(_take_exception)  # its reader may have gone away
+    return task
+
+
+def _take_exception(reading: asyncio.Task[Any]) -> None:
+    if not reading.cancelled():
+        reading.exception()
 
 
 async def _ndjson(of: Parts, batch: Batch, filters: Filters, after: int | None) -> AsyncIterator[bytes]:
-    staged = staged_by(batch)
-    async for window in windows(of, batch, filters, after, with_stages=staged is not None):
-        yield b"".join([_line(result, staged) for result in window])
+    if staged := staged_by(batch):
+        async for window in windows(of, batch, filters, after, with_stages=True):
+            yield b"".join([dumps(view(result, staged)) + b"\n" for result in window])
+        return
+    text = ResultText(view)
+    async for rows in _windows(of, batch, filters, after):
+        yield "".join([text.of(row) + "\n" for row in rows]).encode()
 
 
 async def _csv(of: Parts, batch: Batch, filters: Filters, after: int | None) -> AsyncIterator[bytes]:

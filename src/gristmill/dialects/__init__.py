@@ -25,5 +25,5 @@ def install(app: FastAPI) -> None:
     """The routes of every dialect, and its shape for what is refused under its paths."""
     for dialect in DIALECTS:
         app.include_router(dialect.router)
-        app.state.methods.add(dialect.router)
+        app.state.routes.add(dialect.router)
         errors.shape(app, dialect.paths, dialect.refused)

@@ -47,18 +47,19 @@ class Usage:
 
     @property
     def prompt_tokens(self) -> int:
-        return sum(call.prompt_tokens for call in self.calls)
+        return sum([call.prompt_tokens for call in self.calls])
 
     @property
     def completion_tokens(self) -> int:
-        return sum(call.completion_tokens for call in self.calls)
+        return sum([call.completion_tokens for call in self.calls])
 
     def as_json(self) -> dict[str, Any]:
+        prompt, completion = self.prompt_tokens, self.completion_tokens
         return {
             "tool_calls": [call.as_json() for call in self.tool_calls],
             "total_calls": len(self.calls),
-            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "total_tokens": prompt + completion,
             "main_response": self.main_response.as_json() if self.main_response else None,
-            "total_prompt_tokens": self.prompt_tokens,
-            "total_completion_tokens": self.completion_tokens,
+            "total_prompt_tokens": prompt,
+            "total_completion_tokens": completion,
         }

@@ -419,13 +419,34 @@ async def lay_spans(tx: Transaction, batch_id: UUID, total: int, ended: Sequence
     )
 
 
+_GET = f"SELECT {COLUMNS} FROM {SOURCE} WHERE b.id = $1 AND b.tenant_id = $2"
+
+
 async def get(connection: Transaction, tenant_id: UUID, batch_id: UUID) -> Batch:
-    row = await connection.fetchrow(
-        f"SELECT {COLUMNS} FROM {SOURCE} WHERE b.id = $1 AND b.tenant_id = $2", batch_id, tenant_id
-    )
+    row = await connection.fetchrow(_GET, batch_id, tenant_id)
     if row is None:
         raise await retention.absent(connection, tenant_id, batch_id)
     return batch_of(row)
+
+
+# Looked up one by one: a plain join may read all batches.
+_AMONG = f"""
+SELECT found.* FROM unnest($1::uuid[], $2::uuid[]) AS asked (tenant_id, id) CROSS JOIN LATERAL (
+    SELECT {COLUMNS} FROM {SOURCE} WHERE b.id = asked.id AND b.tenant_id = asked.tenant_id LIMIT 1
+) found
+"""
+
+
+async def among(
+    connection: Transaction, asked: Sequence[tuple[UUID, UUID]]
+) -> dict[tuple[UUID, UUID], Batch]:
+    """Those of the (tenant, batch) asked for that are there."""
+    if len(asked) == 1:
+        row = await connection.fetchrow(_GET, asked[0][1], asked[0][0])
+        return {} if row is None else {asked[0]: batch_of(row)}
+    tenants, ids = (list(column) for column in zip(*asked, strict=True))
+    found = [batch_of(row) for row in await connection.fetch(_AMONG, tenants, ids)]
+    return {(batch.tenant_id, batch.id): batch for batch in found}
 
 
 async def note_facts(tx: Transaction, tenant_id: UUID, batch_id: UUID, facts: Mapping[str, Any]) -> None:

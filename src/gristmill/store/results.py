@@ -93,9 +93,11 @@ FROM item i LEFT JOIN result r ON r.batch_id = $1 AND r.ordinal = i.ordinal
 WHERE i.batch_id = $1
 """
 _STATUS = {1: ItemStatus.SUCCESS, 2: ItemStatus.FAILED}
+Row = Record  # of an item and its result, as `rows` finds it
 
 
-def _result(row: Record) -> Result:
+def result_of(row: Record) -> Result:
+    """Of a row that one of the functions below has found."""
     waiting = ItemStatus.PROCESSING if row["processing"] else ItemStatus.PENDING
     return Result(
         ordinal=row["ordinal"],
@@ -114,35 +116,57 @@ def _result(row: Record) -> Result:
     )
 
 
-async def page(
+# Sizes are told by the rows themselves: nothing large is unpacked, or sent, before it is clear that it has its place.
+_WITHIN = """
+SELECT * FROM (
+    SELECT s.*, sum(size) OVER (ORDER BY ordinal ROWS UNBOUNDED PRECEDING) AS upto FROM (
+        SELECT t.*, coalesce(octet_length(content), 0) + coalesce(octet_length(output), 0) AS size FROM ({rows}) t
+    ) s
+) u WHERE upto - size < {most_bytes:d} ORDER BY ordinal
+"""
+
+
+async def rows(
     connection: Transaction,
     batch: Batch,
     *,
     limit: int,
+    most_bytes: int,
     offset: int = 0,
     after: int | None = None,
     status: ItemStatus | None = None,
     error_code: int | None = None,
     custom_id: str | None = None,
     counted: bool = True,
-) -> tuple[list[Result], int]:
+) -> tuple[list[Record], int]:
     """Items in input order, and how many the filters match in all (0 where that is not `counted`). `after` (the last
-    ordinal of a page) is flat at any depth; `offset` is, too, as long as nothing is filtered."""
+    ordinal of a page) is flat at any depth; `offset` is, too, as long as nothing is filtered.
+
+    They end behind the one whose content and output make `most_bytes` or more with those before it (see `cut_short`).
+    """
     if status is None and error_code is None and custom_id is None:
         first = offset if after is None else after + 1
-        return await window(connection, batch, first, limit), batch.total
-    condition, arguments = _filter(status, error_code, custom_id)
-    alone = status if error_code is None and custom_id is None else None
-    total = await _total(connection, batch, alone, condition, arguments) if counted else 0
-    if after is not None:
-        arguments.append(after)
-        condition += f" AND i.ordinal > ${len(arguments) + 1}"
-    rows = await connection.fetch(
-        f"{_SELECT} AND {condition} ORDER BY i.ordinal LIMIT {limit:d} OFFSET {offset:d}",
-        batch.id,
-        *arguments,
-    )
-    return [_result(row) for row in rows], total
+        condition, arguments, total = (
+            "i.ordinal >= $2 AND i.ordinal < $3",
+            [first, first + limit],
+            batch.total,
+        )
+        found = f"{_SELECT} AND {condition} ORDER BY i.ordinal"
+    else:
+        condition, arguments = _filter(status, error_code, custom_id)
+        alone = status if error_code is None and custom_id is None else None
+        total = await _total(connection, batch, alone, condition, arguments) if counted else 0
+        if after is not None:
+            arguments.append(after)
+            condition += f" AND i.ordinal > ${len(arguments) + 1}"
+        found = f"{_SELECT} AND {condition} ORDER BY i.ordinal LIMIT {limit:d} OFFSET {offset:d}"
+    statement = _WITHIN.format(rows=found, most_bytes=most_bytes)
+    return await connection.fetch(statement, batch.id, *arguments), total
+
+
+def cut_short(found: Sequence[Record], most_bytes: int) -> bool:
+    """Whether what `rows` found may have ended before its limit, and before the end."""
+    return bool(found) and found[-1]["upto"] >= most_bytes
 
 
 async def window(connection: Transaction, batch: Batch, first: int, size: int) -> list[Result]:
@@ -150,7 +174,7 @@ async def window(connection: Transaction, batch: Batch, first: int, size: int) -
     rows = await connection.fetch(
         f"{_SELECT} AND i.ordinal >= $2 AND i.ordinal < $3 ORDER BY i.ordinal", batch.id, first, first + size
     )
-    return [_result(row) for row in rows]
+    return [result_of(row) for row in rows]
 
 
 async def at(connection: Transaction, batch: Batch, ordinals: Sequence[int]) -> list[Result]:
@@ -161,7 +185,7 @@ async def at(connection: Transaction, batch: Batch, ordinals: Sequence[int]) -> 
         batch.id,
         list(ordinals),
     )
-    return [_result(row) for row in rows]
+    return [result_of(row) for row in rows]
 
 
 async def inputs(connection: Transaction, batch: Batch, ordinals: Sequence[int]) -> dict[int, str]:
@@ -254,7 +278,7 @@ async def one(connection: Transaction, batch: Batch, custom_id: str) -> tuple[Re
     row = await connection.fetchrow(f"{_SELECT} AND i.custom_id = $2", batch.id, custom_id)
     if row is None:
         raise NotFound("no such item in this batch")
-    found = _result(row)
+    found = result_of(row)
     text: str = await connection.fetchval(
         "SELECT input FROM item WHERE batch_id = $1 AND ordinal = $2", batch.id, found.ordinal
     )

@@ -216,23 +216,32 @@ def _base_url(text: str | None) -> URL:
 
 async def _whole(response: aiohttp.ClientResponse, max_bytes: int, answer: LargeAnswer) -> bytes:
     """The body. Raises UpstreamError as soon as it is larger than `max_bytes`, or silent for too long."""
-    pieces: list[bytes] = []
-    size = 0
-    now = asyncio.get_running_loop().time
+    if response.content.is_eof():  # as with most: all of it came with the head, and nothing is to be watched
+        return await _pieces(response, max_bytes, answer, None)
     try:
         async with asyncio.timeout(_SILENCE_SECONDS) as silence:
-            while piece := await response.content.readany():
-                size += len(piece)
-                if size > max_bytes:
-                    raise errors.too_large(max_bytes)
-                pieces.append(piece)
-                silence.reschedule(None)
-                await answer.grown_to(size)
-                silence.reschedule(now() + _SILENCE_SECONDS)
+            return await _pieces(response, max_bytes, answer, silence)
     except TimeoutError:
         if silence.expired():
             raise errors.timed_out(_SILENCE_SECONDS, "did not send the next piece of its answer") from None
         raise
+
+
+async def _pieces(
+    response: aiohttp.ClientResponse, max_bytes: int, answer: LargeAnswer, silence: asyncio.Timeout | None
+) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    while piece := await response.content.readany():
+        size += len(piece)
+        if size > max_bytes:
+            raise errors.too_large(max_bytes)
+        pieces.append(piece)
+        if silence is not None:
+            silence.reschedule(None)  # to wait for a place is no silence
+        await answer.grown_to(size)
+        if silence is not None:
+            silence.reschedule(asyncio.get_running_loop().time() + _SILENCE_SECONDS)
     return b"".join(pieces)
 
 
