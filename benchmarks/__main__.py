@@ -11,14 +11,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from benchmarks import machine, peers, reads, report, wake
+from benchmarks import machine, reads, report, wake
 from benchmarks.drain import Drained, apart, together
+from benchmarks.peers import PGQUEUER, Candidate
 from benchmarks.postgres import Postgres, running
 from benchmarks.report import Goal
 
-PEER_ENVIRONMENT = Path(__file__).parent / "peer" / ".venv"
 ROUNDS_SHARE = 0.6  # of the time; the rest is for what has no peer
 NOISY = 0.5  # cores used by strangers: beyond, rates say little
 
@@ -67,7 +66,7 @@ def main() -> None:
     options = _options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all that was started is ended
     print("The environment of pgqueuer …", flush=True)
-    python = peers.python(PEER_ENVIRONMENT)
+    command = PGQUEUER.command()
     clock = Clock(options.minutes * 60)
     with running() as postgres:
         print(*machine.described(postgres), sep="\n", flush=True)
@@ -77,12 +76,16 @@ def main() -> None:
                 print(f"Out of time for more than {number} of {options.rounds} rounds.")
                 break
             print(f"Round {number + 1} of {options.rounds}", flush=True)
-            _round(measured, postgres, python, options)
+            _round(measured, postgres, command, options)
         alone = list(_alone(postgres, options, clock))
         if clock.left() > 4 * options.items / measured.peer_rate:
-            measured.deep.append(peers.Peer(python, measured.best, options.items).drain(postgres))
+            measured.deep.append(_peer(command, measured.best, options.items).drain(postgres))
     for lines in (_drains(measured), alone, _goals(measured)):
         print("", *lines, sep="\n")
+
+
+def _peer(command: Sequence[str], batch_size: int, jobs: int) -> Candidate:
+    return Candidate(PGQUEUER, str(batch_size), command, jobs)
 
 
 def _options() -> Options:
@@ -97,12 +100,12 @@ def _options() -> Options:
     return Options(given.items, given.rounds, given.peer_jobs, sizes, given.minutes)
 
 
-def _round(measured: Measured, postgres: Postgres, python: Path, options: Options) -> None:
+def _round(measured: Measured, postgres: Postgres, command: Sequence[str], options: Options) -> None:
     ours = apart(postgres, options.items)
     measured.gristmill.append(ours)
     print(report.line(ours), flush=True)
     for size in options.batch_sizes:
-        theirs = peers.Peer(python, size, options.peer_jobs).drain(postgres)
+        theirs = _peer(command, size, options.peer_jobs).drain(postgres)
         measured.peers.setdefault(size, []).append(theirs)
         print(report.line(theirs), flush=True)
 
