@@ -92,6 +92,13 @@ SELECT i.ordinal, i.custom_id, i.history_id AS given_history_id, r.status, r.cod
 FROM item i LEFT JOIN result r ON r.batch_id = $1 AND r.ordinal = i.ordinal
 WHERE i.batch_id = $1
 """
+# Each result by its key: where small batches lie beside a large one, a page looks larger to the planner than it is, and a plain
+# join reads all results there are.
+_WINDOW = _SELECT.replace(
+    "LEFT JOIN result r ON r.batch_id = $1 AND r.ordinal = i.ordinal",
+    "LEFT JOIN LATERAL (SELECT * FROM result r WHERE r.batch_id = $1 AND r.ordinal = i.ordinal LIMIT 1) r ON true",
+)
+_ITEM = f"{_SELECT} AND i.ordinal = wanted.ordinal LIMIT 1"
 _STATUS = {1: ItemStatus.SUCCESS, 2: ItemStatus.FAILED}
 
 
@@ -134,21 +141,39 @@ async def page(
     condition, arguments = _filter(status, error_code, custom_id)
     alone = status if error_code is None and custom_id is None else None
     total = await _total(connection, batch, alone, condition, arguments) if counted else 0
-    if after is not None:
-        arguments.append(after)
-        condition += f" AND i.ordinal > ${len(arguments) + 1}"
-    rows = await connection.fetch(
-        f"{_SELECT} AND {condition} ORDER BY i.ordinal LIMIT {limit:d} OFFSET {offset:d}",
-        batch.id,
-        *arguments,
-    )
+    arguments += [-1 if after is None else after, batch.total]
+    last = len(arguments)  # $last: after it; the next: the batch's size
+    if custom_id is None and status not in (ItemStatus.PENDING, ItemStatus.PROCESSING):
+        statement = _of_ended(condition, last, limit, offset)
+    else:
+        statement = (
+            f"{_SELECT} AND {condition} AND i.ordinal > ${last} AND i.ordinal < ${last + 1} "
+            f"ORDER BY i.ordinal LIMIT {limit:d} OFFSET {offset:d}"
+        )
+    rows = await connection.fetch(statement, batch.id, *arguments)
     return [_result(row) for row in rows], total
+
+
+def _of_ended(condition: str, last: int, limit: int, offset: int) -> str:
+    """A page of those that ended with something, found block by block, in their order, until there are enough; then their
+    items, one by one. Whatever the statistics say, no plan reads all results that lie ahead to sort them, nor all items to
+    join them with."""
+    return f"""
+        SELECT found.* FROM (
+            SELECT r.ordinal FROM generate_series(${last}::int + 1, ${last + 1}::int - 1, 1000) AS block (first)
+            CROSS JOIN LATERAL (
+                SELECT r.ordinal FROM result r
+                WHERE r.batch_id = $1 AND r.ordinal >= block.first AND r.ordinal < block.first + 1000 AND {condition}
+                ORDER BY r.ordinal LIMIT 1000
+            ) r LIMIT {limit:d} OFFSET {offset:d}
+        ) wanted CROSS JOIN LATERAL ({_ITEM}) found ORDER BY found.ordinal
+    """
 
 
 async def window(connection: Transaction, batch: Batch, first: int, size: int) -> list[Result]:
     """The items with ordinals first … first + size - 1."""
     rows = await connection.fetch(
-        f"{_SELECT} AND i.ordinal >= $2 AND i.ordinal < $3 ORDER BY i.ordinal", batch.id, first, first + size
+        f"{_WINDOW} AND i.ordinal >= $2 AND i.ordinal < $3 ORDER BY i.ordinal", batch.id, first, first + size
     )
     return [_result(row) for row in rows]
 
@@ -156,8 +181,8 @@ async def window(connection: Transaction, batch: Batch, first: int, size: int) -
 async def at(connection: Transaction, batch: Batch, ordinals: Sequence[int]) -> list[Result]:
     """The items with these ordinals, in input order. Looked up one by one: a plain join may read the whole batch."""
     rows = await connection.fetch(
-        f"SELECT found.* FROM unnest($2::int[]) AS wanted (ordinal) "
-        f"CROSS JOIN LATERAL ({_SELECT} AND i.ordinal = wanted.ordinal LIMIT 1) found ORDER BY found.ordinal",
+        "SELECT found.* FROM unnest($2::int[]) AS wanted (ordinal) "
+        f"CROSS JOIN LATERAL ({_ITEM}) found ORDER BY found.ordinal",
         batch.id,
         list(ordinals),
     )
