@@ -4,6 +4,8 @@ import http.client
 import json
 import socket
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
@@ -49,6 +51,42 @@ class Client:
         """Answers with the file's id."""
         path = f"/api/v1/files?filename={quote(name)}"
         return str(json.loads(self.ask("POST", path, content))["data"]["id"])
+
+    def upload_from(self, path: Path) -> str:
+        """The same of a file that is not read as a whole."""
+        with path.open("rb") as file:
+            self._connection.request(
+                "POST",
+                f"/api/v1/files?filename={quote(path.name)}",
+                file,
+                {"x-api-key": self._key, "content-length": str(path.stat().st_size)},
+            )
+            answer = self._connection.getresponse()
+            text = answer.read()
+        if answer.status // 100 != 2:
+            raise RuntimeError(f"upload: {answer.status} {text[:500]!r}")
+        return str(json.loads(text)["data"]["id"])
+
+    def stream(self, batch_id: str) -> Iterator[bytes]:
+        """The results of a batch as NDJSON, line by line as they come."""
+        path = f"/api/v1/batches/{batch_id}/results"
+        self._connection.request(
+            "GET", path, headers={"x-api-key": self._key, "accept": "application/x-ndjson"}
+        )
+        answer = self._connection.getresponse()
+        if answer.status != 200:
+            raise RuntimeError(f"GET {path}: {answer.status}")
+        yield from answer
+
+    def ended(self, batch_id: str, *, timeout_seconds: float) -> Any:
+        """The batch, once it has ended."""
+        end = time.monotonic() + timeout_seconds
+        while True:
+            found = self.get(f"/api/v1/batches/{batch_id}?wait=20")["data"]
+            if found["status"] in {"completed", "failed", "cancelled"}:
+                return found
+            if time.monotonic() > end:
+                raise TimeoutError(f"batch {batch_id} has not ended after {timeout_seconds:g} s: {found}")
 
     def lines(self, batch_id: str) -> list[bytes]:
         """All results of a batch as the NDJSON stream has them."""

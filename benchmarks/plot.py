@@ -49,7 +49,7 @@ def _group(
     for power in range(low, math.floor(high) + 1):
         x = across(10**power)
         yield f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 8}" y2="{bottom}" stroke="#ddd"/>'
-        yield f'<text x="{x:.1f}" y="{TOP - 10}" text-anchor="middle" {TEXT} font-size="10">{10**power:,}</text>'
+        yield f'<text x="{x:.1f}" y="{TOP - 10}" text-anchor="middle" {TEXT}>{10**power:,}</text>'
     for row, (rounds, found) in enumerate(zip(measured, values, strict=True)):
         y = TOP + ROW * row
         middle = statistics.median(found)
