@@ -1,4 +1,4 @@
-"""Which indexes the hot statements go by in a batch of a million items, half of them ended: with statistics and without.
+"""Which indexes the hot statements go by in a batch of a million items, half of them ended, whatever the statistics say.
 
 `--long` makes it a million; else it is a tenth of it, in which a plan that reads the whole batch shows, too.
 """
@@ -22,7 +22,7 @@ from gristmill.store.recording import Flush
 from gristmill.tables import metadata
 from plans import Watched, watched
 
-OTHERS = 50  # batches beside it
+OTHERS, OTHERS_ITEMS = 20, 200  # batches beside it
 EACH = 20  # items in a row of the log
 FAILED_EACH = 100
 PER_ITEM = 30  # rows that all nodes of a plan handle, for each item that is claimed, recorded or shown
@@ -49,13 +49,19 @@ UPDATE batch SET total = $2::int WHERE id = $1
 """
 
 
+# Of partitions, with those of the whole table.
+_INDEXES = """
+SELECT child.relname, parent.relname FROM pg_inherits
+JOIN pg_class child ON child.oid = inhrelid JOIN pg_class parent ON parent.oid = inhparent WHERE child.relkind = 'i'
+"""
+
+
 @dataclass
 class Million:
     database: Database
     batch_id: UUID
     items: int
     names: dict[str, str]  # of indexes of partitions: those of the whole table
-    analyzed: bool
 
     @asynccontextmanager
     async def watched(self, mode: str) -> AsyncIterator[Watched]:
@@ -79,38 +85,37 @@ def _rows(node: dict[str, Any]) -> float:
     return (node["Actual Rows"] + removed) * node["Actual Loops"]  # type: ignore[no-any-return]
 
 
-@pytest.fixture(scope="module")
-async def seeded(server: Server, pytestconfig: pytest.Config) -> AsyncIterator[Million]:
+@pytest.fixture(scope="module", params=["no_statistics", "statistics_from_before_it", "statistics"])
+async def million(
+    request: pytest.FixtureRequest, server: Server, pytestconfig: pytest.Config
+) -> AsyncIterator[Million]:
+    """A batch beside small ones, whose ids Postgres has not heard of, or that it knows nothing of at all."""
     name = f"gristmill_test_{uuid4().hex}"
-    url = await server.create(name, template=server.template)
-    database = await Database(url, timeout_seconds=300.0).open()
+    database = await Database(
+        await server.create(name, template=server.template), timeout_seconds=300.0
+    ).open()
     for _ in range(OTHERS):
-        await make_batch(database, 10)
+        await _seed(database, OTHERS_ITEMS)
+    if request.param == "statistics_from_before_it":
+        await sql(database, "ANALYZE")
     items = 1_000_000 if pytestconfig.getoption("long") else 100_000
-    batch_id = await make_batch(database, 1)
-    await sql(database, "DELETE FROM item WHERE batch_id = $1", batch_id)
-    await sql(database, _SEED, batch_id, items, FAILED_EACH, EACH)
+    batch_id = await _seed(database, items)
+    if request.param == "statistics":
+        await sql(database, "ANALYZE")
     await sql(
         database, "DELETE FROM batch_schedule WHERE batch_id <> $1", batch_id
     )  # the others are not claimed
-    pairs = """
-        SELECT child.relname, parent.relname FROM pg_inherits
-        JOIN pg_class child ON child.oid = inhrelid JOIN pg_class parent ON parent.oid = inhparent WHERE child.relkind = 'i'
-    """
-    names = {str(child): str(parent) for child, parent in await sql(database, pairs)}
-    yield Million(database, batch_id, items, names, analyzed=False)
+    names = {str(child): str(parent) for child, parent in await sql(database, _INDEXES)}
+    yield Million(database, batch_id, items, names)
     await database.close()
     await server.drop(name)
 
 
-@pytest.fixture(scope="module", params=["without_statistics", "with_statistics"])
-async def million(request: pytest.FixtureRequest, seeded: Million) -> Million:
-    """Its tests run in this order: statistics that were taken cannot be given back."""
-    if request.param == "with_statistics":
-        await sql(seeded.database, "ANALYZE")
-        seeded.analyzed = True
-    assert seeded.analyzed == (request.param == "with_statistics")
-    return seeded
+async def _seed(database: Database, items: int) -> UUID:
+    batch_id = await make_batch(database, 1)
+    await sql(database, "DELETE FROM item WHERE batch_id = $1", batch_id)
+    await sql(database, _SEED, batch_id, items, FAILED_EACH, EACH)
+    return batch_id
 
 
 @pytest.fixture(params=["force_custom_plan", "force_generic_plan"])

@@ -142,6 +142,13 @@ class Fleet:
         await asyncio.to_thread(api.process.wait, 30)
         api.process = await self._serve(api.number, api.port)
 
+    async def client_of(self, tenant: str) -> httpx2.AsyncClient:
+        """Of another tenant, at the first API. To be closed by whoever asks for it."""
+        command = self._command(f"key-of-{tenant}")
+        made = await asyncio.to_thread(command.run, "keys", "create", "test", "--tenant", tenant)
+        headers = {"x-api-key": made.stdout.strip()}
+        return httpx2.AsyncClient(base_url=self.apis[0].url, headers=headers, timeout=60, trust_env=False)
+
     async def hire(self, program: Sequence[str] | None = None) -> Worker:
         """Another worker process, at work."""
         name = f"worker-{next(self._numbers)}"

@@ -92,13 +92,15 @@ SELECT i.ordinal, i.custom_id, i.history_id AS given_history_id, r.status, r.cod
 FROM item i LEFT JOIN result r ON r.batch_id = $1 AND r.ordinal = i.ordinal
 WHERE i.batch_id = $1
 """
-# Each result by its key: where small batches lie beside a large one, a page looks larger to the planner than it is, and a plain
-# join reads all results there are.
-_WINDOW = _SELECT.replace(
+# Some of the items, each with its result by its key. With statistics from before the batch its rows look like few to the
+# planner, and among small batches a page of a large one looks like much: then a plain join reads all results there are, and an
+# equality goes by any index that begins with the batch's id. A LIMIT and an order leave only the right way.
+_EACH = _SELECT.replace(
     "LEFT JOIN result r ON r.batch_id = $1 AND r.ordinal = i.ordinal",
     "LEFT JOIN LATERAL (SELECT * FROM result r WHERE r.batch_id = $1 AND r.ordinal = i.ordinal LIMIT 1) r ON true",
 )
-_ITEM = f"{_SELECT} AND i.ordinal = wanted.ordinal LIMIT 1"
+_BY_KEY = "i.ordinal >= wanted.ordinal AND i.ordinal <= wanted.ordinal ORDER BY i.ordinal LIMIT 1"
+_ITEM = f"{_EACH} AND {_BY_KEY}"
 _STATUS = {1: ItemStatus.SUCCESS, 2: ItemStatus.FAILED}
 
 
@@ -173,7 +175,7 @@ def _of_ended(condition: str, last: int, limit: int, offset: int) -> str:
 async def window(connection: Transaction, batch: Batch, first: int, size: int) -> list[Result]:
     """The items with ordinals first … first + size - 1."""
     rows = await connection.fetch(
-        f"{_WINDOW} AND i.ordinal >= $2 AND i.ordinal < $3 ORDER BY i.ordinal", batch.id, first, first + size
+        f"{_EACH} AND i.ordinal >= $2 AND i.ordinal < $3 ORDER BY i.ordinal", batch.id, first, first + size
     )
     return [_result(row) for row in rows]
 
@@ -192,7 +194,10 @@ async def at(connection: Transaction, batch: Batch, ordinals: Sequence[int]) -> 
 async def inputs(connection: Transaction, batch: Batch, ordinals: Sequence[int]) -> dict[int, str]:
     """The inputs (JSON text) of these items, by ordinal."""
     rows = await connection.fetch(
-        "SELECT ordinal, input FROM item WHERE batch_id = $1 AND ordinal = ANY ($2)", batch.id, list(ordinals)
+        "SELECT found.* FROM unnest($2::int[]) AS wanted (ordinal) CROSS JOIN LATERAL ("
+        f"SELECT i.ordinal, i.input FROM item i WHERE i.batch_id = $1 AND {_BY_KEY}) found",
+        batch.id,
+        list(ordinals),
     )
     return {row["ordinal"]: row["input"] for row in rows}
 
@@ -276,13 +281,15 @@ async def _total(
 
 async def one(connection: Transaction, batch: Batch, custom_id: str) -> tuple[Result, str, list[Attempt]]:
     """An item, its input (JSON text), and the runs that did not end it, oldest first."""
-    row = await connection.fetchrow(f"{_SELECT} AND i.custom_id = $2", batch.id, custom_id)
+    row = await connection.fetchrow(
+        f"{_EACH} AND i.custom_id >= $2 AND i.custom_id <= $2 ORDER BY i.custom_id LIMIT 1",
+        batch.id,
+        custom_id,
+    )
     if row is None:
         raise NotFound("no such item in this batch")
     found = _result(row)
-    text: str = await connection.fetchval(
-        "SELECT input FROM item WHERE batch_id = $1 AND ordinal = $2", batch.id, found.ordinal
-    )
+    text = (await inputs(connection, batch, [found.ordinal]))[found.ordinal]
     rows = await connection.fetch(
         """
         SELECT run, attempt, code, error, usage, started_at, ended_at FROM item_attempt
