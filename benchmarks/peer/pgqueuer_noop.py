@@ -1,4 +1,7 @@
-"""pgqueuer: `batch_size` is its one setting for speed (https://pgqueuer.readthedocs.io, "Performance")."""
+"""pgqueuer: `batch_size` is its setting for speed, and its recommended autovacuum settings are applied.
+
+https://github.com/janbjorge/pgqueuer/blob/main/docs/guides/performance-tuning.md
+"""
 
 import asyncio
 import json
@@ -14,7 +17,9 @@ from timing import END_SECONDS, Starts, main, measuring, parts, texts
 
 async def install(dsn: str) -> None:
     connection = await asyncpg.connect(dsn)
-    await Queries(AsyncpgDriver(connection)).install()
+    queries = Queries(AsyncpgDriver(connection))
+    await queries.install()
+    await queries.optimize_autovacuum()
     await connection.close()
 
 
