@@ -7,7 +7,7 @@ from html import escape
 
 from benchmarks.drain import Drained
 
-WIDTH, ROW, LEFT, BAR, TOP = 860, 26, 300, 440, 40
+WIDTH, ROW, LEFT, BAR, TOP = 860, 26, 300, 440, 54
 TEXT = 'font-family="system-ui, sans-serif" font-size="13" fill="#333"'
 
 
