@@ -11,6 +11,7 @@ from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
 TIMEOUT_SECONDS = 120.0
+IDLE_SECONDS = 2.0
 LOOK_SECONDS = 0.25  # between looks for the end; when it was, the batches themselves say
 
 
@@ -18,6 +19,7 @@ class Client:
     def __init__(self, url: str, key: str) -> None:
         self._address = (urlsplit(url).hostname, urlsplit(url).port)
         self._key = key
+        self._used = time.monotonic()
         self._connection = http.client.HTTPConnection(*self._address, timeout=TIMEOUT_SECONDS)
 
     def __enter__(self) -> Self:
@@ -33,12 +35,19 @@ class Client:
     ) -> bytes:
         """The body of the answer, whole. Raises RuntimeError unless it is a 2xx."""
         headers = {"x-api-key": self._key, "accept": accept, "content-type": "application/json"}
-        self._connection.request(method, path, body, headers)
+        self._send(method, path, body, headers)
         answer = self._connection.getresponse()
         text = answer.read()
         if answer.status // 100 != 2:
             raise RuntimeError(f"{method} {path}: {answer.status} {text[:500]!r}")
         return text
+
+    def _send(self, *arguments: Any, **more: Any) -> None:
+        """On the connection that is there, unless it was idle for so long that the server may have closed it."""
+        if time.monotonic() - self._used > IDLE_SECONDS:
+            self._connection.close()
+        self._connection.request(*arguments, **more)
+        self._used = time.monotonic()
 
     def get(self, path: str) -> Any:
         return json.loads(self.ask("GET", path))
@@ -55,7 +64,7 @@ class Client:
     def upload_from(self, path: Path) -> str:
         """The same of a file that is not read as a whole."""
         with path.open("rb") as file:
-            self._connection.request(
+            self._send(
                 "POST",
                 f"/api/v1/files?filename={quote(path.name)}",
                 file,
@@ -70,9 +79,7 @@ class Client:
     def stream(self, batch_id: str) -> Iterator[bytes]:
         """The results of a batch as NDJSON, line by line as they come."""
         path = f"/api/v1/batches/{batch_id}/results"
-        self._connection.request(
-            "GET", path, headers={"x-api-key": self._key, "accept": "application/x-ndjson"}
-        )
+        self._send("GET", path, headers={"x-api-key": self._key, "accept": "application/x-ndjson"})
         answer = self._connection.getresponse()
         if answer.status != 200:
             raise RuntimeError(f"GET {path}: {answer.status}")
