@@ -15,16 +15,16 @@ DRAIN_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class Drained:
-    """Seconds are of the wall, CPU seconds of Python processes and of Postgres. `other`: cores that strangers used."""
+    """Seconds are of the wall, CPU seconds of its own processes and of what it stores in. `other`: cores that strangers used."""
 
     name: str
     items: int
     ingest_seconds: float
     drain_seconds: float
-    ingest_python: float
-    ingest_postgres: float
-    drain_python: float
-    drain_postgres: float
+    ingest_own: float
+    ingest_store: float
+    drain_own: float
+    drain_store: float
     other: float
     more: dict[str, float] = field(default_factory=dict)
 
@@ -38,11 +38,11 @@ class Drained:
 
     @property
     def ingest_microseconds(self) -> float:
-        return (self.ingest_python + self.ingest_postgres) / self.items * 1e6
+        return (self.ingest_own + self.ingest_store) / self.items * 1e6
 
     @property
     def drain_microseconds(self) -> float:
-        return (self.drain_python + self.drain_postgres) / self.items * 1e6
+        return (self.drain_own + self.drain_store) / self.items * 1e6
 
     @property
     def microseconds(self) -> float:
@@ -78,10 +78,10 @@ def apart(postgres: Postgres, items: int) -> Drained:
         items=items,
         ingest_seconds=ingest.seconds,
         drain_seconds=ended - began,
-        ingest_python=ingest.cpu["server"] + ingest.cpu["worker"],
-        ingest_postgres=ingest.cpu["postgres"],
-        drain_python=drain.cpu["server"] + drain.cpu["worker"],
-        drain_postgres=drain.cpu["postgres"],
+        ingest_own=ingest.cpu["server"] + ingest.cpu["worker"],
+        ingest_store=ingest.cpu["postgres"],
+        drain_own=drain.cpu["server"] + drain.cpu["worker"],
+        drain_store=drain.cpu["postgres"],
         other=max(ingest.other, drain.other),
         more=more,
     )

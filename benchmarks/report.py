@@ -41,10 +41,10 @@ _COLUMNS: tuple[tuple[str, Callable[[Drained], float], int], ...] = (
     ("ingest/s", lambda one: one.ingested_per_second, 0),
     ("drain/s", lambda one: one.drained_per_second, 0),
     ("CPU µs", lambda one: one.microseconds, 1),
-    ("ingest: Python", lambda one: one.ingest_python / one.items * 1e6, 1),
-    ("Postgres", lambda one: one.ingest_postgres / one.items * 1e6, 1),
-    ("drain: Python", lambda one: one.drain_python / one.items * 1e6, 1),
-    ("Postgres", lambda one: one.drain_postgres / one.items * 1e6, 1),
+    ("ingest: own", lambda one: one.ingest_own / one.items * 1e6, 1),
+    ("store", lambda one: one.ingest_store / one.items * 1e6, 1),
+    ("drain: own", lambda one: one.drain_own / one.items * 1e6, 1),
+    ("store", lambda one: one.drain_store / one.items * 1e6, 1),
     ("strangers", lambda one: one.other, 1),
 )
 

@@ -57,6 +57,10 @@ class Process:
                 self.stop()
                 raise RuntimeError(f"gristmill did not start:\n{self.log_end()}")
 
+    @property
+    def process_id(self) -> int:
+        return self._process.pid
+
     def log_end(self) -> str:
         self._log.seek(0)
         return self._log.read().decode(errors="replace")[-3000:]
@@ -86,10 +90,27 @@ class Service:
     workers: Sequence[Process]  # none: it works in the server's process
     database_url: str
     cpu: dict[str, meter.CpuSeconds]
+    url: str
+    environment: dict[str, str]  # that its processes run in
 
     @property
     def worker(self) -> Process | None:
         return self.workers[0] if self.workers else None
+
+    @property
+    def key(self) -> str:
+        return self.environment["GRISTMILL_API_KEY"]
+
+    def client_of(self, tenant: str) -> Client:
+        """Of another tenant, with a key of its own."""
+        made = subprocess.run(
+            [sys.executable, "-m", "gristmill", "keys", "create", "bench", "--tenant", tenant],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return Client(self.url, made.stdout.split()[-1])
 
 
 @contextmanager
@@ -125,7 +146,7 @@ def serving(
             cpu["worker"] = lambda: sum(one.cpu() for one in started)
         client = stack.enter_context(Client(address, key))
         try:
-            yield Service(client, server, started, url, cpu)
+            yield Service(client, server, started, url, cpu, address, environment)
         except BaseException:
             print("".join(one.log_end() for one in (server, *started)), file=sys.stderr)
             raise

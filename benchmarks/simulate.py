@@ -76,7 +76,9 @@ def fleets() -> list[Fleet]:
         postgres_cores=16,
         batch_items=100_000,
         tenants=10,
-        costs=replace(Costs(), trip=200.0, claim_trip=800.0),
+        costs=replace(
+            Costs(), trip=200.0, claim_trip=800.0
+        ),  # both assumed; claim_trip as above, and the way
     )
     calls = replace(apart, wait_seconds=2.0)
     return [

@@ -16,7 +16,7 @@ _NAME = re.compile(r"(?<![\w/.-])((?:[a-z_]+/)+[a-z_]+)\.([A-Za-z_]\w*(?:\.\w+)*
 _IN_PACKAGE = re.compile(r"`(\w+)\.([A-Z]\w*(?:\.\w+)*)`")
 _LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 _MADE_UP = {"wordmill.py"}  # the worked example of docs/processors.md
-_SUFFIXES = {"py", "toml", "yml", "ini", "md", "jsonl", "csv", "json"}
+_SUFFIXES = {"py", "toml", "yml", "ini", "md", "jsonl", "csv", "json", "svg"}
 
 
 @pytest.fixture(params=PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -160,6 +160,13 @@ class Fleet:
             api.worker = Worker(f"api-{api.number}", api.process, log)
             self.workers.append(api.worker)
 
+    async def client_of(self, tenant: str) -> httpx2.AsyncClient:
+        """Of another tenant, at the first API. To be closed by whoever asks for it."""
+        command = self._command(f"key-of-{tenant}")
+        made = await asyncio.to_thread(command.run, "keys", "create", "test", "--tenant", tenant)
+        headers = {"x-api-key": made.stdout.strip()}
+        return httpx2.AsyncClient(base_url=self.apis[0].url, headers=headers, timeout=60, trust_env=False)
+
     async def hire(self, program: Sequence[str] | None = None) -> Worker:
         """Another worker process, at work."""
         name = f"worker-{next(self._numbers)}"

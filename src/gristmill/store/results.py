@@ -92,6 +92,16 @@ SELECT i.ordinal, i.custom_id, i.history_id AS given_history_id, r.status, r.cod
 FROM item i LEFT JOIN result r ON r.batch_id = $1 AND r.ordinal = i.ordinal
 WHERE i.batch_id = $1
 """
+# Some of the items, each with its result by its key. With statistics from before the batch its rows look like few to the
+# planner, and among small batches a page of a large one looks like much: then a plain join reads all results there are, and an
+# equality goes by any index that begins with the batch's id. A LIMIT and an order leave only the right way.
+_EACH = _SELECT.replace(
+    "LEFT JOIN result r ON r.batch_id = $1 AND r.ordinal = i.ordinal",
+    "LEFT JOIN LATERAL (SELECT * FROM result r WHERE r.batch_id = $1 AND r.ordinal = i.ordinal LIMIT 1) r ON true",
+)
+_BY_KEY = "i.ordinal >= wanted.ordinal AND i.ordinal <= wanted.ordinal ORDER BY i.ordinal LIMIT 1"
+_ITEM = f"{_EACH} AND {_BY_KEY}"
+_WINDOW = f"{_EACH} AND i.ordinal >= $2 AND i.ordinal < $3 ORDER BY i.ordinal"
 _STATUS = {1: ItemStatus.SUCCESS, 2: ItemStatus.FAILED}
 Row = Record  # of an item and its result, as `rows` finds it
 
@@ -146,20 +156,20 @@ async def rows(
     """
     if status is None and error_code is None and custom_id is None:
         first = offset if after is None else after + 1
-        condition, arguments, total = (
-            "i.ordinal >= $2 AND i.ordinal < $3",
-            [first, first + limit],
-            batch.total,
-        )
-        found = f"{_SELECT} AND {condition} ORDER BY i.ordinal"
+        total, found, arguments = batch.total, _WINDOW, [first, first + limit]
     else:
         condition, arguments = _filter(status, error_code, custom_id)
         alone = status if error_code is None and custom_id is None else None
         total = await _total(connection, batch, alone, condition, arguments) if counted else 0
-        if after is not None:
-            arguments.append(after)
-            condition += f" AND i.ordinal > ${len(arguments) + 1}"
-        found = f"{_SELECT} AND {condition} ORDER BY i.ordinal LIMIT {limit:d} OFFSET {offset:d}"
+        arguments += [-1 if after is None else after, batch.total]
+        last = len(arguments)  # $last: after it; the next: the batch's size
+        if custom_id is None and status not in (ItemStatus.PENDING, ItemStatus.PROCESSING):
+            found = _of_ended(condition, last, limit, offset)
+        else:
+            found = (
+                f"{_SELECT} AND {condition} AND i.ordinal > ${last} AND i.ordinal < ${last + 1} "
+                f"ORDER BY i.ordinal LIMIT {limit:d} OFFSET {offset:d}"
+            )
     statement = _WITHIN.format(rows=found, most_bytes=most_bytes)
     return await connection.fetch(statement, batch.id, *arguments), total
 
@@ -169,19 +179,33 @@ def cut_short(found: Sequence[Record], most_bytes: int) -> bool:
     return bool(found) and found[-1]["upto"] >= most_bytes
 
 
+def _of_ended(condition: str, last: int, limit: int, offset: int) -> str:
+    """A page of those that ended with something, found block by block, in their order, until there are enough; then their
+    items, one by one. Whatever the statistics say, no plan reads all results that lie ahead to sort them, nor all items to
+    join them with."""
+    return f"""
+        SELECT found.* FROM (
+            SELECT r.ordinal FROM generate_series(${last}::int + 1, ${last + 1}::int - 1, 1000) AS block (first)
+            CROSS JOIN LATERAL (
+                SELECT r.ordinal FROM result r
+                WHERE r.batch_id = $1 AND r.ordinal >= block.first AND r.ordinal < block.first + 1000 AND {condition}
+                ORDER BY r.ordinal LIMIT 1000
+            ) r LIMIT {limit:d} OFFSET {offset:d}
+        ) wanted CROSS JOIN LATERAL ({_ITEM}) found ORDER BY found.ordinal
+    """
+
+
 async def window(connection: Transaction, batch: Batch, first: int, size: int) -> list[Result]:
     """The items with ordinals first … first + size - 1."""
-    rows = await connection.fetch(
-        f"{_SELECT} AND i.ordinal >= $2 AND i.ordinal < $3 ORDER BY i.ordinal", batch.id, first, first + size
-    )
+    rows = await connection.fetch(_WINDOW, batch.id, first, first + size)
     return [result_of(row) for row in rows]
 
 
 async def at(connection: Transaction, batch: Batch, ordinals: Sequence[int]) -> list[Result]:
     """The items with these ordinals, in input order. Looked up one by one: a plain join may read the whole batch."""
     rows = await connection.fetch(
-        f"SELECT found.* FROM unnest($2::int[]) AS wanted (ordinal) "
-        f"CROSS JOIN LATERAL ({_SELECT} AND i.ordinal = wanted.ordinal LIMIT 1) found ORDER BY found.ordinal",
+        "SELECT found.* FROM unnest($2::int[]) AS wanted (ordinal) "
+        f"CROSS JOIN LATERAL ({_ITEM}) found ORDER BY found.ordinal",
         batch.id,
         list(ordinals),
     )
@@ -191,7 +215,10 @@ async def at(connection: Transaction, batch: Batch, ordinals: Sequence[int]) -> 
 async def inputs(connection: Transaction, batch: Batch, ordinals: Sequence[int]) -> dict[int, str]:
     """The inputs (JSON text) of these items, by ordinal."""
     rows = await connection.fetch(
-        "SELECT ordinal, input FROM item WHERE batch_id = $1 AND ordinal = ANY ($2)", batch.id, list(ordinals)
+        "SELECT found.* FROM unnest($2::int[]) AS wanted (ordinal) CROSS JOIN LATERAL ("
+        f"SELECT i.ordinal, i.input FROM item i WHERE i.batch_id = $1 AND {_BY_KEY}) found",
+        batch.id,
+        list(ordinals),
     )
     return {row["ordinal"]: row["input"] for row in rows}
 
@@ -275,13 +302,22 @@ async def _total(
 
 async def one(connection: Transaction, batch: Batch, custom_id: str) -> tuple[Result, str, list[Attempt]]:
     """An item, its input (JSON text), and the runs that did not end it, oldest first."""
-    row = await connection.fetchrow(f"{_SELECT} AND i.custom_id = $2", batch.id, custom_id)
+    row = await connection.fetchrow(
+        f"{_EACH} AND i.custom_id >= $2 AND i.custom_id <= $2 ORDER BY i.custom_id LIMIT 1",
+        batch.id,
+        custom_id,
+    )
     if row is None:
         raise NotFound("no such item in this batch")
+<<<<<<< HEAD
     found = result_of(row)
     text: str = await connection.fetchval(
         "SELECT input FROM item WHERE batch_id = $1 AND ordinal = $2", batch.id, found.ordinal
     )
+=======
+    found = _result(row)
+    text = (await inputs(connection, batch, [found.ordinal]))[found.ordinal]
+>>>>>>> bench2
     rows = await connection.fetch(
         """
         SELECT run, attempt, code, error, usage, started_at, ended_at FROM item_attempt
