@@ -309,15 +309,8 @@ async def one(connection: Transaction, batch: Batch, custom_id: str) -> tuple[Re
     )
     if row is None:
         raise NotFound("no such item in this batch")
-<<<<<<< HEAD
     found = result_of(row)
-    text: str = await connection.fetchval(
-        "SELECT input FROM item WHERE batch_id = $1 AND ordinal = $2", batch.id, found.ordinal
-    )
-=======
-    found = _result(row)
     text = (await inputs(connection, batch, [found.ordinal]))[found.ordinal]
->>>>>>> bench2
     rows = await connection.fetch(
         """
         SELECT run, attempt, code, error, usage, started_at, ended_at FROM item_attempt
