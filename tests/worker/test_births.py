@@ -133,7 +133,9 @@ async def test_what_has_no_slot_waits_for_a_claim(database: Database, scripted: 
 
 
 async def test_slots_are_held_for_one_batch_at_a_time(database: Database, scripted: Scripted) -> None:
-    async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=0.02, concurrency=2) as worker:
+    async with working(
+        database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER, concurrency=2
+    ) as worker:
         await idle(worker)
 
         async def others_come(_: UUID) -> None:
