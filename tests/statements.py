@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partialmethod
+from io import BytesIO
 from typing import Any
 
 import asyncpg
@@ -67,6 +68,13 @@ def _listening(heard: list[Heard]) -> "type[asyncpg.Connection[asyncpg.Record]]"
             batches = {row[list(columns).index("batch_id")] for row in records}
             heard.append(Heard(_where() or "?", f"COPY {table_name}", (table_name, len(batches))))
             return await super().copy_records_to_table(table_name, records=records, columns=columns, **more)  # type: ignore[no-any-return]
+
+        async def copy_to_table(self, table_name: str, *, source: Any, columns: Any, **more: Any) -> str:
+            text = b"".join([piece async for piece in source])
+            place = list(columns).index("batch_id")
+            batches = {line.split(b"\t")[place] for line in text.split(b"\n") if line}
+            heard.append(Heard(_where() or "?", f"COPY {table_name}", (table_name, len(batches))))
+            return await super().copy_to_table(table_name, source=BytesIO(text), columns=columns, **more)  # type: ignore[no-any-return]
 
     return Listening
 

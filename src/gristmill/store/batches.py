@@ -395,7 +395,7 @@ async def add_items(tx: Transaction, batch_id: UUID, first: int, items: Sequence
     batch = str(batch_id)
     lines = (
         f"{batch}\t{ordinal}\t{escaped(item.custom_id)}\t{NULL if item.history_id is None else item.history_id}\t"
-        f"{escaped(item.input)}\t{escaped(item.name)}\n"
+        f"{escaped(item.input)}\t{NULL if item.name is None else escaped(item.name)}\n"
         for ordinal, item in enumerate(items, first)
     )
     await copying.copy(tx, "item", _ITEM_COLUMNS, lines)

@@ -184,8 +184,10 @@ def _lines(ended: Sequence[Ended]) -> Iterator[str]:
         if e.started_at is not started_at:
             started_at, started = e.started_at, NULL if e.started_at is None else e.started_at.isoformat()
         yield (
-            f"{batch}\t{e.ordinal}\t{int(e.status)}\t{NULL if e.code is None else e.code}\t{e.attempt}\t{escaped(e.content)}\t"
-            f"{escaped(e.output)}\t{escaped(e.error)}\t{escaped(e.usage)}\t{NULL if e.history_id is None else e.history_id}\t"
+            f"{batch}\t{e.ordinal}\t{int(e.status)}\t{NULL if e.code is None else e.code}\t{e.attempt}\t"
+            f"{NULL if e.content is None else escaped(e.content)}\t{NULL if e.output is None else escaped(e.output)}\t"
+            f"{NULL if e.error is None else escaped(e.error)}\t{NULL if e.usage is None else escaped(e.usage)}\t"
+            f"{NULL if e.history_id is None else e.history_id}\t"
             f"{NULL if e.conversation_id is None else e.conversation_id}\t{started}\n"
         )
 
