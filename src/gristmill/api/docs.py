@@ -107,7 +107,10 @@ _TAGS = [
     {"name": "Chats", "description": "What was said"},
     {"name": "Processors", "description": "The kinds of work installed here"},
     {"name": "Keys", "description": "Who may call, and who gave whom what"},
-    {"name": "Limits", "description": "What a tenant, a processor or an endpoint may have, in all workers together"},
+    {
+        "name": "Limits",
+        "description": "What a tenant, a processor or an endpoint may have, in all workers together",
+    },
     {"name": "Operation", "description": "For probes and scrapers"},
 ]
 _SECURITY = {
