@@ -32,7 +32,7 @@ class Belongings:
             self._ids["directory_id"] = await self._owner.directory(self._ids["file_id"])
         if "key_id" not in self._ids:
             self._ids["key_id"] = await self._key()
-        return {"kind": "processor", "name": "noop", **self._ids}
+        return {"kind": "processor", "name": "noop", "token": "of-no-link", **self._ids}
 
     def gone(self, path: str) -> None:
         """That was deleted. A file may be in a directory, which is made anew with it."""
