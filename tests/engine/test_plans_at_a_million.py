@@ -23,6 +23,7 @@ from gristmill.tables import metadata
 from plans import Watched, watched
 
 OTHERS, OTHERS_ITEMS = 20, 200  # batches beside it
+MOST_BYTES = 16 * 1024 * 1024  # of a page
 EACH = 20  # items in a row of the log
 FAILED_EACH = 100
 PER_ITEM = 30  # rows that all nodes of a plan handle, for each item that is claimed, recorded or shown
@@ -162,8 +163,8 @@ async def test_a_page_by_offset_is_found_by_keys(million: Million, mode: str, sh
     batch = await get(million.database, million.batch_id)
     async with million.watched(mode) as seen:
         first = int(million.items * share)
-        found, _ = await results.page(seen.connection, batch, limit=100, offset=first)
-        assert [one.ordinal for one in found] == list(range(first, first + 100))
+        found, _ = await results.rows(seen.connection, batch, limit=100, offset=first, most_bytes=MOST_BYTES)
+        assert [one["ordinal"] for one in found] == list(range(first, first + 100))
         assert await million.went_by(seen, 200) == {"item_pkey", "result_pkey"}
 
 
@@ -173,8 +174,13 @@ async def test_a_page_of_the_failed_by_cursor_reads_the_failed_and_no_others(
 ) -> None:
     batch = await get(million.database, million.batch_id)
     async with million.watched(mode) as seen:
-        found, _ = await results.page(
-            seen.connection, batch, limit=20, after=int(million.items * share), status=ItemStatus.FAILED
+        found, _ = await results.rows(
+            seen.connection,
+            batch,
+            most_bytes=MOST_BYTES,
+            limit=20,
+            after=int(million.items * share),
+            status=ItemStatus.FAILED,
         )
         assert len(found) == 20
         assert await million.went_by(seen, 20 * PER_ITEM) >= {"result_failed_idx", "item_pkey"}
@@ -186,8 +192,13 @@ async def test_a_page_of_the_successful_by_cursor_reads_on_from_there(
 ) -> None:
     batch = await get(million.database, million.batch_id)
     async with million.watched(mode) as seen:
-        found, _ = await results.page(
-            seen.connection, batch, limit=100, after=int(million.items * share), status=ItemStatus.SUCCESS
+        found, _ = await results.rows(
+            seen.connection,
+            batch,
+            most_bytes=MOST_BYTES,
+            limit=100,
+            after=int(million.items * share),
+            status=ItemStatus.SUCCESS,
         )
         assert len(found) == 100
         assert await million.went_by(seen, 100 * PER_ITEM) == {"item_pkey", "result_pkey"}
