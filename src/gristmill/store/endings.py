@@ -114,7 +114,7 @@ async def _clear_spans(tx: Transaction, ended: Sequence[Record]) -> None:
 
 _OVERDUE = """
 SELECT s.batch_id FROM batch_schedule s
-WHERE s.deadline_at <= now() AND EXISTS (SELECT FROM span w WHERE w.batch_id = s.batch_id)
+WHERE s.deadline_at <= now() AND (SELECT true FROM span w WHERE w.batch_id = s.batch_id LIMIT 1)
 ORDER BY s.deadline_at LIMIT 20 FOR UPDATE OF s SKIP LOCKED
 """
 
@@ -195,7 +195,7 @@ def _front(spans: Sequence[Record], most: int) -> dict[int, tuple[UUID, int, int
 
 async def _shorten(tx: Transaction, ids: Sequence[int], lasts: Sequence[int]) -> None:
     """Take off the spans what was ended of them."""
-    gone = "DELETE FROM span USING unnest($1::bigint[], $2::int[]) AS given (i, l) WHERE id = i AND last = l"
+    gone = "DELETE FROM span WHERE id = ANY ($1::bigint[]) AND last = ($2::int[])[array_position($1::bigint[], id)]"
     if int((await tx.execute(gone, ids, lasts)).split()[-1]) < len(
         ids
     ):  # all but the last of them are ended whole

@@ -48,10 +48,11 @@ async def set_paused(tx: Transaction, batch_id: UUID, paused: bool) -> None:
     await tx.execute("UPDATE batch_schedule SET paused = $2 WHERE batch_id = $1", batch_id, paused)
 
 
+# By an array, not by a join: see `spans._SET_REMAINING`.
 _REMOVE = """
-DELETE FROM batch_schedule USING (
-    SELECT batch_id AS id FROM batch_schedule WHERE batch_id = ANY ($1) ORDER BY batch_id FOR UPDATE
-) locked WHERE batch_id = locked.id
+DELETE FROM batch_schedule WHERE batch_id = ANY (ARRAY(
+    SELECT batch_id FROM batch_schedule WHERE batch_id = ANY ($1) ORDER BY batch_id FOR UPDATE
+))
 """
 
 

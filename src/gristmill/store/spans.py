@@ -111,9 +111,9 @@ pick AS (
         WHERE s.tenant_id = t.tenant_id AND {_STARTABLE}
             AND (s.max_concurrency IS NULL OR s.max_concurrency > running.items)
             AND (held.slots IS NULL OR held.slots > 0) AND (capped.slots IS NULL OR capped.slots > 0)
-            AND EXISTS (
-                SELECT FROM span w
-                WHERE w.batch_id = s.batch_id AND w.available_at <= now() AND (w.losses >= {SUSPECT_LOSSES}) = $7
+            AND (
+                SELECT true FROM span w
+                WHERE w.batch_id = s.batch_id AND w.available_at <= now() AND (w.losses >= {SUSPECT_LOSSES}) = $7 LIMIT 1
             )
         ORDER BY s.vtime, s.batch_id LIMIT 1 FOR UPDATE OF s SKIP LOCKED
     ) next
@@ -153,7 +153,7 @@ pick AS (
             JOIN free ON free.processor = s.processor
             LEFT JOIN circuit c ON c.tenant_id = s.tenant_id AND c.name = s.circuit
             WHERE s.batch_id <> $8 AND {_STARTABLE}
-                AND EXISTS (SELECT FROM span w WHERE w.batch_id = s.batch_id AND w.available_at <= now())
+                AND (SELECT true FROM span w WHERE w.batch_id = s.batch_id AND w.available_at <= now() LIMIT 1)
                 AND (s.max_concurrency IS NULL OR s.max_concurrency > (
                     SELECT coalesce(sum(l.remaining), 0) FROM lease l WHERE l.batch_id = s.batch_id
                 ))
@@ -191,8 +191,14 @@ taken AS (
         least(r.last, r.first + (pick.slots - (r.upto - (r.last - r.first + 1)))::int - 1) AS taken_last
     FROM running r JOIN pick USING (batch_id) WHERE r.upto - (r.last - r.first + 1) < pick.slots
 ),
-emptied AS (DELETE FROM span USING taken t WHERE span.id = t.id AND t.taken_last = t.last),
-cut AS (UPDATE span SET first = t.taken_last + 1 FROM taken t WHERE span.id = t.id AND t.taken_last < t.last),
+emptied AS (
+    DELETE FROM span
+    WHERE batch_id = (SELECT batch_id FROM pick) AND id = ANY (ARRAY(SELECT id FROM taken t WHERE t.taken_last = t.last))
+),
+cut AS (
+    UPDATE span SET first = (SELECT taken_last + 1 FROM taken t WHERE t.id = span.id)
+    WHERE batch_id = (SELECT batch_id FROM pick) AND id = ANY (ARRAY(SELECT id FROM taken t WHERE t.taken_last < t.last))
+),
 charge AS (SELECT sum(taken_last - first + 1) AS items FROM taken HAVING count(*) > 0),
 charged_batch AS (
     UPDATE batch_schedule s SET vtime = greatest(s.vtime, pick.batches_started) + charge.items / s.weight
@@ -406,10 +412,13 @@ async def _settle(tx: Transaction, leases: Sequence[Lease], sizes: Mapping[int, 
     return [lease for lease in leases if lease.items]
 
 
+# Rows are named by arrays: to a join these tables look as if they had next to no rows, and it reads them whole, with all that
+# were deleted since the oldest snapshot that anybody holds (tests/engine/test_held_snapshot.py).
 _SET_REMAINING = """
 WITH given AS (SELECT * FROM unnest($1::bigint[], $2::int[]) AS given (id, remaining)),
-ended AS (DELETE FROM lease USING given WHERE lease.id = given.id AND given.remaining = 0)
-UPDATE lease SET remaining = given.remaining FROM given WHERE lease.id = given.id AND given.remaining > 0
+ended AS (DELETE FROM lease WHERE id = ANY (ARRAY(SELECT id FROM given WHERE remaining = 0)))
+UPDATE lease SET remaining = (SELECT given.remaining FROM given WHERE given.id = lease.id)
+WHERE id = ANY (ARRAY(SELECT id FROM given WHERE remaining > 0))
 """
 
 
@@ -419,8 +428,9 @@ async def set_remaining(tx: Transaction, remaining: Mapping[int, int]) -> None:
 
 
 _HELD = """
-SELECT lease.id FROM lease JOIN unnest($1::bigint[], $2::int[]) AS given (id, remaining) ON lease.id = given.id
-WHERE lease.worker_id = $3 AND lease.remaining > given.remaining ORDER BY lease.id FOR UPDATE OF lease
+SELECT id FROM lease
+WHERE id = ANY ($1::bigint[]) AND worker_id IS NOT DISTINCT FROM $3 AND remaining > ($2::int[])[array_position($1::bigint[], id)]
+ORDER BY id FOR UPDATE
 """
 
 

@@ -1,0 +1,68 @@
+"""While somebody holds a snapshot, Postgres can remove no row that was deleted since, and these tables are all deletions: what is
+still there has to be found by its key, whatever the planner thinks of tables that look empty."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from factories import all_of, claim, make_batch, make_worker, record, sql
+from gristmill.db import Database
+from gristmill.store import schedules, spans
+
+DEAD = 20_000  # rows that have gone, in each table
+MOST_PAGES = 100  # of a statement; those of each table lie in 200 or more
+
+_GONE = f"""
+INSERT INTO span (batch_id, first, last, attempts, losses, available_at)
+SELECT gen_random_uuid(), 0, 0, 0, 0, now() FROM generate_series(1, {DEAD});
+INSERT INTO lease (id, batch_id, worker_id, first, last, remaining, attempt, losses, deadline_at)
+SELECT n, gen_random_uuid(), $1, 0, 0, 1, 1, 0, now() FROM generate_series(1, {DEAD}) AS n;
+INSERT INTO batch_schedule (batch_id, tenant_id, processor, weight, paused, deadline_at, limited)
+SELECT gen_random_uuid(), gen_random_uuid(), 'noop', 1, false, now(), false FROM generate_series(1, {DEAD});
+DELETE FROM span; DELETE FROM lease; DELETE FROM batch_schedule;
+"""
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+async def test_rows_are_found_by_their_keys_among_those_that_have_gone(database: Database, mode: str) -> None:
+    worker = await make_worker(database)
+    holder = await database.connect()
+    try:
+        async with holder.transaction(isolation="repeatable_read"):
+            await holder.fetchval("SELECT count(*) FROM batch")
+            async with database.transaction() as tx:
+                for statement in _GONE.replace("$1", str(worker)).strip().split(";")[:-1]:
+                    await tx.execute(statement)
+            await sql(database, "ANALYZE span, lease, batch_schedule")  # they look empty
+            batch_id = await make_batch(database, 4)
+            leases = await claim(database, worker, 2)
+            lease_ids = [one.id for one in leases]
+            free: list[Any] = [worker, ["noop"], [2], [], [], []]
+            pages = {
+                "claim": await _pages(database, mode, spans._CLAIM, *free, False, None, [], []),
+                "hold": await _pages(database, mode, spans._HELD, lease_ids, [0], worker),
+                "set": await _pages(database, mode, spans._SET_REMAINING, lease_ids, [1]),
+                "end": await _pages(database, mode, spans._SET_REMAINING, lease_ids, [0]),
+                "remove": await _pages(database, mode, schedules._REMOVE, [batch_id]),
+            }
+            await record(database, worker, all_of(leases))
+    finally:
+        await holder.close()
+    assert {name: count for name, count in pages.items() if count > MOST_PAGES} == {}
+    assert await sql(database, "SELECT count(*) FROM result WHERE batch_id = $1", batch_id) == [2]
+
+
+async def _pages(database: Database, mode: str, statement: str, *arguments: Any) -> int:
+    """Read by it, without those of planning. It is undone."""
+    connection = await database.connect()
+    try:
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute(f"SET LOCAL plan_cache_mode = {mode}")
+        text = await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT json) {statement}", *arguments)
+        await transaction.rollback()
+    finally:
+        await connection.close()
+    plan = orjson.loads(text)[0]["Plan"]
+    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
