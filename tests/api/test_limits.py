@@ -109,6 +109,19 @@ async def test_an_administrator_of_a_tenant_may_neither_see_nor_change_what_all_
     assert code_of(given, 403) == "exceeds_scopes"
 
 
+async def test_over_the_api_nobody_makes_or_rotates_another_key_that_operates(service: Service) -> None:
+    tenant_id = (await new_tenant(service)).tenant_id
+    one = await new_key(service, tenant_id, ["operate", "keys:write", "keys:read"])
+    await new_key(service, tenant_id, ["operate"])
+    given = await one.post("/api/v1/api-keys", {"name": "x", "scopes": ["operate"]})
+    assert code_of(given, 403) == "exceeds_scopes"
+    other, itself = (await one.data("/api/v1/api-keys"))[:2]
+    for act in ("rotate", "revoke"):
+        refused = await one.post(f"/api/v1/api-keys/{other['id']}/{act}")
+        assert code_of(refused, 403) == "exceeds_scopes"
+    assert (await one.post(f"/api/v1/api-keys/{itself['id']}/rotate")).status_code == 201
+
+
 async def test_who_set_and_removed_a_limit_is_noted(operator: Caller) -> None:
     await put(operator, "upstream/model", max_in_flight=10)
     await operator.send("DELETE", f"{LIMITS}/upstream/model")
