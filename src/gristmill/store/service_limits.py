@@ -10,14 +10,14 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-import orjson
-
 from gristmill.db import Transaction
 from gristmill.domain.errors import NotFound
 from gristmill.domain.ids import uuid7
+from gristmill.store import acts
 from gristmill.store.acts import Action, Actor
 
 Kind = Literal["tenant", "processor", "upstream"]
+FIGURES = ("max_in_flight", "requests_per_minute", "tokens_per_minute")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,17 @@ async def put(
         raise NotFound("no such tenant")
     [row] = await tx.fetch(_SET, uuid7(), kind, name, max_in_flight, requests_per_minute, tokens_per_minute)
     return Limit(**row)
+
+
+async def is_processor(tx: Transaction, name: str) -> bool:
+    """Whether a worker or a live batch has it, although it is not installed here."""
+    found: bool = await tx.fetchval(
+        """
+        SELECT EXISTS (SELECT FROM worker WHERE $1 = ANY (processors)) OR EXISTS (SELECT FROM batch_schedule WHERE processor = $1)
+        """,
+        name,
+    )
+    return found
 
 
 async def remove(tx: Transaction, kind: Kind, name: str) -> Limit:
@@ -131,24 +142,25 @@ async def get(tx: Transaction, kind: str, name: str) -> Use:
     return _use(dict(row))
 
 
-_ACT = """
-INSERT INTO audit_entry (
-    id, tenant_id, action, target_id, actor_kind, actor_id, actor_name, address, request_id, details
-) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::jsonb)
-"""
+async def before(tx: Transaction, kind: Kind, name: str) -> Limit | None:
+    """What is there to be changed, for the log; locked until the commit."""
+    row = await tx.fetchrow(
+        f"SELECT {_COLUMNS} FROM service_limit WHERE kind = $1 AND name = $2 FOR UPDATE", kind, name
+    )
+    return None if row is None else Limit(**row)
 
 
-async def note(tx: Transaction, actor: Actor, tenant_id: UUID, action: Action, limit: Limit) -> None:
-    """For the log of administrative acts (store/acts.py), in that of the tenant who did it."""
-    details = {
-        "name": limit.name,
-        "kind": limit.kind,
-        "max_in_flight": limit.max_in_flight,
-        "requests_per_minute": limit.requests_per_minute,
-        "tokens_per_minute": limit.tokens_per_minute,
-    }
-    who = (actor.kind, actor.id, actor.name, actor.address, actor.request_id)
-    await tx.execute(_ACT, uuid7(), tenant_id, action, limit.id, *who, orjson.dumps(details).decode())
+async def note(tx: Transaction, actor: Actor, tenant_id: UUID, old: Limit | None, new: Limit | None) -> None:
+    """For the log of administrative acts: set, or with `new` None removed. Only operators read it (store/acts.py)."""
+    limit = new or old
+    assert limit is not None
+    details = {"name": limit.name, "kind": limit.kind, **_figures(new), "before": old and _figures(old)}
+    action: Action = "limit.set" if new else "limit.removed"
+    await acts.note_of_service(tx, actor, tenant_id, action, limit.id, details)
+
+
+def _figures(limit: Limit | None) -> dict[str, int | None]:
+    return {name: getattr(limit, name, None) for name in FIGURES}
 
 
 def _use(row: dict[str, object]) -> Use:
