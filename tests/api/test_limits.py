@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 import pytest
 
-from factories import claim, make_batch, make_worker
+from factories import claim, make_batch, make_worker, sql
 from gristmill.domain import circuits
 from gristmill.store import keys
 from service import VAULT, Caller, Service, code_of, new_key, new_tenant, problems
@@ -83,6 +83,7 @@ async def test_an_endpoint_may_be_named_by_its_url_which_is_not_kept(operator: C
         ("upstream/model", {"max": 5}, {"/max": "extra_forbidden"}),
         ("processor/noop", {"requests_per_minute": 5}, {"/requests_per_minute": "not_of_this_kind"}),
         ("processor/noop", {"tokens_per_minute": 5}, {"/tokens_per_minute": "not_of_this_kind"}),
+        (f"upstream/url:{'a' * 32}", {"tokens_per_minute": 5}, {"/tokens_per_minute": "not_of_this_kind"}),
     ],
 )
 async def test_a_limit_that_says_nothing_sensible_is_refused(
@@ -109,6 +110,19 @@ async def test_an_administrator_of_a_tenant_may_neither_see_nor_change_what_all_
     assert code_of(given, 403) == "exceeds_scopes"
 
 
+async def test_over_the_api_nobody_makes_or_rotates_another_key_that_operates(service: Service) -> None:
+    tenant_id = (await new_tenant(service)).tenant_id
+    one = await new_key(service, tenant_id, ["operate", "keys:write", "keys:read"])
+    await new_key(service, tenant_id, ["operate"])
+    given = await one.post("/api/v1/api-keys", {"name": "x", "scopes": ["operate"]})
+    assert code_of(given, 403) == "exceeds_scopes"
+    other, itself = (await one.data("/api/v1/api-keys"))[:2]
+    for act in ("rotate", "revoke"):
+        refused = await one.post(f"/api/v1/api-keys/{other['id']}/{act}")
+        assert code_of(refused, 403) == "exceeds_scopes"
+    assert (await one.post(f"/api/v1/api-keys/{itself['id']}/rotate")).status_code == 201
+
+
 async def test_who_set_and_removed_a_limit_is_noted(operator: Caller) -> None:
     await put(operator, "upstream/model", max_in_flight=10)
     await operator.send("DELETE", f"{LIMITS}/upstream/model")
@@ -121,5 +135,42 @@ async def test_who_set_and_removed_a_limit_is_noted(operator: Caller) -> None:
         "max_in_flight": 10,
         "requests_per_minute": None,
         "tokens_per_minute": None,
+        "before": None,
     }
+    figures = {"max_in_flight": 10, "requests_per_minute": None, "tokens_per_minute": None}
+    assert removed["details"]["before"] == figures
+    assert removed["details"]["max_in_flight"] is None
     assert made["actor"]["kind"] == "api_key"
+
+
+async def test_what_was_limited_before_is_noted(operator: Caller) -> None:
+    await put(operator, "upstream/model", max_in_flight=10)
+    await put(operator, "upstream/model", requests_per_minute=60)
+    [changed, _] = await operator.data("/api/v1/audit-log")
+    assert changed["details"]["before"]["max_in_flight"] == 10
+    assert (changed["details"]["max_in_flight"], changed["details"]["requests_per_minute"]) == (None, 60)
+
+
+async def test_who_limited_what_is_read_by_operators_only_of_whatever_tenant(
+    service: Service, operator: Caller
+) -> None:
+    """The log names other tenants, and what they may have."""
+    await put(operator, "processor/noop", max_in_flight=3)
+    admin = await new_key(service, operator.tenant_id, ["admin"])
+    auditor = await new_key(service, operator.tenant_id, ["audit:read"])
+    for one in (admin, auditor):
+        answer = (await one.get("/api/v1/audit-log")).json()
+        assert (answer["data"], answer["pagination"]["total_records"]) == ([], 0)
+    elsewhere = await new_key(service, (await new_tenant(service)).tenant_id, ["operate", "audit:read"])
+    assert [act["action"] for act in await elsewhere.data("/api/v1/audit-log")] == ["limit.set"]
+
+
+async def test_a_processor_that_only_workers_have_is_limited(service: Service, operator: Caller) -> None:
+    refused = await operator.send("PUT", f"{LIMITS}/processor/theirs", json={"max_in_flight": 1})
+    assert code_of(refused, 404) == "not_found"
+    assert "no worker" in refused.text
+    await make_batch(service.database, 1, processor="theirs")
+    assert (await put(operator, "processor/theirs", max_in_flight=1))["max_in_flight"] == 1
+    worker = await make_worker(service.database)
+    await sql(service.database, "UPDATE worker SET processors = '{others}' WHERE id = $1", worker)
+    assert (await put(operator, "processor/others", max_in_flight=2))["max_in_flight"] == 2

@@ -93,6 +93,7 @@ async def test_a_token_says_the_tenant_the_scopes_and_who(service: Service, data
         (["batches:read agents:read"], False),
         ({"batches:read": True}, False),
         ("BATCHES:READ batches", False),
+        ("operate", False),
     ],
 )
 async def test_only_scopes_that_are_ours_count(service: Service, scope: Any, allowed: bool) -> None:
@@ -416,3 +417,9 @@ def test_a_private_key_is_refused_in_place_of_the_public_one() -> None:
     private = private_key("RS256").private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     with pytest.raises(ValidationError):
         Settings(**(issuer.settings() | {"jwt_key": SecretStr(private.decode())}))
+
+
+async def test_an_issuer_cannot_give_the_right_of_the_operator(service: Service) -> None:
+    for scope in ("operate admin", ["admin", "operate"]):
+        refused = await send(service, token(scope=scope), "/api/v1/limits")
+        assert code_of(refused, 403) == "missing_scope"

@@ -54,6 +54,8 @@ def test_limits_are_set_listed_removed_and_noted(gristmill_on: Command) -> None:
         ["tenant", "nobody", "--in-flight", "5"],
         ["upstream", "model"],
         ["upstream", "x", "--tokens", "1"],
+        ["upstream", "https://example.com/hook", "--tokens", "1"],
+        ["processor", "nothing", "--in-flight", "1"],
     ):
         refused = gristmill_on.call("limits", "set", *wrong)
         assert (refused.returncode, refused.stdout) == (1, "")

@@ -45,6 +45,7 @@ from gristmill.store import (
     histories,
     ingests,
     leases,
+    limited_claims,
     results,
     retention,
     retries,
@@ -82,7 +83,7 @@ EXCEPTIONS: dict[str, tuple[str, set[str]]] = {
     "retention.expire": (DUTY, {"batch", "delivery"}),
     "schedules.forget_tenants": (DUTY, {"batch_schedule"}),
     "spans.born": (LOOKS_ROUND, {"batch_count", "batch_schedule", "lease", "span"}),
-    "service_limits.hold": (CHOOSES, {"batch", "batch_schedule", "lease"}),
+    "limited_claims.hold": (CHOOSES, {"batch", "batch_count", "batch_schedule", "lease", "span"}),
     "spans.claim": (CHOOSES, {"batch", "batch_count", "batch_schedule", "lease", "span"}),
     "spans.hold": (BY_KEY, {"lease"}),
     "spans.set_remaining": (BY_KEY, {"lease"}),
@@ -165,7 +166,7 @@ async def _limited(database: Database) -> None:
     batch_id = await make_batch(database, 3)
     async with database.transaction() as tx:
         await service_limits.put(tx, "processor", "noop", max_in_flight=2)
-        left = await service_limits.hold(tx, {"noop": 9})
+        left = await limited_claims.hold(tx, {"noop": 9})
         found = (await spans.claim(tx, worker, left.free, (), left.of_tenants)).leases
         await service_limits.remove(tx, "processor", "noop")
     await record(database, worker, all_of([*found, *await claim(database, worker, 5)]))

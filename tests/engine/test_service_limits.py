@@ -1,7 +1,11 @@
 """Limits of tenants and processors: how many items are in flight is read under the limit's lock, by the claim that adds to it."""
 
 import asyncio
+import contextlib
+import json
 import random
+from collections.abc import Iterator
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -9,7 +13,8 @@ import pytest
 from factories import TENANT, all_of, get, lose, make_batch, make_worker, record, sql, violations
 from gristmill.db import Database
 from gristmill.domain.errors import NotFound
-from gristmill.store import depth, service_limits, shares, spans
+from gristmill.store import batches, depth, limited_claims, service_limits, shares, spans
+from gristmill.store.limited_claims import Left
 from gristmill.store.shares import Demand
 from gristmill.store.spans import Lease
 from statements import HeardDatabase
@@ -30,7 +35,7 @@ async def limit(database: Database, kind: service_limits.Kind, name: str, most: 
 async def limited_claim(database: Database, worker: int, slots: int = 10) -> list[Lease]:
     """As a worker claims that knows of limits."""
     async with database.transaction(durable=False) as tx:
-        left = await service_limits.hold(tx, {"noop": slots})
+        left = await limited_claims.hold(tx, {"noop": slots})
         return list((await spans.claim(tx, worker, left.free, (), left.of_tenants)).leases)
 
 
@@ -120,11 +125,12 @@ async def test_a_limit_that_another_claim_holds_is_passed_over_and_nobody_waits_
     theirs = await make_batch(database, 10, tenant_id=OTHER)
     worker = await make_worker(database)
     async with database.transaction() as tx:
-        await service_limits.hold(tx, {"noop": 1})
+        await limited_claims.hold(tx, {"noop": 1})
         async with database.transaction() as other, asyncio.timeout(5):
-            left = await service_limits.hold(other, {"noop": 10})
+            left = await limited_claims.hold(other, {"noop": 10})
             taken = await spans.claim(other, worker, left.free, (), left.of_tenants)
-    assert left.elsewhere
+            nothing_more = await limited_claims.hold(other, {"noop": 10})
+    assert nothing_more == Left({}, elsewhere=True)
     assert [lease.batch_id for lease in taken.leases] == [theirs]
     assert items(await limited_claim(database, worker)) == 5
 
@@ -140,18 +146,136 @@ async def test_what_a_limit_keeps_from_starting_is_nothing_that_more_workers_wou
             [one] = await depth.queue(connection)
         return one.startable
 
-    assert await startable() == 10
-    leases = await limited_claim(database, worker := await make_worker(database))
+    assert await startable() == 5
+    leases = await limited_claim(database, worker := await make_worker(database), 3)
+    assert await startable() == 2
+    leases += await limited_claim(database, worker)
     assert await startable() == 0
     await record(database, worker, all_of(leases))
     assert await startable() == 5
+
+
+async def test_what_several_limits_leave_is_told_once_for_all_processors(database: Database) -> None:
+    await make_batch(database, 10)
+    await make_batch(database, 10, processor="another")
+    await make_batch(database, 10, tenant_id=OTHER)
+    await limit(database, "tenant", "mine", 6)
+    await limit(database, "processor", "noop", 8)
+
+    async def startable() -> dict[str, int]:
+        async with database.connection() as connection:
+            return {one.processor: one.startable for one in await depth.queue(connection)}
+
+    found = await startable()
+    assert found["noop"] == 8
+    assert found.get("another", 0) <= 6
+    await limit(database, "processor", "noop", 100)
+    assert sum((await startable()).values()) == 10 + 6
+
+
+async def test_calls_that_wait_for_a_rate_are_nothing_that_more_workers_would_start(
+    database: Database,
+) -> None:
+    await make_batch(database, 10, circuit="model")
+    async with database.transaction() as tx:
+        limited = await service_limits.put(tx, "upstream", "model", max_in_flight=8, requests_per_minute=60)
+    worker = await make_worker(database)
+
+    async def startable(in_use: int, waiting: int) -> int:
+        async with database.transaction() as tx:
+            await shares.take(tx, limited, worker, Demand(in_use, waiting, 8))
+        async with database.connection() as connection:
+            return sum(one.startable for one in await depth.queue(connection))
+
+    assert await startable(0, 0) == 8
+    assert await startable(5, 0) == 3
+    assert await startable(5, 1) == 0
+
+
+@pytest.mark.parametrize(("kind", "name"), [("tenant", "mine"), ("processor", "noop")])
+async def test_suspects_wait_for_nobody_while_a_limit_keeps_them_from_starting(
+    database: Database, kind: service_limits.Kind, name: str
+) -> None:
+    one, two = await make_worker(database), await make_worker(database)
+    await limit(database, kind, name, 4)
+    await make_batch(database, 4)
+    await limited_claim(database, one)
+    await make_batch(database, 1)
+    await sql(database, "UPDATE span SET losses = $1", spans.SUSPECT_LOSSES)
+    async with database.connection() as connection:
+        assert not await spans.suspects_wait(connection, two, ["noop"])
+        assert await spans.suspects_wait(connection, one, ["noop"])  # once it has nothing in hand
+
+
+async def test_claims_of_different_tenants_go_on_beside_each_other(database: Database) -> None:
+    names = ["mine", "other", "third", "fourth"]
+    ids = [TENANT, OTHER, uuid4(), uuid4()]
+    for name, tenant_id in zip(names, ids, strict=True):
+        await sql(
+            database, "INSERT INTO tenant (id, name) VALUES ($1, $2) ON CONFLICT DO NOTHING", tenant_id, name
+        )
+        await limit(database, "tenant", name, 5)
+        await make_batch(database, 10, tenant_id=tenant_id)
+    worker = await make_worker(database)
+    taken = []
+    async with contextlib.AsyncExitStack() as at_once, asyncio.timeout(20):
+        for _ in names:
+            tx = await at_once.enter_async_context(database.transaction())
+            left = await limited_claims.hold(tx, {"noop": 3})
+            taken += (await spans.claim(tx, worker, left.free, (), left.of_tenants)).leases
+    assert len({lease.batch_id for lease in taken}) == 4
+    assert items(taken) == 12
+
+
+async def test_a_limited_tenant_that_can_start_nothing_keeps_the_others_from_nothing(
+    database: Database,
+) -> None:
+    """Its turn would be the first."""
+    for name in ("mine", "other"):
+        await limit(database, "tenant", name, 5)
+    worker = await make_worker(database)
+    mine = await make_batch(database, 10, max_concurrency=2, circuit="url:somewhere")
+    assert items(await limited_claim(database, worker)) == 2
+    theirs = await make_batch(database, 10, tenant_id=OTHER)
+    await sql(database, "UPDATE tenant_schedule SET vtime = CASE tenant_id WHEN $1 THEN 0 ELSE 1 END", TENANT)
+    assert [lease.batch_id for lease in await limited_claim(database, worker, 3)] == [theirs]
+    await sql(database, "UPDATE batch_schedule SET max_concurrency = NULL WHERE batch_id = $1", mine)
+    async with database.transaction() as tx:
+        held = [(TENANT, "url:somewhere", 0)]
+        left = await limited_claims.hold(tx, {"noop": 3}, held)
+        taken = (await spans.claim(tx, worker, left.free, held, left.of_tenants)).leases
+    assert [lease.batch_id for lease in taken] == [theirs]
+
+
+async def test_a_page_of_batches_sums_the_leases_once_and_without_a_limit_never(database: Database) -> None:
+    for _ in range(5):
+        await make_batch(database, 2)
+    await limited_claim(database, await make_worker(database), 1)
+
+    async def sums() -> list[int]:
+        page = f"EXPLAIN (ANALYZE, FORMAT JSON) SELECT {batches.COLUMNS} FROM {batches.SOURCE} WHERE b.tenant_id = $1"
+        [plan] = await sql(database, page, TENANT)
+        return [
+            node["Actual Loops"]
+            for node in nodes(json.loads(plan)[0]["Plan"])
+            if "running" in node.get("Subplan Name", "")
+        ]
+
+    def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        yield plan
+        for one in plan.get("Plans", ()):
+            yield from nodes(one)
+
+    assert await sums() == [0]
+    await limit(database, "tenant", "other", 5)
+    assert await sums() == [1]
 
 
 async def test_nobody_looks_again_for_a_limited_tenant_that_wants_nothing(database: Database) -> None:
     await limit(database, "tenant", "mine", 5)
     await limit(database, "processor", "another", 5)
     async with database.transaction() as tx:
-        assert not (await service_limits.hold(tx, {"noop": 10})).elsewhere
+        assert not (await limited_claims.hold(tx, {"noop": 10})).elsewhere
 
 
 async def test_without_a_limit_a_claim_says_what_it_always_said(server) -> None:  # type: ignore[no-untyped-def]
@@ -168,13 +292,13 @@ async def test_without_a_limit_a_claim_says_what_it_always_said(server) -> None:
                 return (await get(database, batch_id)).success == 3
 
             await eventually(done)
-        assert "service_limits.hold" not in {heard.where for heard in database.heard}
+        assert "limited_claims.hold" not in {heard.where for heard in database.heard}
         await sql(database, "INSERT INTO tenant (id, name) VALUES ($1, 'mine')", TENANT)
         await limit(database, "tenant", "mine", 5)
         async with working(database, Scripted()):
             batch_id = await make_batch(database, 3)
             await eventually(done)
-        assert "service_limits.hold" in {heard.where for heard in database.heard}
+        assert "limited_claims.hold" in {heard.where for heard in database.heard}
     finally:
         await database.close()
         await server.drop(name)

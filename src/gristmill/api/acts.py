@@ -1,4 +1,4 @@
-"""The log of administrative acts: who made, rotated and revoked which API key."""
+"""The log of administrative acts: who made, rotated and revoked which API key; and who set which limit of the service."""
 
 from typing import Any
 from uuid import UUID
@@ -15,6 +15,7 @@ from gristmill.api.parts import parts
 from gristmill.api.query import Query
 from gristmill.store import acts
 from gristmill.store.acts import Act
+from gristmill.store.keys import OPERATE
 
 router = APIRouter(prefix="/api/v1/audit-log", tags=["Keys"])
 
@@ -40,7 +41,8 @@ def view(act: Act) -> dict[str, Any]:
 )
 async def list_acts(request: Request) -> Response:
     """Of your tenant, newest first: by requests and on the command line. Nothing is removed from it. `address` is the
-    other end of the connection, which may be a proxy."""
+    other end of the connection, which may be a proxy. With the scope `operate` also what anybody did to the limits of the
+    service; nobody else sees that."""
     key = await caller(request, "audit:read")
     query = Query(request, pages.PARAMETERS)
     page = pages.asked(request, query, key, "audit-log")
@@ -51,6 +53,7 @@ async def list_acts(request: Request) -> Response:
             limit=page.fetch,
             offset=page.skip,
             before=UUID(page.position) if page.position else None,
+            operates=key.allows(OPERATE),
         )
     rows = pages.rows(page, found, total, lambda act: act.id)
     return listing([view(act) for act in rows.shown], pages.pagination(request, query, key, page, rows))

@@ -45,7 +45,8 @@ Life = Annotated[int, Field(ge=60, le=MAX_LIFE_SECONDS)]
 class KeyCreate(Strict):
     name: Name
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=50)] = Field(
-        description="What it may do; `admin` is everything. You can only give what your own credentials have."
+        description="What it may do; `admin` is everything in your tenant. You can only give what your own credentials have, "
+        "and never `operate`, which only the command line gives."
     )
     expires_in_seconds: Life | None = Field(
         None, description="It opens nothing after so long; left out: never"
@@ -86,7 +87,10 @@ def id_of(key_id: str) -> UUID:
 
 def _check_may_give(by: Key, scopes: Iterable[str]) -> None:
     if not by.may_give(scopes):
-        raise Forbidden("your credentials lack scopes that this API key has", code="exceeds_scopes")
+        raise Forbidden(
+            "your credentials lack scopes that this API key has, or it has `operate`, which only the command line gives",
+            code="exceeds_scopes",
+        )
 
 
 def _check_touch(by: Key, one: Key) -> None:

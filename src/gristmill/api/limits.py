@@ -26,6 +26,7 @@ from gristmill.api.openapi import (
 from gristmill.api.parts import Parts, parts
 from gristmill.api.query import Query
 from gristmill.api.schemas import Strict
+from gristmill.db import Transaction
 from gristmill.domain import circuits
 from gristmill.domain.errors import Invalid, NotFound, Problem
 from gristmill.intake import problems
@@ -78,13 +79,21 @@ def _named(of: Parts, kind: str, name: str) -> tuple[Kind, str]:
     return cast("Kind", kind), name
 
 
-def _check(given: LimitPut, kind: Kind) -> None:
+async def _check_processor(tx: Transaction, name: str) -> None:
+    """Raises NotFound."""
+    if not await service_limits.is_processor(tx, name):
+        raise NotFound("no such processor: it is not installed here, and no worker and no live batch has it")
+
+
+def _check(given: LimitPut, kind: Kind, name: str) -> None:
     """Raises Invalid."""
     if not given.model_dump(exclude_none=True):
         raise Invalid([Problem("", "limit_missing", "give at least one limit; DELETE removes them")])
-    wrong = [name for name in _RATES if kind != "upstream" and getattr(given, name) is not None]
+    wrong = [one for one in _RATES if kind != "upstream" and getattr(given, one) is not None]
     if wrong:
-        raise Invalid([Problem(f"/{name}", "not_of_this_kind", "of endpoints only") for name in wrong])
+        raise Invalid([Problem(f"/{one}", "not_of_this_kind", "of endpoints only") for one in wrong])
+    if given.tokens_per_minute is not None and not circuits.of_model(name):
+        raise Invalid([Problem("/tokens_per_minute", "not_of_this_kind", "of the model's endpoint only")])
 
 
 @router.get(
@@ -137,13 +146,14 @@ async def put_limit(request: Request, kind: str, name: str) -> Response:
     Query(request, ()).check()
     of = parts(request)
     of_kind, name = _named(of, kind, name)
-    if of_kind == "processor" and name not in processors.registry():
-        raise NotFound("no such processor")
     given = problems.checked(LimitPut, await body.read_json(request, dict, MAX_BODY_BYTES))
-    _check(given, of_kind)
+    _check(given, of_kind, name)
     async with of.database.transaction() as tx:
+        if of_kind == "processor" and name not in processors.registry():
+            await _check_processor(tx, name)
+        old = await service_limits.before(tx, of_kind, name)
         limit = await service_limits.put(tx, of_kind, name, **given.model_dump())
-        await service_limits.note(tx, actor(request, by), by.tenant_id, "limit.set", limit)
+        await service_limits.note(tx, actor(request, by), by.tenant_id, old, limit)
         use = await service_limits.get(tx, limit.kind, limit.name)
     of.wake()
     return answer(view(use))
@@ -165,6 +175,6 @@ async def delete_limit(request: Request, kind: str, name: str) -> Response:
     of_kind, name = _named(of, kind, name)
     async with of.database.transaction() as tx:
         limit = await service_limits.remove(tx, of_kind, name)
-        await service_limits.note(tx, actor(request, by), by.tenant_id, "limit.removed", limit)
+        await service_limits.note(tx, actor(request, by), by.tenant_id, limit, None)
     of.wake()
     return Response(status_code=204)

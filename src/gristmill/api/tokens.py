@@ -12,7 +12,7 @@ from gristmill.db import Database
 from gristmill.domain.errors import Forbidden, Unauthenticated
 from gristmill.settings import Settings
 from gristmill.store import keys
-from gristmill.store.keys import SCOPES, Key
+from gristmill.store.keys import OPERATE, SCOPES, Key
 
 MAX_BYTES = 8192
 REQUIRED = ["exp", "iat", "aud", "iss", "sub"]
@@ -111,6 +111,6 @@ def _word(value: Any) -> str | None:
 
 
 def _scopes(value: Any) -> frozenset[str]:
-    """Those that are ours; an issuer gives others, too, such as `openid`."""
+    """Those that are ours; an issuer gives others, too, such as `openid`. What concerns all tenants is not his to give."""
     words = value.split() if isinstance(value, str) else value if isinstance(value, list) else []
-    return frozenset(word for word in words if isinstance(word, str) and word in SCOPES)
+    return frozenset(word for word in words if isinstance(word, str) and word in SCOPES and word != OPERATE)

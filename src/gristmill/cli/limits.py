@@ -11,7 +11,7 @@ from gristmill.cli import secret
 from gristmill.cli.database import migrated
 from gristmill.cli.operate import operator
 from gristmill.cli.refusal import Refusal
-from gristmill.db import Database
+from gristmill.db import Database, Transaction
 from gristmill.domain import circuits
 from gristmill.domain.errors import NotFound
 from gristmill.settings import Settings
@@ -35,19 +35,28 @@ async def put(settings: Settings, kind: Kind, name: str, figures: Mapping[str, i
         raise Refusal("give --in-flight, --requests or --tokens; `limits remove` takes a limit away")
     if kind != "upstream" and (figures["requests_per_minute"] or figures["tokens_per_minute"]):
         raise Refusal("--requests and --tokens are of an upstream only")
-    if kind == "processor" and name not in processors.registry():
-        raise Refusal("no such processor")
+    known_as = _named(settings, kind, name)
+    if figures["tokens_per_minute"] and not circuits.of_model(known_as):
+        raise Refusal("--tokens is of the model's endpoint only: no other says what a call used")
     async with _operating(settings) as (database, tenant_id), database.transaction() as tx:
-        limit = await service_limits.put(tx, kind, _named(settings, kind, name), **figures)
-        await service_limits.note(tx, operator(), tenant_id, "limit.set", limit)
+        if kind == "processor" and name not in processors.registry():
+            await _check_processor(tx, name)
+        old = await service_limits.before(tx, kind, known_as)
+        limit = await service_limits.put(tx, kind, known_as, **figures)
+        await service_limits.note(tx, operator(), tenant_id, old, limit)
     typer.echo(_words(limit))
 
 
 async def remove(settings: Settings, kind: Kind, name: str) -> None:
     async with _operating(settings) as (database, tenant_id), database.transaction() as tx:
         limit = await service_limits.remove(tx, kind, _named(settings, kind, name))
-        await service_limits.note(tx, operator(), tenant_id, "limit.removed", limit)
+        await service_limits.note(tx, operator(), tenant_id, limit, None)
     typer.echo("Removed.")
+
+
+async def _check_processor(tx: Transaction, name: str) -> None:
+    if not await service_limits.is_processor(tx, name):
+        raise Refusal("no such processor: it is not installed here, and no worker and no live batch has it")
 
 
 @asynccontextmanager

@@ -24,5 +24,10 @@ def named(given: str, fingerprint: Callable[[bytes], bytes]) -> str | None:
     return given if _NAME.fullmatch(given) else None
 
 
+def of_model(name: str) -> bool:
+    """Whether it is the model's endpoint, with whatever key: no other says what tokens a call used."""
+    return name.partition(":")[0] == MODEL
+
+
 def _digest(text: str, fingerprint: Callable[[bytes], bytes]) -> str:
     return fingerprint(text.encode()).hex()[:_DIGEST_CHARACTERS]

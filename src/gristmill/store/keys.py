@@ -62,8 +62,8 @@ class Key:
         return scope in self.scopes or ("admin" in self.scopes and scope != OPERATE)
 
     def may_give(self, scopes: Iterable[str]) -> bool:
-        """Nobody makes, or comes to know, a key that may do more than he may himself."""
-        return all(self.allows(scope) for scope in scopes)
+        """Nobody makes, or comes to know, a key that may do more than he may himself; one with OPERATE nobody over the API."""
+        return all(self.allows(scope) and scope != OPERATE for scope in scopes)
 
 
 async def ensure_tenant(connection: AsyncConnection, name: str) -> UUID:

@@ -5,20 +5,19 @@ processor is the sum over the leases of all workers, read under that lock by the
 leak. Of an endpoint see `store/shares.py`. Lock order: before everything else.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-import orjson
-
 from gristmill.db import Transaction
 from gristmill.domain.errors import NotFound
 from gristmill.domain.ids import uuid7
+from gristmill.store import acts
 from gristmill.store.acts import Action, Actor
 
 Kind = Literal["tenant", "processor", "upstream"]
+FIGURES = ("max_in_flight", "requests_per_minute", "tokens_per_minute")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +70,17 @@ async def put(
     return Limit(**row)
 
 
+async def is_processor(tx: Transaction, name: str) -> bool:
+    """Whether a worker or a live batch has it, although it is not installed here."""
+    found: bool = await tx.fetchval(
+        """
+        SELECT EXISTS (SELECT FROM worker WHERE $1 = ANY (processors)) OR EXISTS (SELECT FROM batch_schedule WHERE processor = $1)
+        """,
+        name,
+    )
+    return found
+
+
 async def remove(tx: Transaction, kind: Kind, name: str) -> Limit:
     """Raises NotFound."""
     row = await tx.fetchrow(
@@ -82,26 +92,34 @@ async def remove(tx: Transaction, kind: Kind, name: str) -> Limit:
     return Limit(**row)
 
 
-_RUNNING = """
+def used(leases: str = "true") -> str:
+    """The query of all limits, with what is in use of them: `in_flight` and, of an endpoint, `granted` and `waiting`.
+
+    The leases are summed once for each statement, and not at all where no tenant or processor is limited. `leases`: a condition,
+    for only some of them.
+    """
+    return f"""
+WITH running AS MATERIALIZED (
     SELECT b.tenant_id, b.processor, sum(lease.remaining)::int AS items
-    FROM lease JOIN batch b ON b.id = lease.batch_id GROUP BY 1, 2
-"""
-_USE = f"""
-WITH running AS ({_RUNNING})
-SELECT l.id, l.kind, l.name, l.max_in_flight, l.requests_per_minute, l.tokens_per_minute, l.changed_at,
-    CASE l.kind
-        WHEN 'tenant' THEN (
-            SELECT sum(items) FROM running r JOIN tenant t ON t.id = r.tenant_id WHERE t.name = l.name
-        )
-        WHEN 'processor' THEN (SELECT sum(items) FROM running r WHERE r.processor = l.name)
-        ELSE (SELECT sum(in_use) FROM upstream_share s JOIN worker w ON w.id = s.worker_id WHERE s.limit_id = l.id AND NOT w.dead)
-    END AS in_flight,
-    (
-        SELECT sum(granted) FROM upstream_share s JOIN worker w ON w.id = s.worker_id
-        WHERE s.limit_id = l.id AND NOT w.dead AND l.max_in_flight IS NOT NULL
-    ) AS granted
+    FROM lease JOIN batch b ON b.id = lease.batch_id WHERE {leases} GROUP BY 1, 2
+)
+SELECT l.id, l.kind, l.name, l.max_in_flight, l.requests_per_minute, l.tokens_per_minute, l.changed_at, t.id AS tenant_id,
+    CASE WHEN l.max_in_flight IS NOT NULL THEN s.granted END AS granted, coalesce(s.waiting, 0) AS waiting,
+    coalesce(CASE l.kind
+        WHEN 'tenant' THEN (SELECT sum(r.items) FROM running r WHERE r.tenant_id = t.id)
+        WHEN 'processor' THEN (SELECT sum(r.items) FROM running r WHERE r.processor = l.name)
+        ELSE s.in_use
+    END, 0)::int AS in_flight
 FROM service_limit l
+LEFT JOIN tenant t ON l.kind = 'tenant' AND t.name = l.name
+LEFT JOIN LATERAL (
+    SELECT sum(granted) AS granted, sum(in_use) AS in_use, sum(waiting) AS waiting
+    FROM upstream_share JOIN worker w ON w.id = worker_id WHERE limit_id = l.id AND NOT w.dead
+) s ON l.kind = 'upstream'
 """
+
+
+_USE = f"SELECT {_COLUMNS}, in_flight, granted FROM ({used()}) l"
 _PAGE = (
     f"{_USE} WHERE $3::text IS NULL OR (l.kind, l.name) > ($3, $4) ORDER BY l.kind, l.name LIMIT $1 OFFSET $2"
 )
@@ -124,24 +142,25 @@ async def get(tx: Transaction, kind: str, name: str) -> Use:
     return _use(dict(row))
 
 
-_ACT = """
-INSERT INTO audit_entry (
-    id, tenant_id, action, target_id, actor_kind, actor_id, actor_name, address, request_id, details
-) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::jsonb)
-"""
+async def before(tx: Transaction, kind: Kind, name: str) -> Limit | None:
+    """What is there to be changed, for the log; locked until the commit."""
+    row = await tx.fetchrow(
+        f"SELECT {_COLUMNS} FROM service_limit WHERE kind = $1 AND name = $2 FOR UPDATE", kind, name
+    )
+    return None if row is None else Limit(**row)
 
 
-async def note(tx: Transaction, actor: Actor, tenant_id: UUID, action: Action, limit: Limit) -> None:
-    """For the log of administrative acts (store/acts.py), in that of the tenant who did it."""
-    details = {
-        "name": limit.name,
-        "kind": limit.kind,
-        "max_in_flight": limit.max_in_flight,
-        "requests_per_minute": limit.requests_per_minute,
-        "tokens_per_minute": limit.tokens_per_minute,
-    }
-    who = (actor.kind, actor.id, actor.name, actor.address, actor.request_id)
-    await tx.execute(_ACT, uuid7(), tenant_id, action, limit.id, *who, orjson.dumps(details).decode())
+async def note(tx: Transaction, actor: Actor, tenant_id: UUID, old: Limit | None, new: Limit | None) -> None:
+    """For the log of administrative acts: set, or with `new` None removed. Only operators read it (store/acts.py)."""
+    limit = new or old
+    assert limit is not None
+    details = {"name": limit.name, "kind": limit.kind, **_figures(new), "before": old and _figures(old)}
+    action: Action = "limit.set" if new else "limit.removed"
+    await acts.note_of_service(tx, actor, tenant_id, action, limit.id, details)
+
+
+def _figures(limit: Limit | None) -> dict[str, int | None]:
+    return {name: getattr(limit, name, None) for name in FIGURES}
 
 
 def _use(row: dict[str, object]) -> Use:
@@ -153,77 +172,24 @@ async def all_(tx: Transaction) -> list[Limit]:
     return [Limit(**row) for row in await tx.fetch(f"SELECT {_COLUMNS} FROM service_limit")]
 
 
-# Those under which nothing more may start just now.
-FULL = f"""
-    SELECT u.kind, u.name, t.id AS tenant_id FROM ({_USE}) u LEFT JOIN tenant t ON u.kind = 'tenant' AND t.name = u.name
-    WHERE u.in_flight >= u.max_in_flight
-"""
 # Of the batch `b`: what limit of the whole service keeps more of it from starting, in the words of `batches.Batch`; or NULL.
-REACHED = """(
-    SELECT CASE
-        WHEN g.max_in_flight <= used.items OR num_nonnulls(g.requests_per_minute, g.tokens_per_minute) = 0
-        THEN 'concurrency limit' ELSE 'rate limit'
-    END
-    FROM service_limit g CROSS JOIN LATERAL (
-        SELECT coalesce(sum(s.in_use), 0) AS items, coalesce(sum(s.waiting), 0) AS waiting
-        FROM upstream_share s JOIN worker ON worker.id = s.worker_id
-        WHERE g.kind = 'upstream' AND s.limit_id = g.id AND NOT worker.dead
-        UNION ALL
-        SELECT sum(o.remaining), 0 FROM lease o JOIN batch other ON other.id = o.batch_id
-        WHERE CASE g.kind
-            WHEN 'tenant' THEN other.tenant_id = b.tenant_id WHEN 'processor' THEN other.processor = b.processor
-        END
-    ) used
-    WHERE (g.kind, g.name) IN (
-        ('tenant', (SELECT name FROM tenant WHERE tenant.id = b.tenant_id)), ('processor', b.processor), ('upstream', b.circuit)
-    ) AND (g.max_in_flight <= used.items OR used.waiting > 0) LIMIT 1
+# What is inside of `jsonb_each_text` has nothing of the batch in it, so that it is found once for however many.
+REACHED = f"""(
+    SELECT reason FROM jsonb_each_text((
+        SELECT jsonb_object_agg(u.kind || ' ' || coalesce(u.tenant_id::text, u.name), CASE
+            WHEN u.max_in_flight <= u.in_flight OR num_nonnulls(u.requests_per_minute, u.tokens_per_minute) = 0
+            THEN 'concurrency limit' ELSE 'rate limit'
+        END) FROM ({used()}) u WHERE u.max_in_flight <= u.in_flight OR u.waiting > 0
+    )) AS reached (what, reason)
+    WHERE what IN ('tenant ' || b.tenant_id, 'processor ' || b.processor, 'upstream ' || b.circuit) LIMIT 1
 )"""
 
-# --- under which a claim starts something ------------------------------------------------------------------------------
 
-_CONCERNED = """
-    l.kind = 'processor' AND l.name = ANY ($1)
-    OR l.kind = 'tenant' AND EXISTS (SELECT FROM tenant t JOIN batch_schedule s ON s.tenant_id = t.id WHERE t.name = l.name)
-"""
-# Whoever has the row may start something under it. One that another claim has is passed over, so that nobody waits for a
-# process that was stopped in the middle of its claim, and what is not limited goes on.
-_HOLD = (
-    f"SELECT l.id FROM service_limit l WHERE {_CONCERNED} ORDER BY l.kind, l.name FOR UPDATE OF l SKIP LOCKED"
+def room(leases: str = "true") -> str:
+    """A common table: how many more items each limited tenant and processor may start. `leases`: as for `used`."""
+    return f"""
+room AS MATERIALIZED (
+    SELECT id, kind, name, tenant_id, greatest(0, max_in_flight - in_flight) AS slots FROM ({used(leases)}) u
+    WHERE kind IN ('tenant', 'processor')
 )
-# A second statement, so that it sees what the claim that had the row before has committed. All limits: what is not held by now
-# may not start, also of a tenant whose first batch comes just now.
-_LEFT = f"""
-WITH running AS ({_RUNNING})
-SELECT l.id, l.kind, l.name, t.id AS tenant_id, {_CONCERNED} AS concerned, l.max_in_flight - coalesce((
-    SELECT sum(r.items) FROM running r WHERE CASE l.kind WHEN 'tenant' THEN r.tenant_id = t.id ELSE r.processor = l.name END
-), 0)::int AS slots
-FROM service_limit l LEFT JOIN tenant t ON l.kind = 'tenant' AND t.name = l.name
-WHERE l.kind IN ('tenant', 'processor')
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """How many items may start: `free` of each processor, and `of_tenants` where one is limited. `elsewhere`: another claim
-    has some of the limits just now, so that it is worth while to look again in a moment."""
-
-    free: Mapping[str, int]
-    of_tenants: Sequence[tuple[UUID, int]] = ()
-    elsewhere: bool = False
-
-
-async def hold(tx: Transaction, free: Mapping[str, int]) -> Left:
-    """Hold the limits of tenants and processors until the caller's transaction ends; `free` as for `spans.claim`."""
-    held = {row["id"] for row in await tx.fetch(_HOLD, list(free))}
-    rows = await tx.fetch(_LEFT, list(free))
-    slots = {row["id"]: max(0, row["slots"]) if row["id"] in held else 0 for row in rows}
-    of_processors = {row["name"]: slots[row["id"]] for row in rows if row["kind"] == "processor"}
-    return Left(
-        {name: min(count, of_processors.get(name, count)) for name, count in free.items()},
-        [
-            (row["tenant_id"], slots[row["id"]])
-            for row in rows
-            if row["kind"] == "tenant" and row["tenant_id"]
-        ],
-        any(row["concerned"] and row["id"] not in held and row["slots"] > 0 for row in rows),
-    )

@@ -12,7 +12,7 @@ from uuid import UUID
 from asyncpg import Record
 
 from gristmill.db import Transaction
-from gristmill.store import announcements, assignments, circuits, histories
+from gristmill.store import announcements, assignments, circuits, histories, service_limits
 from gristmill.store.assignments import Assignment
 
 # A claim cuts at most so many spans: enough for a full claim of items that wait one by one for their next attempt.
@@ -80,10 +80,12 @@ _STARTABLE = """
     ))
 """
 _GIVEN = """
-free AS (SELECT * FROM unnest($2::text[], $3::int[]) AS free (processor, slots)),
+free AS (SELECT *, NULL::uuid AS limit_id FROM unnest($2::text[], $3::int[]) AS free (processor, slots)),
 held AS (SELECT * FROM unnest($4::uuid[], $5::text[], $6::int[]) AS held (tenant_id, circuit, slots)),
-capped AS (SELECT * FROM unnest($9::uuid[], $10::int[]) AS capped (tenant_id, slots))
+capped AS (SELECT *, NULL::uuid AS limit_id FROM unnest($9::uuid[], $10::int[]) AS capped (tenant_id, slots))
 """
+
+
 # The fair choice: the first tenant in order of virtual time that has a startable batch, and its first such batch.
 # Its schedule row stays locked until the claim commits: that serialises claims of one batch, and makes pause and cancel exact.
 # Tenants are sorted before the batches are looked at: else a batch of every tenant is locked, and the others find nothing.
@@ -91,11 +93,15 @@ capped AS (SELECT * FROM unnest($9::uuid[], $10::int[]) AS capped (tenant_id, sl
 # committed in between, `running` does not count its items, and a batch with a limit is left to the next claim.
 # A batch whose circuit is open is passed over until the next probe is due, and then gives one item. The circuit's row says to
 # whom of several claims: the others take nothing.
-_FAIR = f"""
+def fair(suspect: str, more: str = "", also: str = "", where: str = "true") -> str:
+    """`suspect`: its parameter; `more`: columns of what is to be known of the choice; `also` and `where`: what else is needed
+    for it. Where that cannot be had, the next tenant is looked at."""
+    return f"""
 pick AS (
-    SELECT next.*, t.batches_started, (SELECT max(started) FROM tenant_schedule) AS tenants_started
+    SELECT next.*, t.batches_started, (SELECT max(started) FROM tenant_schedule) AS tenants_started{more}
     FROM (SELECT * FROM tenant_schedule ORDER BY vtime OFFSET 0) t CROSS JOIN LATERAL (
         SELECT s.batch_id, s.tenant_id, s.weight, s.vtime, s.max_concurrency, s.circuit, c.until IS NOT NULL AS probing,
+            free.limit_id AS processor_limit, capped.limit_id AS tenant_limit,
             least(free.slots, coalesce(s.max_concurrency - running.items, free.slots),
                 held.slots, capped.slots, CASE WHEN c.until IS NOT NULL THEN 1 END)::int AS slots
         FROM batch_schedule s
@@ -113,14 +119,17 @@ pick AS (
             AND (held.slots IS NULL OR held.slots > 0) AND (capped.slots IS NULL OR capped.slots > 0)
             AND (
                 SELECT true FROM span w
-                WHERE w.batch_id = s.batch_id AND w.available_at <= now() AND (w.losses >= {SUSPECT_LOSSES}) = $7 LIMIT 1
+                WHERE w.batch_id = s.batch_id AND w.available_at <= now() AND (w.losses >= {SUSPECT_LOSSES}) = {suspect} LIMIT 1
             )
         ORDER BY s.vtime, s.batch_id LIMIT 1 FOR UPDATE OF s SKIP LOCKED
-    ) next
-    WHERE next.max_concurrency IS NULL OR next.vtime = (SELECT vtime FROM batch_schedule o WHERE o.batch_id = next.batch_id)
+    ) next {also}
+    WHERE (next.max_concurrency IS NULL OR next.vtime = (SELECT vtime FROM batch_schedule o WHERE o.batch_id = next.batch_id))
+        AND {where}
     ORDER BY t.vtime LIMIT 1
 )
 """
+
+
 # Of whoever is picked. $8 NULL: it is taken. Else only what the statement can do as a transaction of its own, one that does not
 # wait for the disk: of processors that have no chats ($8), and nothing that has to be announced or probed.
 _PLAINLY = """
@@ -228,7 +237,7 @@ FROM pick CROSS JOIN way LEFT JOIN known ON true LEFT JOIN leased l ON true
 """
 
 
-_CLAIM = _claiming(f"{_FAIR}, {_PLAINLY}")
+_CLAIM = _claiming(f"{fair('$7')}, {_PLAINLY}")
 _BORN = _claiming(_OWN)
 
 # A second statement, range by range: a plain join of ranges and items falls off a plan cliff at a million items.
@@ -245,6 +254,7 @@ _ENDED = "SELECT ordinal FROM result WHERE batch_id = $1 AND ordinal = ANY ($2)"
 
 # A literal as in span_suspect_idx. What a worker has in hand itself has ended by the time it claims one.
 _SUSPECTS = f"""
+WITH {service_limits.room("lease.worker_id <> $1")}
 SELECT EXISTS (
     SELECT FROM span w JOIN batch_schedule s ON s.batch_id = w.batch_id
     LEFT JOIN circuit c ON c.tenant_id = s.tenant_id AND c.name = s.circuit
@@ -252,6 +262,10 @@ SELECT EXISTS (
         AND (s.max_concurrency IS NULL OR s.max_concurrency > (
             SELECT coalesce(sum(l.remaining), 0) FROM lease l WHERE l.batch_id = s.batch_id AND l.worker_id <> $1
         ))
+        AND NOT EXISTS (
+            SELECT FROM room r
+            WHERE r.slots = 0 AND (r.tenant_id = s.tenant_id OR r.kind = 'processor' AND r.name = s.processor)
+        )
 )
 """
 
@@ -274,7 +288,7 @@ async def claim(
 ) -> Claim:
     """Lease items of one batch to this worker, at most as many as it has free slots for the batch's processor, and for the
     batch's circuit where `held` has a number for it: (tenant, circuit, slots); likewise of its tenant: `capped`, whose limits
-    the caller holds (store/service_limits.py).
+    the caller holds (store/limited_claims.py).
 
     `suspect`: only such as were there when two workers died. No other claim takes those.
 
@@ -285,7 +299,7 @@ async def claim(
     declared dead. Items whose chat is busy are parked (`store/histories.py`): taken, and in no lease.
     """
     only = None if plain is None else list(plain)
-    rows = await tx.fetch(_CLAIM, *_given(worker_id, free, held), suspect, only, *_columns(capped, 2))
+    rows = await tx.fetch(_CLAIM, *_given(worker_id, free, held), suspect, only, *columns(capped, 2))
     if not rows or rows[0]["id"] is None:
         return Claim([], 0, in_full=bool(rows) and not rows[0]["is_open"])
     await _announce_begin(tx, rows[0])
@@ -311,7 +325,7 @@ async def born(
     `items`: the first of the batch, as many as there are slots if it has so many. None of them continues a chat, and none of
     the batch was refused. Takes none as well if anything else might start in their place.
     """
-    row = await tx.fetchrow(_BORN, *_given(worker_id, free, ()), False, batch_id, *_columns((), 2))
+    row = await tx.fetchrow(_BORN, *_given(worker_id, free, ()), False, batch_id, *columns((), 2))
     if row is None or row["id"] is None:
         return Claim([], 0)
     await _announce_begin(tx, row)
@@ -322,10 +336,10 @@ async def born(
 def _given(worker_id: int, free: Mapping[str, int], held: Sequence[tuple[UUID, str, int]]) -> list[Any]:
     """The arguments $1 to $6."""
     open_slots = {processor: slots for processor, slots in free.items() if slots > 0}
-    return [worker_id, list(open_slots), list(open_slots.values()), *_columns(held, 3)]
+    return [worker_id, list(open_slots), list(open_slots.values()), *columns(held, 3)]
 
 
-def _columns(rows: Sequence[tuple[Any, ...]], count: int) -> list[list[Any]]:
+def columns(rows: Sequence[tuple[Any, ...]], count: int) -> list[list[Any]]:
     return [[row[at] for row in rows] for at in range(count)]
 
 

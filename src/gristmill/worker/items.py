@@ -19,9 +19,9 @@ from gristmill import metrics
 from gristmill.db import Database
 from gristmill.domain.outcomes import Outcome, Retry
 from gristmill.processors.base import Processor, Services
-from gristmill.store import assignments, leases, service_limits, spans
+from gristmill.store import assignments, leases, limited_claims, spans
 from gristmill.store.assignments import Assignment
-from gristmill.store.service_limits import Left
+from gristmill.store.limited_claims import Left
 from gristmill.store.spans import Claim, Lease
 from gristmill.upstream.circuit import CALLER, Caller, Circuit
 from gristmill.worker.circuits import Circuits
@@ -168,7 +168,7 @@ class Items:
             if not claim.in_full:
                 return claim
         async with self._database.transaction(durable=False) as tx:
-            left = await service_limits.hold(tx, free) if limited else Left(free)
+            left = await limited_claims.hold(tx, free, held, suspect=suspect) if limited else Left(free)
             claim = await spans.claim(tx, self.worker_id, left.free, held, left.of_tenants, suspect=suspect)
         # The next of many like it, without asking first.
         self._in_full = not self._in_full and bool(claim.taken)

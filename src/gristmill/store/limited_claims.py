@@ -1,0 +1,88 @@
+"""Claims where tenants or processors are limited (store/service_limits.py): what is to start is chosen as ever, and the limits
+that it is under are held until the claim commits. Of everything else that is limited, such a claim starts nothing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from gristmill.db import Transaction
+from gristmill.store import service_limits, spans
+
+# Whoever has the row of a limit may start something under it. One that another claim has is passed over, with its tenant, so that
+# nobody waits for a process that was stopped in the middle of its claim.
+_HELD = """
+CROSS JOIN LATERAL (
+    SELECT ARRAY(
+        SELECT l.id FROM service_limit l WHERE l.id IN (next.processor_limit, next.tenant_limit)
+        ORDER BY l.kind FOR UPDATE SKIP LOCKED
+    ) AS ids OFFSET 0
+) limits
+"""
+_HOLD = f"""
+WITH {service_limits.room()},
+free AS (
+    SELECT f.processor, least(f.slots, r.slots) AS slots, r.id AS limit_id
+    FROM unnest($1::text[], $2::int[]) AS f (processor, slots) LEFT JOIN room r ON r.kind = 'processor' AND r.name = f.processor
+    WHERE f.slots > 0 AND (r.slots IS NULL OR r.slots > 0)
+),
+held AS (SELECT * FROM unnest($3::uuid[], $4::text[], $5::int[]) AS held (tenant_id, circuit, slots)),
+capped AS (SELECT tenant_id, slots, id AS limit_id FROM room WHERE tenant_id IS NOT NULL),
+{
+    spans.fair(
+        "$6",
+        ", limits.ids",
+        _HELD,
+        "cardinality(limits.ids) = num_nonnulls(next.processor_limit, next.tenant_limit)",
+    )
+}
+SELECT ids FROM pick
+"""
+# A second statement, so that it sees what the claim that had the row before has committed. All limits: what is not held by now
+# may not start, also under one that was made just now.
+_LEFT = f"""
+WITH {service_limits.room()}
+SELECT id, kind, name, tenant_id, CASE WHEN id = ANY ($1) THEN slots ELSE 0 END AS slots FROM room
+"""
+_ELSEWHERE = f"""
+WITH {service_limits.room()}
+SELECT EXISTS (
+    SELECT FROM room r
+    WHERE r.slots > 0 AND CASE r.kind
+            WHEN 'processor' THEN r.name = ANY ($1)
+            ELSE EXISTS (SELECT FROM batch_schedule s WHERE s.tenant_id = r.tenant_id AND s.processor = ANY ($1))
+        END
+        AND NOT EXISTS (SELECT FROM (SELECT FROM service_limit l WHERE l.id = r.id FOR SHARE SKIP LOCKED) nobodys)
+)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """How many items may start: `free` of each processor, and `of_tenants` where one is limited. `elsewhere`: another claim
+    has, or had, what this one wants, so that it is worth while to look again in a moment."""
+
+    free: Mapping[str, int]
+    of_tenants: Sequence[tuple[UUID, int]] = ()
+    elsewhere: bool = False
+
+
+async def hold(
+    tx: Transaction,
+    free: Mapping[str, int],
+    held: Sequence[tuple[UUID, str, int]] = (),
+    *,
+    suspect: bool = False,
+) -> Left:
+    """Hold the limits that what is next is under, until the caller's transaction ends. The arguments are those of `spans.claim`,
+    which comes after it."""
+    wanted = [list(free), list(free.values()), *spans.columns(held, 3), suspect]
+    limits = await tx.fetchval(_HOLD, *wanted)
+    if limits is None:
+        return Left({}, elsewhere=await tx.fetchval(_ELSEWHERE, list(free)))
+    rows = await tx.fetch(_LEFT, limits)
+    of_processors = {row["name"]: row["slots"] for row in rows if row["kind"] == "processor"}
+    return Left(
+        {name: min(count, of_processors.get(name, count)) for name, count in free.items()},
+        [(row["tenant_id"], row["slots"]) for row in rows if row["tenant_id"]],
+        elsewhere=any(row["slots"] == 0 for row in rows if row["id"] in limits),
+    )
