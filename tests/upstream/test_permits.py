@@ -149,6 +149,30 @@ async def test_items_of_several_calls_end_whatever_all_their_waits_come_to_and_n
     assert sorted(called) == [(number, call) for number in range(8) for call in range(6)]
 
 
+async def test_a_call_of_an_item_that_has_called_comes_before_those_that_have_not_and_waits_as_long_as_it_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(permits, "WAIT_SECONDS", 0.02)
+    one = made(in_flight=1)
+
+    def waiting(called: bool) -> asyncio.Task[None]:
+        CALLER.set(Caller((BATCH, 0), called=called))
+        return asyncio.create_task(one.enter(0))
+
+    first, again = waiting(False), waiting(True)
+    with pytest.raises(Crowded):
+        await first
+    monkeypatch.undo()
+    later, second = waiting(False), waiting(True)
+    await turns()
+    one.share = 1
+    for task in (again, second, later):
+        one.serve()
+        async with asyncio.timeout(5):
+            await task
+        one.calling -= 1
+
+
 async def test_who_gives_up_at_the_head_of_the_line_is_in_nobodys_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
