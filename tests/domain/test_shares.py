@@ -24,6 +24,14 @@ def test_nobody_gets_more_than_it_wants_and_the_rest_is_shared_alike(
     assert fair(most, wanted) == shares
 
 
+def test_what_cannot_be_divided_goes_to_each_in_its_turn() -> None:
+    wanted = {1: 5, 2: 5, 3: 6, 4: 1}
+    shares = [fair(6, wanted, turn) for turn in range(3)]
+    assert {sum(one.values()) for one in shares} == {6}
+    assert {(one[1], one[2], one[3], one[4]) for one in shares} == {(2, 2, 1, 1), (2, 1, 2, 1), (1, 2, 2, 1)}
+    assert {fair(1, {7: 1, 8: 9}, turn)[7] for turn in range(2)} == {0, 1}
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_division_gives_all_there_is_and_no_more(seed: int) -> None:
     chance = random.Random(seed)
@@ -76,3 +84,23 @@ def test_what_comes_back_can_be_had_again_and_what_was_overdrawn_is_owed() -> No
     assert pour(0, 600, 0, back=4, asked=9, least=1) == (4, 0)
     assert pour(5, 600, 0, back=-20, asked=9, least=1) == (0, -15)
     assert pour(9, 600, 0, back=9, asked=0, least=1) == (0, 10)
+
+
+def test_no_more_is_owed_than_a_minute_brings() -> None:
+    assert pour(0, 600, 0, back=-2e9, asked=5, least=5) == (0, -600)
+    assert pour(-2e9, 600, 1, back=0, asked=5, least=5) == (0, -600)  # also where the limit was another
+    assert pour(10, 600, 0, back=0, asked=2e9, least=2e9) == (2e9, 10 - 2e9)
+
+
+def test_who_has_waited_as_long_as_what_it_wants_takes_to_come_is_served_beside_those_who_want_little() -> (
+    None
+):
+    left, waited = 0.0, 0.0
+    while waited < 60:
+        given, left = pour(left, 600, 0.1, back=0, asked=8, least=1)
+        assert given > 0  # a small one takes what has come, so that the bucket is never full
+        large, left = pour(left, 600, 0, back=0, asked=25, least=25, waited=waited)
+        if large:
+            break
+        waited += 0.1
+    assert (large, waited) == (25, pytest.approx(2.5, abs=0.2))

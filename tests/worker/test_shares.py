@@ -17,11 +17,14 @@ from gristmill.domain.states import TERMINAL
 from gristmill.metrics import REGISTRY
 from gristmill.processors import get as processor
 from gristmill.settings import Settings
+from gristmill.store import batches as stored
 from gristmill.store import service_limits
 from gristmill.store.batches import NewItem
+from gristmill.store.shares import Demand, keep_leases, take
 from gristmill.upstream import permits
 from gristmill.upstream.client import Upstream
 from gristmill.worker import Worker
+from gristmill.worker.shares import Shares
 from mill import Scripted, eventually, working
 
 
@@ -314,3 +317,213 @@ async def test_the_items_in_flight_of_a_tenant_or_a_processor_are_never_more_tha
 
         await eventually(let_through, 60)
     assert most == 5
+
+
+async def test_a_refused_call_that_allowed_a_giant_answer_does_not_block_the_endpoint(
+    database: Database, llm: FakeLLM
+) -> None:
+    usual = llm.script
+    refusal = (400, {"error": {"message": "too many"}})
+    llm.script = lambda request: refusal if request.body["max_tokens"] > 1000 else usual(request)
+    await limit(database, "upstream", "model", tokens_per_minute=600_000)
+    async with workers(database, llm, 1):
+        giant = await make(database, 1, body={"max_tokens": 2_000_000_000})
+        await ended(database, giant)
+        began = time.monotonic()
+        small = await make(database, 5, body={"max_tokens": 100})
+        await ended(database, small)
+    assert (await get(database, giant)).failed == 1
+    assert (await get(database, small)).success == 5
+    assert time.monotonic() - began < 30  # half of a minute's worth, were it owed
+
+
+async def test_requests_of_a_minute_do_not_collect_with_workers_that_may_not_call_just_now(
+    database: Database, llm: FakeLLM
+) -> None:
+    """60 a minute are one a second; three seconds' worth and one may come on top."""
+    held = asyncio.Event()
+    came: list[float] = []
+
+    def gate(request: Any) -> asyncio.Event:
+        came.append(time.monotonic())
+        return held
+
+    llm.gate = gate
+    await limit(database, "upstream", "model", 4, requests_per_minute=600)
+    async with workers(database, llm, 4):
+        batches = [await make(database, 10) for _ in range(6)]
+
+        async def all_wait() -> bool:
+            waiting = await sql(database, "SELECT waiting FROM upstream_share")
+            return len(came) == 4 and len(waiting) == 4 and min(waiting) > 0
+
+        await eventually(all_wait)
+        left = "SELECT requests_left FROM service_limit WHERE requests_left = 10"
+
+        async def nobody_has_any() -> bool:
+            return bool(await sql(database, left))
+
+        await eventually(nobody_has_any)  # the bucket is full, and stays so
+        held.set()
+        await ended(database, *batches)
+    for first in range(len(came)):
+        for last in range(first, len(came)):
+            assert last - first + 1 <= 10 * (came[last] - came[first]) + 31
+
+
+async def test_a_worker_that_ends_does_not_wait_for_those_that_wait_for_permits(
+    database: Database, llm: FakeLLM
+) -> None:
+    await limit(database, "upstream", "model", 1)
+    [other] = await sql(
+        database,
+        """
+        INSERT INTO worker (name, processors, concurrency, beat_at) VALUES ('other', '{}', 9, 'infinity') RETURNING id
+        """,
+    )
+    await sql(database, "INSERT INTO upstream_share SELECT id, $1, 1, 1, 0, 1 FROM service_limit", other)
+    async with workers(database, llm, 1) as [worker]:
+        batch_id = await make(database, 3)
+
+        async def some_wait() -> bool:
+            return 1 in await sql(database, "SELECT 1 FROM upstream_share WHERE waiting > 0")
+
+        await eventually(some_wait)
+        began = time.monotonic()
+        await worker.drain(60)
+        assert time.monotonic() - began < 20
+    assert (await get(database, batch_id)).processing == 0
+    assert await sql(database, "SELECT * FROM item_attempt") == []
+
+
+@pytest.mark.parametrize("act", ["UPDATE batch_schedule SET paused = true", "cancel"])
+async def test_what_waits_for_a_permit_does_not_call_after_a_pause_or_a_cancel(
+    database: Database, llm: FakeLLM, act: str
+) -> None:
+    held = asyncio.Event()
+    llm.gate = lambda request: held
+    await limit(database, "upstream", "model", 1)
+    async with workers(database, llm, 1):
+        batch_id = await make(database, 2)
+
+        async def one_waits() -> bool:
+            return await sql(database, "SELECT waiting FROM upstream_share") == [1]
+
+        await eventually(one_waits)
+        if act == "cancel":
+            async with database.transaction() as tx:
+                await stored.cancel(tx, TENANT, batch_id)
+        else:
+            await sql(database, act)
+
+        async def only_one_is_in_hand() -> bool:
+            return (await get(database, batch_id)).processing == 1
+
+        await eventually(only_one_is_in_hand)
+        held.set()
+
+        async def it_has_ended() -> bool:
+            return (await get(database, batch_id)).success == 1
+
+        await eventually(it_has_ended)
+    assert len(llm.requests) == 1
+
+
+async def test_a_limit_that_a_stopped_process_holds_does_not_stall_the_others(database: Database) -> None:
+    await limit(database, "upstream", "model", 5)
+    await limit(database, "upstream", "url:there", 5)
+    shares = Shares(database, Settings(), trusted=lambda: True, changed=lambda: None)
+    [shares.worker_id] = await sql(
+        database,
+        """
+        INSERT INTO worker (name, processors, concurrency, beat_at) VALUES ('me', '{}', 9, 'infinity') RETURNING id
+        """,
+    )
+    stalled, other = shares.of("model"), shares.of("url:there")
+    await shares.look()
+    stalled.correct(-50)
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        calls = [group.create_task(one.enter(0)) for one in (stalled, other)]
+        async with database.transaction() as tx:
+            await tx.execute("SELECT FROM service_limit WHERE name = 'model' FOR UPDATE")
+            while not calls[1].done():
+                await shares.step()
+                await asyncio.sleep(0)
+            assert not calls[0].done()
+            assert stalled.overdrawn == -50  # what was to go back still is to
+        while not calls[0].done():
+            await shares.step()
+            await asyncio.sleep(0)
+
+
+async def test_an_answer_after_it_was_declared_dead_gives_a_worker_nothing(database: Database) -> None:
+    await limit(database, "upstream", "model", 5)
+    shares = Shares(database, Settings(), trusted=lambda: True, changed=lambda: None)
+    [shares.worker_id] = await sql(
+        database,
+        """
+        INSERT INTO worker (name, processors, concurrency, beat_at) VALUES ('me', '{}', 9, 'infinity') RETURNING id
+        """,
+    )
+    permits = shares.of("model")
+    await shares.look()
+    call = asyncio.create_task(permits.enter(0))
+    await asyncio.sleep(0)
+    async with database.transaction() as tx:
+        await tx.execute("SELECT FROM service_limit FOR UPDATE")
+        asking = asyncio.create_task(shares.step())
+
+        async def it_asks() -> bool:
+            waits = "SELECT true FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            return await sql(database, waits) == [True]
+
+        await eventually(it_asks)
+        shares.forfeit()
+    await asking
+    await shares.step()
+    assert permits.share == 0
+    assert not call.done()
+    call.cancel()
+
+
+async def test_calls_count_that_began_before_calls_at_once_were_limited(database: Database) -> None:
+    await limit(database, "upstream", "model", requests_per_minute=600)
+    first, second = await sql(
+        database,
+        """
+        INSERT INTO worker (name, processors, concurrency, beat_at)
+        VALUES ('a', '{}', 9, 'infinity'), ('b', '{}', 9, 'infinity') RETURNING id
+        """,
+    )
+    async with database.transaction() as tx:
+        [known] = await service_limits.all_(tx)
+        await take(tx, known, first, Demand(in_use=4, waiting=0, wanted=4))
+    await limit(database, "upstream", "model", 5)
+    async with database.transaction() as tx:
+        grant = await take(tx, known, second, Demand(in_use=0, waiting=5, wanted=5))
+    assert grant is not None
+    assert grant.share == 1
+
+
+async def test_an_item_that_has_called_and_waits_keeps_its_lease(database: Database, llm: FakeLLM) -> None:
+    await limit(database, "upstream", "model", 1)
+    held = asyncio.Event()
+    llm.gate = lambda request: held
+    async with workers(database, llm, 1):
+        batch_id = await make(database, 1)
+
+        async def calls() -> bool:
+            return len(llm.requests) == 1
+
+        await eventually(calls)
+        await sql(database, "UPDATE lease SET deadline_at = now() + interval '10 seconds'")
+        [holder] = await sql(database, "SELECT worker_id FROM lease")
+        late = "SELECT deadline_at > now() + interval '1 minute' FROM lease"
+        async with database.transaction() as tx:
+            await keep_leases(tx, holder, [(batch_id, 1)])
+        assert await sql(database, late) == [False]
+        async with database.transaction() as tx:
+            await keep_leases(tx, holder, [(batch_id, 0)])
+        assert await sql(database, late) == [True]
+        held.set()
+        await ended(database, batch_id)

@@ -22,8 +22,8 @@ from gristmill.processors.refusals import Refused
 from gristmill.upstream.circuit import Call, Circuit, HeldOff
 from gristmill.upstream.errors import (
     CROWDED,
-    CROWDED_SECONDS,
     HELD_OFF,
+    crowded_delay,
     masked,
     may_be_an_outage,
     provider_words,
@@ -80,17 +80,19 @@ async def post(
     """The answer, if it is a 2xx. `max_bytes` and `partial`: as in `HttpSession.request`. Raises Refused, also while the
     circuit is open, or where a limit of the service leaves no room for long."""
     try:
+        call = Call(circuit)
+        call.check()
         async with Permit(None if circuit is None else circuit.permits):
-            with Call(circuit) as call:
+            with call:
                 return await _post(http, endpoint, message, max_bytes, partial, call)
     except HeldOff:
         error = ItemError(500, f"{endpoint.word}_unreachable", f"{endpoint.name}: {HELD_OFF}", retryable=True)
         raise Refused(Retry(error, waiting=True, outage=True)) from None
-    except Crowded:
+    except Crowded as crowded:
         error = ItemError(
             500, f"{endpoint.word}_limit_reached", f"{endpoint.name}: {CROWDED}", retryable=True
         )
-        raise Refused(Retry(error, CROWDED_SECONDS, waiting=True)) from None
+        raise Refused(Retry(error, crowded_delay(crowded.delay_seconds), waiting=True)) from None
 
 
 async def _post(

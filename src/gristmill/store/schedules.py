@@ -50,7 +50,7 @@ async def set_paused(tx: Transaction, batch_id: UUID, paused: bool) -> None:
 
 # By an array, not by a join: see `spans._SET_REMAINING`.
 _REMOVE = """
-DELETE FROM batch_schedule WHERE batch_id = ANY (ARRAY(
+DELETE FROM batch_schedule WHERE batch_id = ANY ($1) AND batch_id = ANY (ARRAY(
     SELECT batch_id FROM batch_schedule WHERE batch_id = ANY ($1) ORDER BY batch_id FOR UPDATE
 ))
 """

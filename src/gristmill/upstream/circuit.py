@@ -26,6 +26,7 @@ from gristmill import metrics
 from gristmill.upstream.caller import CALLER as CALLER
 from gristmill.upstream.caller import Caller as Caller
 from gristmill.upstream.limit import AdaptiveLimit
+from gristmill.upstream.line import NotCalled
 from gristmill.upstream.permits import Permits
 
 Reason = Literal["throttled", "down"]
@@ -36,8 +37,8 @@ Key = tuple[UUID, str]  # the tenant, and the circuit's name (domain/circuits.py
 CONFIRMED_SECONDS = 5.0
 
 
-class HeldOff(Exception):
-    """The circuit is open: the call was not made."""
+class HeldOff(NotCalled):
+    """The circuit is open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +135,14 @@ class Circuit:
 
     def begin(self, caller: Caller | None) -> float:
         """Raises HeldOff. Every call that is begun is ended."""
-        if self.is_open and not (caller and caller.probing):
-            raise HeldOff
+        self.check(caller)
         self._calling += 1
         return self.clock()
+
+    def check(self, caller: Caller | None) -> None:
+        """Raises HeldOff."""
+        if self.is_open and not (caller and caller.probing):
+            raise HeldOff
 
     def end(self) -> None:
         self._calling -= 1
@@ -225,6 +230,11 @@ class Call:
     def __init__(self, circuit: Circuit | None) -> None:
         self._circuit = circuit
         self._caller = CALLER.get()
+
+    def check(self) -> None:
+        """Before it waits for a permit: raises HeldOff."""
+        if self._circuit is not None:
+            self._circuit.check(self._caller)
 
     def __enter__(self) -> Self:
         if self._circuit is not None:

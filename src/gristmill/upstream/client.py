@@ -91,15 +91,17 @@ class Upstream:
         """
         permits = None if self._circuit is None else self._circuit.permits
         try:
+            call = Call(self._circuit)
+            call.check()
             async with Permit(permits, lambda: usage.expected(body)) as permit:
-                with Call(self._circuit) as call:
+                with call:
                     answer = await self._post(call, path, orjson.dumps(body), request_id)
                 permit.used(lambda: sum(usage.tokens(body, answer.body)))
                 return answer
         except HeldOff:
             raise errors.held_off() from None
-        except Crowded:
-            raise errors.crowded() from None
+        except Crowded as crowded:
+            raise errors.crowded(crowded.delay_seconds) from None
 
     async def _post(self, call: Call, path: str, body: bytes, request_id: str | None) -> UpstreamAnswer:
         started = time.monotonic()

@@ -158,10 +158,15 @@ CROWDED = "It was not called: as many calls as a limit of this service allows we
 CROWDED_SECONDS = 5.0  # until the item asks again
 
 
-def crowded() -> UpstreamError:
-    """No permit came free (upstream/permits.py)."""
+def crowded_delay(seconds: float | None) -> float:
+    """None: as usual."""
+    return CROWDED_SECONDS if seconds is None else seconds
+
+
+def crowded(seconds: float | None = None) -> UpstreamError:
+    """No permit came free (upstream/permits.py). `seconds`: until the item asks again."""
     error = ItemError(500, "upstream_limit_reached", f"The model's endpoint: {CROWDED}", retryable=True)
-    return UpstreamError(error, waiting=True, delay_seconds=CROWDED_SECONDS)
+    return UpstreamError(error, waiting=True, delay_seconds=crowded_delay(seconds))
 
 
 def tell_of_own_key(error: UpstreamError) -> None:

@@ -3,22 +3,25 @@
 What may go out is what this worker was granted in Postgres (`store/shares.py`): so many calls at once, and slices of the requests
 and tokens of a minute, which lapse. Where nothing is limited, a permit is a number that goes up and down.
 
-A call that has to wait does so in line. That is no fault of its item: it uses no attempt, and the item's time stands still. An
-item that waits long goes back to wait in Postgres.
+A call that has to wait does so in line (upstream/line.py). That is no fault of its item: it uses no attempt, and the item's time
+stands still. An item that waits long for its first call goes back to wait in Postgres.
 """
 
 import asyncio
+import math
 import time
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
+from uuid import UUID
 
 from gristmill.domain.shares import SLICE_SECONDS
-from gristmill.upstream.caller import CALLER, Caller
+from gristmill.upstream.caller import CALLER
+from gristmill.upstream.line import Crowded as Crowded
+from gristmill.upstream.line import Line, NotCalled, Waiter
 
-# All waits of one run of an item. A lease is good for a minute beyond its items' time (store/spans.py).
+# For the first call of an item. One that has called waits as long as it takes: its worker keeps its lease (worker/shares.py).
 WAIT_SECONDS = 30.0
 ASK_SECONDS = 0.05  # between two askings while there is something to be had
 ASK_AGAIN_SECONDS = 0.25  # once there was less than was asked for
@@ -27,10 +30,6 @@ LEAST_AHEAD = (
 )
 AHEAD = 4  # … or this part of the share
 AHEAD_SECONDS = 2.0  # … or what comes in this time, where requests or tokens of a minute are limited
-
-
-class Crowded(Exception):
-    """No permit came free for too long: the call was not made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +49,6 @@ class Limits:
         return self.in_flight is not None or self.paced
 
 
-@dataclass(slots=True, eq=False)
-class _Waiter:
-    tokens: float
-    in_line: bool = True
-    admitted: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-
-    @property
-    def had_its_turn(self) -> bool:
-        return self.admitted.done() and not self.admitted.cancelled() and self.admitted.exception() is None
-
-    def give_up(self) -> None:
-        if not self.admitted.done():
-            self.admitted.set_exception(Crowded())
-
-
 class Permits:
     """For the tasks of one loop. `asking`: called when Postgres should be asked for more. `trusted`: whether what was granted
     is still this worker's for certain."""
@@ -79,16 +63,19 @@ class Permits:
     ) -> None:
         self.name = name
         self.limits = Limits()
+        self._limit_id: UUID | None = None
         self.calling = 0
         self.share = 0  # so many calls at once, where they are limited
         self.short = False  # there was less than was asked for
+        self.capped = False  # … because no more calls at once were granted
         self.requests = self.tokens = 0.0  # taken in advance and unused
         self.overdrawn = 0.0  # tokens used beyond what was taken for them
         self.lapses_at = 0.0
         self._asking = asking
         self._trusted = trusted
         self._clock = clock
-        self._waiting: deque[_Waiter] = deque()
+        self._waiting = Line()
+        self._closed = False
         self._peaks = (0, 0)  # most that called or waited, since the last asking and before it
         self._begun = (0, 0.0)  # calls and tokens since the last asking
         self._pace = 0.0  # calls a second, of late
@@ -120,20 +107,23 @@ class Permits:
 
     async def enter(self, tokens: float) -> None:
         """Raises Crowded. Every call that is begun is ended by `leave`."""
-        if not self._waiting and self._admits(tokens):
+        caller = CALLER.get()
+        if self._waiting.is_free_for(caller) and self._admits(tokens):
             self._begin(tokens)
         else:
-            await self._wait_in_line(_Waiter(tokens), CALLER.get())
+            await self._wait_in_line(Waiter(tokens, caller, self._clock()))
         self._note_peak()
 
-    async def _wait_in_line(self, waiter: _Waiter, caller: Caller | None) -> None:
-        loop = asyncio.get_running_loop()
-        left = WAIT_SECONDS if caller is None else max(0.0, WAIT_SECONDS - caller.waited_seconds)
-        began, timer = self._clock(), loop.call_later(left, waiter.give_up)
-        if caller is not None:
-            caller.postpone(left)
+    async def _wait_in_line(self, waiter: Waiter) -> None:
         self._waiting.append(waiter)
+        timer = None
+        if not waiter.has_called:
+            timer = asyncio.get_running_loop().call_later(WAIT_SECONDS, waiter.give_up)
+        if waiter.caller is not None:
+            waiter.caller.begin_wait(waiter.since)
         self._note_peak()
+        if self._closed:
+            self._let_go()
         self.ask_soon()
         try:
             await waiter.admitted
@@ -142,30 +132,60 @@ class Permits:
                 self.leave()
             raise
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
+            if waiter.caller is not None:
+                waiter.caller.end_wait(self._clock())
             if waiter.in_line:
                 self._waiting.remove(waiter)
-            if caller is not None:
-                waited = self._clock() - began
-                caller.waited_seconds += waited
-                caller.postpone(waited - left)
+                self.serve()  # it may have been in the way of others
 
     def leave(self) -> None:
         self.calling -= 1
         self.serve()
+        if self._waiting and self.capped and self.calling < self.share:
+            self.ask_soon(ASK_SECONDS)
 
     def correct(self, more_tokens: float) -> None:
         """The call used so many more than was thought, or fewer."""
         self.overdrawn += more_tokens
 
+    def unused(self) -> None:
+        """Nobody was called: what the call took but its tokens is there again."""
+        self.requests += self.limits.requests_per_minute is not None
+
     def serve(self) -> None:
         """Let in whose turn it is."""
-        while self._waiting and self._admits(self._waiting[0].tokens):
-            waiter = self._waiting.popleft()
-            waiter.in_line = False
+        while self._waiting and self._admits(self._waiting.head.tokens):
+            waiter = self._waiting.pop()
             if not waiter.admitted.done():
                 self._begin(waiter.tokens)
                 waiter.admitted.set_result(None)
+
+    # --- who waits in vain ---
+
+    def waiting_callers(self) -> Iterator[tuple[UUID, int, bool]]:
+        """The items that wait: their batch, their ordinal, and whether they have called before."""
+        for waiter in self._waiting:
+            if waiter.caller is not None:
+                yield (*waiter.caller.item, waiter.has_called)
+
+    def drop(self, batch_ids: Collection[UUID]) -> None:
+        """Nothing of these batches starts any more: what has not called goes back."""
+        for waiter in self._waiting:
+            if waiter.batch_id in batch_ids and not waiter.has_called:
+                waiter.give_up(0.0)
+
+    def close(self) -> None:
+        """This worker ends: who has not called goes back, and who has as soon as there is nothing here to wait for."""
+        self._closed = True
+        self._let_go()
+
+    def _let_go(self) -> None:
+        in_vain = self.limits.in_flight is not None and not (self.share or self.calling)
+        for waiter in self._waiting:
+            if in_vain or not waiter.has_called:
+                waiter.give_up(0.0)
 
     def _admits(self, tokens: float) -> bool:
         limits = self.limits
@@ -194,13 +214,16 @@ class Permits:
 
     # --- what Postgres is asked for, and grants ---
 
-    def limit(self, limits: Limits) -> None:
-        """What is newly limited begins with nothing."""
-        if limits == self.limits:
+    def limit(self, limits: Limits, limit_id: UUID | None = None) -> None:
+        """What is newly limited begins with nothing, also where there was another limit before (`limit_id`)."""
+        if (limits, limit_id) == (self.limits, self._limit_id):
             return
+        if limit_id != self._limit_id:
+            self.forfeit()
+            self.overdrawn = 0.0
         if limits.in_flight is None or self.limits.in_flight is None:
             self.share = 0
-        self.limits = limits
+        self.limits, self._limit_id = limits, limit_id
         if limits.some:
             self.ask_soon()
         self.serve()
@@ -231,18 +254,29 @@ class Permits:
             return max(min(2 * now, most), self.calling)
         return max(now, *self._peaks)
 
-    def asked(self) -> tuple[int, float, float]:
-        """Requests and tokens for those that wait and, as of late, for those that will come until the next asking; and the
-        tokens of the first. Begins a new window."""
+    def asked(self) -> tuple[int, float]:
+        """Requests and tokens for those that wait and, as of late, for those that will come until the next asking. Begins a
+        new window."""
         calls, tokens = self._begun
         waiting = sum(waiter.tokens for waiter in self._waiting)
         passed = max(self._clock() - self._asked_at, ASK_SECONDS)
         ahead = 0.0 if self._waiting else SLICE_SECONDS / passed
-        self._pace = 0.5 * self._pace + 0.5 * calls / passed
+        self._pace += (1 - math.exp(-passed / SLICE_SECONDS)) * (calls / passed - self._pace)
         self._begun, self._peaks, self._asked_at = (0, 0.0), (0, self._peaks[0]), self._clock()
         self._wants, self._was_busy = False, bool(self.calling or self._waiting)
-        least = self._waiting[0].tokens if self._waiting else 0.0
-        return len(self._waiting) + int(calls * ahead), waiting + tokens * ahead, least
+        return len(self._waiting) + int(calls * ahead), waiting + tokens * ahead
+
+    @property
+    def soon(self) -> float:
+        """Calls that will begin while a slice is good, as others end."""
+        return self._pace * SLICE_SECONDS
+
+    def head(self) -> tuple[float, float]:
+        """The tokens of the first that waits, and for how long it has."""
+        if not self._waiting:
+            return 0.0, 0.0
+        first = self._waiting.head
+        return first.tokens, self._clock() - first.since
 
     def handed_back(self) -> tuple[float, float, float]:
         """Requests and tokens that were taken and not used, and are not from now on: nothing of what has lapsed. And the
@@ -254,11 +288,15 @@ class Permits:
         self.overdrawn += saved
         return requests, tokens + saved, self.overdrawn
 
-    def ask_soon(self) -> None:
-        if self._timer is None:
-            pause = ASK_AGAIN_SECONDS if self.short else ASK_SECONDS
-            due = max(0.0, self._asked_at + pause - self._clock())
-            self._timer = asyncio.get_running_loop().call_later(due, self._ask)
+    def ask_soon(self, pause: float | None = None) -> None:
+        pause = pause or (ASK_AGAIN_SECONDS if self.short else ASK_SECONDS)
+        loop = asyncio.get_running_loop()
+        due = loop.time() + max(0.0, self._asked_at + pause - self._clock())
+        if self._timer is not None:
+            if self._timer.when() <= due:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_at(due, self._ask)
 
     def _ask(self) -> None:
         self._timer, self._wants = None, True
@@ -267,23 +305,29 @@ class Permits:
     def granted(self) -> None:
         """There may be more, or less, than there was."""
         self.serve()
+        if self._closed:
+            self._let_go()
         if self._waiting:
             self.ask_soon()
 
 
 class Permit:
     """The right to one call, as `async with`; raises Crowded when it is entered. `permits` None: nothing is limited.
-    `tokens`: what the call is thought to use, asked only where that is limited."""
+    `tokens`: what the call is thought to use, with the shortest answer and the longest; asked only where that is limited."""
 
-    def __init__(self, permits: Permits | None, tokens: Callable[[], int] = lambda: 0) -> None:
+    def __init__(
+        self, permits: Permits | None, tokens: Callable[[], tuple[int, int]] = lambda: (0, 0)
+    ) -> None:
         self._permits = permits
         self._estimated = tokens
+        self._least = 0  # tokens that it uses although nobody answers
         self._tokens: int | None = None  # that were taken for it
 
     async def __aenter__(self) -> Self:
         if self._permits is not None:
-            if self._permits.limits.tokens_per_minute is not None:
-                self._tokens = self._estimated()
+            if (most := self._permits.limits.tokens_per_minute) is not None:
+                least, longest = self._estimated()
+                self._least, self._tokens = min(least, most), min(longest, most)
             await self._permits.enter(self._tokens or 0)
         return self
 
@@ -291,9 +335,16 @@ class Permit:
         """What it really was; `tokens` is asked only where they are limited."""
         if self._permits is not None and self._tokens is not None:
             self._permits.correct(tokens() - self._tokens)
+            self._tokens = None
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._permits is not None:
-            self._permits.leave()
+        if self._permits is None:
+            return
+        called = not isinstance(error, NotCalled)
+        if not called:
+            self._permits.unused()
+        if self._tokens is not None:  # nobody has answered
+            self._permits.correct((self._least if called else 0) - self._tokens)
+        self._permits.leave()

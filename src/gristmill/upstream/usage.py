@@ -38,10 +38,11 @@ def tokens(sent: dict[str, Any], answer: dict[str, Any]) -> tuple[int, int]:
     return prompt, completion
 
 
-def expected(sent: dict[str, Any]) -> int:
-    """How many tokens a call may use, before it is made: its characters / 4, and the longest answer that it allows."""
+def expected(sent: dict[str, Any]) -> tuple[int, int]:
+    """How many tokens a call may use, before it is made: its characters / 4; and with the longest answer that it allows."""
+    prompt = _estimate(sent)
     longest = _count(sent, "max_tokens", "max_completion_tokens", "max_output_tokens") or 0
-    return min(_estimate(sent) + longest * (_count(sent, "n") or 1), _MAX_TOKENS)
+    return prompt, min(prompt + longest * (_count(sent, "n") or 1), _MAX_TOKENS)
 
 
 def _count(usage: dict[str, Any], *names: str) -> int | None:

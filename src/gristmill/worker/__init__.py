@@ -136,6 +136,7 @@ class Worker:
         self._stop_claiming.set()
         if self._claiming is not None:
             await self._claiming
+        self._shares.close()
         await self._items.drain(self._hurry, grace_seconds)
         self._stop_recording.set()
         if self._recording is not None:

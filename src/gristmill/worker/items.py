@@ -390,6 +390,7 @@ class Items:
             outcome = await self._outcome(task, work, now, caller)
         finally:
             CALLER.reset(token)
+            caller.ended()
             if lease.probing:
                 circuit.probe_ended(caller)
         if not (isinstance(outcome, Retry) and outcome.outage):
