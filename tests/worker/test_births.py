@@ -305,6 +305,36 @@ async def test_a_claim_that_looks_its_batch_up_keeps_its_slots(
     assert await violations(database) == []
 
 
+async def test_a_suspect_does_not_start_beside_a_batch_that_is_being_born(
+    database: Database, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its slots were offered while the worker, idle, looked for suspects."""
+    look = Stop(monkeypatch, spans, "suspects_wait", after=True)
+    async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER) as worker:
+        await idle(worker)
+        suspect = await make_batch(database, gates(1), start_paused=True)
+        await sql(database, "UPDATE span SET losses = 3")
+        await turn(database, batches.resume, suspect)
+        look.armed = True
+        worker.wake()
+        await look.reached.wait()
+        new = NewBatch(uuid7(), TENANT, "noop", "{}")
+        with worker.births.of(new, gates(2)) as birth:
+            step = asyncio.create_task(looked())
+            look.go_on.set()
+            await step
+            assert (await get(database, suspect)).processing == 0
+            async with database.transaction() as tx:
+                await batches.create(tx, new, gates(2))
+                await birth.lease(tx)
+            assert birth.start()
+        worker.wake()
+        scripted.gate.set()
+        for batch_id in (suspect, new.id):
+            await ended(database, batch_id)
+    assert await violations(database) == []
+
+
 async def test_a_create_that_comes_to_nothing_gives_its_slots_back(
     database: Database, scripted: Scripted
 ) -> None:

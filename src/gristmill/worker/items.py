@@ -126,7 +126,8 @@ class Items:
             taken = await self._claim(free)
             idle = not taken and not self._is_busy()
             looks = idle or self._isolation.is_time
-            if not (looks and await self._isolation.due(self.worker_id) and idle):
+            waits = looks and await self._isolation.due(self.worker_id)
+            if not (waits and idle) or self._is_busy():  # slots may have been offered during the look
                 return taken
             turn = Turn.SUSPECT  # there is nothing else to do
         return await self._claim_suspect(free) if turn is Turn.SUSPECT else 0
