@@ -370,6 +370,7 @@ class Items:
                     self._settle(work, await self._outcome(task, work, now))
                 else:
                     await self._run_on(work.job.circuit, task, work, now)
+                del work  # a slot that rests keeps nothing of it, neither its input nor its batch's own key
 
     def _rest(self) -> asyncio.Future[None]:
         waiting = self._loop.create_future()
