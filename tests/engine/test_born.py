@@ -29,7 +29,7 @@ from factories import (
 )
 from gristmill.db import Database
 from gristmill.domain.limits import FailureThreshold, LimitAction
-from gristmill.store import batches, circuits, leases, workers
+from gristmill.store import batches, circuits, leases, spans, workers
 from gristmill.store.batches import NewWebhook
 from gristmill.store.recording import Flush
 from mill import eventually
@@ -262,3 +262,16 @@ async def test_a_worker_that_is_declared_dead_waits_for_no_birth(database: Datab
     await reclaim(database)
     assert await waiting(database, batch_id) == [(0, 1)]
     assert await violations(database) == []
+
+
+@pytest.mark.parametrize(("plain", "sent"), [(["another"], None), (["noop"], '{"a":1}')])
+async def test_what_a_batch_runs_with_is_sent_only_with_its_items(
+    database: Database, plain: list[str], sent: str | None
+) -> None:
+    """Not with the answer that there is something for a claim in a transaction: that one brings it."""
+    worker = await make_worker(database)
+    await make_batch(database, 1, config='{"a":1}')
+    given = spans._given(worker, {"noop": 1}, ())
+    async with database.connection() as connection:
+        rows = await connection.fetch(spans._CLAIM, *given, False, plain, [], [])
+    assert [row["config"] for row in rows] == [sent]

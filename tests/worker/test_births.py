@@ -152,12 +152,13 @@ async def test_slots_are_held_for_one_batch_at_a_time(database: Database, script
     assert set(scripted.runs.values()) == {1}
 
 
-@pytest.mark.parametrize("loss", ["its chat", "its size", "its fault"])
+@pytest.mark.parametrize("loss", ["its chat", "its size", "its script", "its fault"])
 async def test_only_plain_items_are_leased(database: Database, scripted: Scripted, loss: str) -> None:
     items = gates(3)
     items[1] = {
         "its chat": NewItem("item-1", '{"do":"gate","history_id":7}', 7),
         "its size": NewItem("item-1", f'{{"do":"gate","text":"{"x" * 1024 * 1024}"}}'),
+        "its script": NewItem("item-1", f'{{"do":"gate","text":"{"字" * 600 * 1024}"}}'),
         "its fault": NewItem("item-1", "{}", error='{"type":"bad"}'),
     }[loss]
     async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER) as worker:
@@ -333,6 +334,40 @@ async def test_a_suspect_does_not_start_beside_a_batch_that_is_being_born(
         for batch_id in (suspect, new.id):
             await ended(database, batch_id)
     assert await violations(database) == []
+
+
+async def test_doubt_is_looked_into_as_soon_as_the_last_birth_has_ended(
+    database: Database, scripted: Scripted
+) -> None:
+    """Also if it takes all the slots that were held for it."""
+    async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER) as worker:
+        await idle(worker)
+        new = NewBatch(uuid7(), TENANT, "noop", "{}")
+        with worker.births.of(new, gates(1)) as birth:
+            async with database.transaction() as tx:
+                await batches.create(tx, new, gates(1))
+                await birth.lease(tx)
+            worker._items.doubt()
+            look = asyncio.create_task(looked())
+            worker.wake()
+            await look
+            assert not worker._items.news.is_set()
+            assert not birth.start()
+            assert worker._items.news.is_set()
+        await idle(worker)
+        scripted.gate.set()
+        await ended(database, new.id)
+
+
+async def test_nothing_is_left_to_come_when_a_worker_has_drained(
+    database: Database, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gristmill.worker.AFTERWARDS_SECONDS", NEVER)
+    async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER) as worker:
+        await idle(worker)
+        worker.wake()
+    assert worker._afterwards is not None
+    assert worker._afterwards.cancelled()
 
 
 async def test_a_create_that_comes_to_nothing_gives_its_slots_back(

@@ -216,7 +216,7 @@ charged_tenant AS (
 known AS (
     SELECT {", ".join(f"b.{name}" for name in assignments.COLUMNS)}
     FROM pick JOIN batch b ON b.id = pick.batch_id
-    WHERE pick.vtime = 0 AND NOT EXISTS (SELECT FROM taken OFFSET 1)
+    WHERE pick.vtime = 0 AND (SELECT count(*) FROM taken) = 1
 ),
 leased AS (
     INSERT INTO lease (id, batch_id, worker_id, first, last, remaining, attempt, losses, deadline_at)

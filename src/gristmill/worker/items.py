@@ -312,8 +312,8 @@ class Items:
         """`used`: so many of the slots are going to be."""
         self._unborn -= 1
         self._hold_slots(offer.processor, offer.circuit, -offer.slots)
-        if used < offer.slots:
-            self.news.set()  # a claim may have found none meanwhile
+        if used < offer.slots or self._in_doubt:
+            self.news.set()  # a claim may have found none meanwhile, or not have looked
 
     def take_born(self, offer: Offer, lease: Lease, assignment: Assignment, leased_at: float) -> None:
         """What was leased on an offer, and has committed: start it. What may not start any more goes back; what this worker
