@@ -46,15 +46,25 @@ async def make_born(
     **more: Any,
 ) -> tuple[UUID, Claim]:
     """A batch whose first items are leased to this worker by the transaction that makes it, if nothing is in the way."""
+    async with database.transaction() as tx:
+        return await bear(tx, worker_id, items, slots, **more)
+
+
+async def bear(
+    tx: Transaction,
+    worker_id: int,
+    items: int | Sequence[NewItem],
+    slots: int | Mapping[str, int],
+    **more: Any,
+) -> tuple[UUID, Claim]:
+    """As `make_born`, in a transaction that may go on."""
     if isinstance(items, int):
         items = [NewItem(f"item-{n}", f'{{"text":"{n}"}}') for n in range(items)]
     new = NewBatch(uuid7(), **({"tenant_id": TENANT, "processor": "noop", "config": "{}"} | more))
     free = {"noop": slots} if isinstance(slots, int) else slots
     claimed = [ClaimedItem(n, item.custom_id, None, item.input) for n, item in enumerate(items)]
-    async with database.transaction() as tx:
-        await batches.create(tx, new, items)
-        claim = await spans.born(tx, worker_id, free, new.id, claimed)
-    return new.id, claim
+    await batches.create(tx, new, items)
+    return new.id, await spans.born(tx, worker_id, free, new.id, claimed)
 
 
 def in_chats(*histories: int | None) -> list[NewItem]:

@@ -48,7 +48,7 @@ async def at_work(
     ) as worker:
 
         async def waits() -> bool:
-            return worker._items.worker_id != 0 and not worker._items._in_doubt
+            return worker._items.worker_id != 0 and not worker._items._claiming
 
         await eventually(waits)
         app = create_app(

@@ -1,5 +1,6 @@
 """Batches whose first items are leased by the transaction that makes them: only where a claim would have taken them, too."""
 
+import asyncio
 from typing import Any
 from uuid import UUID
 
@@ -8,6 +9,7 @@ import pytest
 from factories import (
     TENANT,
     all_of,
+    bear,
     claim,
     drain,
     events,
@@ -17,6 +19,7 @@ from factories import (
     make_born,
     make_worker,
     ordinals,
+    reclaim,
     record,
     retry,
     sql,
@@ -26,11 +29,13 @@ from factories import (
 )
 from gristmill.db import Database
 from gristmill.domain.limits import FailureThreshold, LimitAction
-from gristmill.store import batches, circuits
+from gristmill.store import batches, circuits, leases, spans, workers
 from gristmill.store.batches import NewWebhook
 from gristmill.store.recording import Flush
+from mill import eventually
 
 OTHER = UUID("00000000-0000-7000-8000-000000000002")
+BLOCKED = "datname = current_database() AND wait_event_type = 'Lock'"
 
 
 async def test_a_batch_is_made_with_its_first_items_in_a_lease(database: Database) -> None:
@@ -207,3 +212,66 @@ async def test_what_is_born_leased_counts_for_the_share_of_its_tenant(database: 
     assert await sql(database, "SELECT vtime FROM tenant_schedule WHERE tenant_id = $1", TENANT) == [30]
     assert [lease.batch_id for lease in await claim(database, worker, 10)] == [theirs]
     assert (await get(database, mine)).fresh
+
+
+async def test_a_batch_waits_for_no_other_of_its_tenant_to_be_born_leased(database: Database) -> None:
+    """Whose commit may wait for the disk."""
+    worker = await make_worker(database)
+    await make_born(database, worker, 1, 1)
+    await make_born(database, worker, 1, 1, tenant_id=OTHER)
+    async with database.transaction() as tx:
+        _, first = await bear(tx, worker, 2, 2)
+        async with asyncio.timeout(20):
+            _, of_another = await make_born(database, worker, 2, 2, tenant_id=OTHER)
+            _, second = await make_born(database, worker, 2, 2)
+    assert (first.taken, of_another.taken, second.taken) == (2, 2, 0)
+    assert await drain(database, worker) == 2
+    assert await violations(database) == []
+
+
+async def test_who_finds_out_what_it_has_waits_for_births_that_are_to_commit(database: Database) -> None:
+    """A client that gave up waiting for a COMMIT has not ended it. The heartbeat does not wait for either."""
+    worker = await make_worker(database)
+
+    async def disown() -> int:
+        async with database.transaction() as tx:
+            return await leases.disown(tx, worker, [])
+
+    async def waits() -> bool:
+        return await sql(database, f"SELECT count(*) FROM pg_stat_activity WHERE {BLOCKED}") == [1]
+
+    async with database.transaction() as tx:
+        batch_id, born = await bear(tx, worker, 3, 2)
+        assert born.taken == 2
+        disowning = asyncio.create_task(disown())
+        await eventually(waits)
+        async with asyncio.timeout(20), database.transaction() as another:
+            assert await workers.beat(another, worker)
+    assert await disowning == 1
+    assert await waiting(database, batch_id) == [(0, 1), (2, 2)]
+    assert await violations(database) == []
+
+
+async def test_a_worker_that_is_declared_dead_waits_for_no_birth(database: Database) -> None:
+    worker = await make_worker(database)
+    async with database.transaction() as tx:
+        batch_id, born = await bear(tx, worker, 2, 2)
+        async with asyncio.timeout(20):
+            await lose(database, worker)
+    assert born.taken == 2
+    await reclaim(database)
+    assert await waiting(database, batch_id) == [(0, 1)]
+    assert await violations(database) == []
+
+
+@pytest.mark.parametrize(("plain", "sent"), [(["another"], None), (["noop"], '{"a":1}')])
+async def test_what_a_batch_runs_with_is_sent_only_with_its_items(
+    database: Database, plain: list[str], sent: str | None
+) -> None:
+    """Not with the answer that there is something for a claim in a transaction: that one brings it."""
+    worker = await make_worker(database)
+    await make_batch(database, 1, config='{"a":1}')
+    given = spans._given(worker, {"noop": 1}, ())
+    async with database.connection() as connection:
+        rows = await connection.fetch(spans._CLAIM, *given, False, plain, [], [])
+    assert [row["config"] for row in rows] == [sent]

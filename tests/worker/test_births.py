@@ -8,13 +8,13 @@ from uuid import UUID
 
 import pytest
 
-from factories import TENANT, get, make_batch, sql, turn, violations, waiting
+from factories import TENANT, claim_some, get, lose, make_batch, make_worker, sql, turn, violations, waiting
 from gristmill.db import Database
 from gristmill.domain.errors import Conflict
 from gristmill.domain.ids import uuid7
 from gristmill.domain.states import TERMINAL, BatchStatus
 from gristmill.metrics import REGISTRY
-from gristmill.store import batches
+from gristmill.store import assignments, batches, spans
 from gristmill.store.batches import Changes, NewBatch, NewItem
 from gristmill.worker import Worker
 from mill import Scripted, eventually, working
@@ -79,7 +79,7 @@ async def idle(worker: Worker) -> None:
 
     async def waits() -> bool:
         items = worker._items
-        return items.worker_id != 0 and not items._in_doubt and not items.news.is_set()
+        return items.worker_id != 0 and not (items._claiming or items._in_doubt or items.news.is_set())
 
     await eventually(waits)
 
@@ -154,12 +154,13 @@ async def test_slots_are_held_for_one_batch_at_a_time(database: Database, script
     assert set(scripted.runs.values()) == {1}
 
 
-@pytest.mark.parametrize("loss", ["its chat", "its size", "its fault"])
+@pytest.mark.parametrize("loss", ["its chat", "its size", "its script", "its fault"])
 async def test_only_plain_items_are_leased(database: Database, scripted: Scripted, loss: str) -> None:
     items = gates(3)
     items[1] = {
         "its chat": NewItem("item-1", '{"do":"gate","history_id":7}', 7),
         "its size": NewItem("item-1", f'{{"do":"gate","text":"{"x" * 1024 * 1024}"}}'),
+        "its script": NewItem("item-1", f'{{"do":"gate","text":"{"字" * 600 * 1024}"}}'),
         "its fault": NewItem("item-1", "{}", error='{"type":"bad"}'),
     }[loss]
     async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER) as worker:
@@ -217,6 +218,158 @@ async def test_doubt_waits_for_those_whose_lease_is_not_known_yet(
         scripted.gate.set()
         await ended(database, first)
     assert set(scripted.runs.values()) == {1}
+
+
+class Stop:
+    """Where a function of the store waits for the test, once it is armed."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, owner: Any, name: str, *, after: bool = False) -> None:
+        self.armed = False
+        self.reached, self.go_on = asyncio.Event(), asyncio.Event()
+        real = getattr(owner, name)
+
+        async def stopped(*args: Any, **more: Any) -> Any:
+            answer = await real(*args, **more) if after else None
+            if self.armed:
+                self.armed = False
+                self.reached.set()
+                await self.go_on.wait()
+            return answer if after else await real(*args, **more)
+
+        patch.setattr(owner, name, stopped)
+
+
+async def test_a_commit_that_was_not_acknowledged_while_a_claim_was_under_way_starts_nothing_twice(
+    database: Database, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The claim says nothing about it: only a look does."""
+    claim = Stop(monkeypatch, spans, "claim")
+    async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER) as worker:
+        await idle(worker)
+
+        async def unheard_beside_a_claim(_: UUID) -> None:
+            claim.armed = True
+            worker.wake()
+            await claim.reached.wait()
+            raise Unheard
+
+        with pytest.raises(Unheard):
+            await bear(database, worker, gates(3), between=unheard_beside_a_claim)
+        claim.go_on.set()
+        await at_gate(scripted, 3)
+        scripted.gate.set()
+        [batch_id] = await sql(database, "SELECT id FROM batch")
+        await ended(database, batch_id)
+    assert (await attempts(database, batch_id), set(scripted.runs.values())) == ([1, 1, 1], {1})
+    assert await violations(database) == []
+
+
+async def test_a_worker_that_was_declared_dead_in_doubt_is_so_until_it_has_looked(
+    database: Database, scripted: Scripted
+) -> None:
+    """Or a look that is under way would end the doubt of what broke after it."""
+    async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER) as worker:
+        await idle(worker)
+        worker._items.doubt()
+        worker._items.drop()
+        assert worker._items.offer(TENANT, "noop", None, 1) is None
+        worker.wake()
+        await idle(worker)
+        offer = worker._items.offer(TENANT, "noop", None, 1)
+        assert offer is not None
+        worker._items.withdraw(offer)
+
+
+async def test_a_claim_that_looks_its_batch_up_keeps_its_slots(
+    database: Database, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does so for a batch that began elsewhere."""
+    look = Stop(monkeypatch, assignments, "load")
+    async with working(
+        database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER, concurrency=4
+    ) as worker:
+        await idle(worker)
+        begun = await make_batch(database, gates(5))
+        other = await make_worker(database)
+        assert (await claim_some(database, other, 1)).taken == 1
+        look.armed = True
+        worker.wake()
+        await look.reached.wait()
+        batch_id = await bear(database, worker, gates(4))
+        assert (await get(database, batch_id)).processing == 0
+        look.go_on.set()
+        await at_gate(scripted, 4)
+        assert {of for of, _ in scripted.runs} == {begun}
+        scripted.gate.set()
+        await lose(database, other)
+        for one in (begun, batch_id):
+            worker.wake()
+            await ended(database, one)
+    assert await violations(database) == []
+
+
+async def test_a_suspect_does_not_start_beside_a_batch_that_is_being_born(
+    database: Database, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its slots were offered while the worker, idle, looked for suspects."""
+    look = Stop(monkeypatch, spans, "suspects_wait", after=True)
+    async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER) as worker:
+        await idle(worker)
+        suspect = await make_batch(database, gates(1), start_paused=True)
+        await sql(database, "UPDATE span SET losses = 3")
+        await turn(database, batches.resume, suspect)
+        look.armed = True
+        worker.wake()
+        await look.reached.wait()
+        new = NewBatch(uuid7(), TENANT, "noop", "{}")
+        with worker.births.of(new, gates(2)) as birth:
+            step = asyncio.create_task(looked())
+            look.go_on.set()
+            await step
+            assert (await get(database, suspect)).processing == 0
+            async with database.transaction() as tx:
+                await batches.create(tx, new, gates(2))
+                await birth.lease(tx)
+            assert birth.start()
+        worker.wake()
+        scripted.gate.set()
+        for batch_id in (suspect, new.id):
+            await ended(database, batch_id)
+    assert await violations(database) == []
+
+
+async def test_doubt_is_looked_into_as_soon_as_the_last_birth_has_ended(
+    database: Database, scripted: Scripted
+) -> None:
+    """Also if it takes all the slots that were held for it."""
+    async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER) as worker:
+        await idle(worker)
+        new = NewBatch(uuid7(), TENANT, "noop", "{}")
+        with worker.births.of(new, gates(1)) as birth:
+            async with database.transaction() as tx:
+                await batches.create(tx, new, gates(1))
+                await birth.lease(tx)
+            worker._items.doubt()
+            look = asyncio.create_task(looked())
+            worker.wake()
+            await look
+            assert not worker._items.news.is_set()
+            assert not birth.start()
+            assert worker._items.news.is_set()
+        await idle(worker)
+        scripted.gate.set()
+        await ended(database, new.id)
+
+
+async def test_nothing_is_left_to_come_when_a_worker_has_drained(
+    database: Database, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gristmill.worker.AFTERWARDS_SECONDS", NEVER)
+    async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER) as worker:
+        await idle(worker)
+        worker.wake()
+    assert worker._afterwards is not None
+    assert worker._afterwards.cancelled()
 
 
 async def test_a_create_that_comes_to_nothing_gives_its_slots_back(

@@ -2,9 +2,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from factories import claim, get, make_batch, make_worker, sql, success
+import pytest
+
+from factories import claim, get, make_batch, make_worker, sql, success, violations
 from gristmill.db import Database
 from gristmill.domain.states import BatchStatus
+from gristmill.store.recording import COPY_FROM
 from gristmill.worker.recorder import Recorder
 from gristmill.worker.work import HeldLease
 from mill import eventually
@@ -81,3 +84,25 @@ async def test_the_sender_of_webhooks_is_woken_when_a_flush_was_sent_again_whose
             await tx.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {BLOCKED}")
         assert await news.flush() == ["ended", "drained"]
     assert await sql(database, "SELECT ordinal FROM result") == [0]
+
+
+async def test_one_result_with_a_lone_surrogate_ends_as_failed_and_the_others_of_its_flush_as_they_are(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of so many results that they are copied as text; and it is not taken for a flush that has to be sent again."""
+    batch_id = await make_batch(database, COPY_FROM + 10)
+    worker, news = await make_worker(database), News()
+    [lease] = await claim(database, worker, COPY_FROM + 10)
+    held = HeldLease(lease, len(lease.items))
+    async with recording(database, worker, news) as recorder:
+        for item in lease.items:
+            recorder.add(
+                held, success(lease, item.ordinal, content="\ud800" if item.ordinal == 7 else "fine")
+            )
+        await news.flush()
+    batch = await get(database, batch_id)
+    assert (batch.status, batch.success, batch.failed) == (BatchStatus.COMPLETED, COPY_FROM + 9, 1)
+    [error] = await sql(database, "SELECT error FROM result WHERE ordinal = 7")
+    assert "unstorable_result" in error
+    assert [one.message for one in caplog.records] == ["a result cannot be stored"]
+    assert await violations(database) == []

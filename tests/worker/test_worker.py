@@ -1,9 +1,11 @@
+import gc
 import random
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
 import orjson
+import pytest
 
 from factories import TENANT, events, get, make_batch, violations
 from gristmill.db import Database
@@ -12,6 +14,8 @@ from gristmill.metrics import REGISTRY
 from gristmill.store import batches, results
 from gristmill.store.batches import NewItem
 from gristmill.store.results import Attempt, Result
+from gristmill.store.spans import ClaimedItem
+from gristmill.worker.work import Work
 from mill import Scripted, eventually, working
 
 
@@ -63,6 +67,25 @@ async def test_each_outcome_ends_as_the_contract_says(database: Database, script
     assert (retried.attempt, [a.attempt for a in attempts]) == (2, [1])
     assert (await item(database, batch_id, "item-4"))[0].content == "nul \ufffd and a lone surrogate ?"
     assert await violations(database) == []
+
+
+@pytest.mark.parametrize("circuit", [None, "model"])
+async def test_nothing_of_an_item_is_kept_once_it_has_ended(
+    database: Database, scripted: Scripted, circuit: str | None
+) -> None:
+    """By the slots that are idle, either: they live as long as the worker."""
+
+    async def nothing_kept() -> bool:
+        gc.collect()
+        return not any(type(one) in {Work, ClaimedItem} for one in gc.get_objects())
+
+    batch_id = await make_batch(
+        database, script({"do": "succeed"}, {"do": "fail"}, {"do": "retry"}), circuit=circuit
+    )
+    async with working(database, scripted) as worker:
+        await ended(database, batch_id)
+        await eventually(nothing_kept)
+        assert worker._items._slots
 
 
 async def test_claims_and_flushes_are_timed(database: Database, scripted: Scripted) -> None:

@@ -6,6 +6,8 @@ The driver makes binary rows of records value by value, a UUID and a time again 
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 
+import asyncpg
+
 from gristmill.db import Transaction
 
 NULL = "\\N"
@@ -21,7 +23,8 @@ def escaped(text: str) -> str:
 
 
 async def copy(tx: Transaction, table: str, columns: Sequence[str], lines: Iterable[str]) -> None:
-    """Each line is a row: its fields in the order of the columns, separated by tabs, with a newline at its end."""
+    """Each line is a row: its fields in the order of the columns, separated by tabs, with a newline at its end.
+    Raises asyncpg.DataError for a text that is no UTF-8, as the driver does for an argument."""
     await tx.copy_to_table(table, columns=columns, source=_pieces(lines))
 
 
@@ -32,6 +35,13 @@ async def _pieces(lines: Iterable[str]) -> AsyncIterator[bytes]:
         piece.append(line)
         size += len(line)
         if size >= _PIECE_CHARACTERS:
-            yield "".join(piece).encode()
+            yield _encoded(piece)
             piece, size = [], 0
-    yield "".join(piece).encode()
+    yield _encoded(piece)
+
+
+def _encoded(piece: Iterable[str]) -> bytes:
+    try:
+        return "".join(piece).encode()
+    except UnicodeEncodeError:  # a lone surrogate; the error holds all of the piece
+        raise asyncpg.DataError("a text has a character that UTF-8 has not") from None

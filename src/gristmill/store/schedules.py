@@ -15,13 +15,15 @@ from uuid import UUID
 from gristmill.db import Transaction
 
 # Shared until the caller's transaction ends, so that nobody forgets a tenant whose batch is not yet to be seen. Claims, which
-# change no key, go on meanwhile.
+# change no key, go on meanwhile. Inserted only if it is not there: ON CONFLICT waits for whoever has it locked, to be changed,
+# and that may be a batch of the tenant that is born leased, whose commit waits for the disk.
 _ADD_TENANT = """
 WITH owner AS (SELECT tenant_id FROM batch WHERE id = $1),
+known AS (SELECT t.tenant_id FROM tenant_schedule t JOIN owner USING (tenant_id) FOR KEY SHARE OF t),
 new AS (
-    INSERT INTO tenant_schedule (tenant_id) SELECT tenant_id FROM owner ON CONFLICT (tenant_id) DO NOTHING RETURNING tenant_id
-),
-known AS (SELECT t.tenant_id FROM tenant_schedule t JOIN owner USING (tenant_id) FOR KEY SHARE OF t)
+    INSERT INTO tenant_schedule (tenant_id) SELECT tenant_id FROM owner WHERE NOT EXISTS (SELECT FROM known)
+    ON CONFLICT (tenant_id) DO NOTHING RETURNING tenant_id
+)
 SELECT tenant_id FROM new UNION ALL SELECT tenant_id FROM known
 """
 _ADD_BATCH = """

@@ -144,29 +144,38 @@ way AS (
 )
 """
 # A batch that is being made ($8), by the transaction that makes it. Only if nobody else waits for a slot, as far as a look at a
-# few can tell: else its first items take their turn.
+# few can tell: else its first items take their turn. Its commit waits for the disk, and until then its tenant's row is locked:
+# one of his batches at a time is born so, the others do not wait for that. The worker's row is shared: whether a commit that
+# was not acknowledged is still to come can be waited for (`leases.disown`), and heartbeats go on.
 _OWN = f"""
 pick AS (
-    SELECT s.batch_id, s.tenant_id, s.weight, s.vtime, s.max_concurrency, s.circuit, false AS probing,
-        least(free.slots, s.max_concurrency, held.slots)::int AS slots,
-        t.batches_started, (SELECT max(started) FROM tenant_schedule) AS tenants_started
-    FROM batch_schedule s
-    JOIN tenant_schedule t ON t.tenant_id = s.tenant_id
-    JOIN free ON free.processor = s.processor
-    LEFT JOIN circuit c ON c.tenant_id = s.tenant_id AND c.name = s.circuit
-    LEFT JOIN held ON held.tenant_id = s.tenant_id AND held.circuit = s.circuit
-    WHERE s.batch_id = $8 AND {_STARTABLE} AND c.until IS NULL AND (held.slots IS NULL OR held.slots > 0)
-        AND (SELECT count(*) FROM (SELECT FROM batch_schedule LIMIT {_MOST_OTHERS}) few) < {_MOST_OTHERS}
-        AND NOT EXISTS (
-            SELECT FROM batch_schedule s
-            JOIN free ON free.processor = s.processor
-            LEFT JOIN circuit c ON c.tenant_id = s.tenant_id AND c.name = s.circuit
-            WHERE s.batch_id <> $8 AND {_STARTABLE}
-                AND (SELECT true FROM span w WHERE w.batch_id = s.batch_id AND w.available_at <= now() LIMIT 1)
-                AND (s.max_concurrency IS NULL OR s.max_concurrency > (
-                    SELECT coalesce(sum(l.remaining), 0) FROM lease l WHERE l.batch_id = s.batch_id
-                ))
-        )
+    SELECT own.*, t.batches_started, (SELECT max(started) FROM tenant_schedule) AS tenants_started
+    FROM (
+        SELECT s.batch_id, s.tenant_id, s.weight, s.vtime, s.max_concurrency, s.circuit, false AS probing,
+            least(free.slots, s.max_concurrency, held.slots)::int AS slots
+        FROM batch_schedule s
+        JOIN free ON free.processor = s.processor
+        LEFT JOIN circuit c ON c.tenant_id = s.tenant_id AND c.name = s.circuit
+        LEFT JOIN held ON held.tenant_id = s.tenant_id AND held.circuit = s.circuit
+        WHERE s.batch_id = $8 AND {_STARTABLE} AND c.until IS NULL AND (held.slots IS NULL OR held.slots > 0)
+            AND (SELECT count(*) FROM (SELECT FROM batch_schedule LIMIT {_MOST_OTHERS}) few) < {_MOST_OTHERS}
+            AND NOT EXISTS (
+                SELECT FROM batch_schedule s
+                JOIN free ON free.processor = s.processor
+                LEFT JOIN circuit c ON c.tenant_id = s.tenant_id AND c.name = s.circuit
+                WHERE s.batch_id <> $8 AND {_STARTABLE}
+                    AND (SELECT true FROM span w WHERE w.batch_id = s.batch_id AND w.available_at <= now() LIMIT 1)
+                    AND (s.max_concurrency IS NULL OR s.max_concurrency > (
+                        SELECT coalesce(sum(l.remaining), 0) FROM lease l WHERE l.batch_id = s.batch_id
+                    ))
+            )
+    ) own
+    CROSS JOIN LATERAL (
+        SELECT FROM worker WHERE own.slots > 0 AND id = $1 AND NOT dead FOR KEY SHARE
+    ) me
+    CROSS JOIN LATERAL (
+        SELECT batches_started FROM tenant_schedule WHERE tenant_id = own.tenant_id FOR NO KEY UPDATE SKIP LOCKED
+    ) t
 ),
 way AS (
     SELECT webhook_url IS NOT NULL OR webhooks IS NOT NULL AS told, true AS is_open FROM batch WHERE id = $8
@@ -222,7 +231,7 @@ charged_tenant AS (
 known AS (
     SELECT {", ".join(f"b.{name}" for name in assignments.COLUMNS)}
     FROM pick JOIN batch b ON b.id = pick.batch_id
-    WHERE pick.vtime = 0 AND NOT EXISTS (SELECT FROM taken OFFSET 1)
+    WHERE pick.vtime = 0 AND (SELECT count(*) FROM taken) = 1
 ),
 leased AS (
     INSERT INTO lease (id, batch_id, worker_id, first, last, remaining, attempt, losses, deadline_at)

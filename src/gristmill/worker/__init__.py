@@ -147,6 +147,8 @@ class Worker:
         if self._ingesting is not None:
             self._ingesting.cancel()  # a large file may take longer than we have; another process begins anew
         await asyncio.gather(*self._duties, return_exceptions=True)
+        if self._afterwards is not None:
+            self._afterwards.cancel()
         await self._say_goodbye()
 
     async def _say_goodbye(self) -> None:

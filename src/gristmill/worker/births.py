@@ -6,6 +6,7 @@ Whatever a claim would have to respect has to be certainly out of the way; else 
 (docs/decisions/0017-born-leased.md).
 """
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -92,7 +93,7 @@ def _startable(given: Sequence[NewItem]) -> int:
         return 0
     left = MOST_BYTES
     for ordinal, item in enumerate(given):
-        left -= len(item.input)
+        left -= sys.getsizeof(item.input)  # a character takes up to four bytes
         if left < 0 or item.history_id is not None:
             return ordinal
     return len(given)

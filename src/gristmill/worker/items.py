@@ -99,7 +99,8 @@ class Items:
         self._linger: asyncio.TimerHandle | None = None
         self._jobs: OrderedDict[UUID, Job] = OrderedDict()
         self._held: dict[int, HeldLease] = {}
-        self._in_doubt = False  # a claim broke: it may have committed without our knowing
+        self._claiming = False  # a claim is under way: what it takes has no slots yet
+        self._in_doubt = False  # a claim or a birth broke: it may have committed without our knowing
         self._plain = [name for name, one in processors.items() if not one.has_chats]
         self._in_full = False  # what the last claim would have had needed a transaction
         self._unborn = 0  # batches that are being made, whose first items are to start here
@@ -125,7 +126,8 @@ class Items:
             taken = await self._claim(free)
             idle = not taken and not self._is_busy()
             looks = idle or self._isolation.is_time
-            if not (looks and await self._isolation.due(self.worker_id) and idle):
+            waits = looks and await self._isolation.due(self.worker_id)
+            if not (waits and idle) or self._is_busy():  # slots may have been offered during the look
                 return taken
             turn = Turn.SUSPECT  # there is nothing else to do
         return await self._claim_suspect(free) if turn is Turn.SUSPECT else 0
@@ -147,10 +149,19 @@ class Items:
             if self._unborn:  # a lease that is being made is not known yet
                 return 0
             await self._settle_doubt()
-        self._in_doubt = True
+        self._claiming = True
+        try:
+            return await self._claim_and_take(free, suspect)
+        finally:
+            self._claiming = False
+
+    async def _claim_and_take(self, free: Mapping[str, int], suspect: bool) -> int:
         claimed_at = time.monotonic()
-        claim = await self._claimed(free, suspect)
-        self._in_doubt = False
+        try:
+            claim = await self._claimed(free, suspect)
+        except BaseException:
+            self._in_doubt = True
+            raise
         metrics.claimed(time.monotonic() - claimed_at)
         claimed = [HeldLease(lease, len(lease.items)) for lease in claim.leases]
         self._held.update({one.lease.id: one for one in claimed})
@@ -205,6 +216,7 @@ class Items:
         return free
 
     async def _settle_doubt(self) -> None:
+        """Nothing is leased to this worker meanwhile. Nothing else ends the doubt: it may be that of another claim or birth."""
         known = self._recorder.unacknowledged.union(
             self._held
         )  # those whose items have all ended may be on their way
@@ -279,7 +291,9 @@ class Items:
         """Hold so many of the slots that are free for a batch that is being made, at most `most`: what a claim would be
         told now. None if a claim would take nothing, or is under way and may take them. Ends with `take_born` or
         `withdraw`."""
-        if self._closed or self._in_doubt or not self._trusted() or not self._isolation.is_idle:
+        if self._closed or self._claiming or self._in_doubt:
+            return None
+        if not self._trusted() or not self._isolation.is_idle:
             return None
         if self._shares.limits_starts:  # a claim has to hold them, before everything else
             return None
@@ -298,8 +312,8 @@ class Items:
         """`used`: so many of the slots are going to be."""
         self._unborn -= 1
         self._hold_slots(offer.processor, offer.circuit, -offer.slots)
-        if used < offer.slots:
-            self.news.set()  # a claim may have found none meanwhile
+        if used < offer.slots or self._in_doubt:
+            self.news.set()  # a claim may have found none meanwhile, or not have looked
 
     def take_born(self, offer: Offer, lease: Lease, assignment: Assignment, leased_at: float) -> None:
         """What was leased on an offer, and has committed: start it. What may not start any more goes back; what this worker
@@ -356,6 +370,7 @@ class Items:
                     self._settle(work, await self._outcome(task, work, now))
                 else:
                     await self._run_on(work.job.circuit, task, work, now)
+                del work  # a slot that rests keeps nothing of it, neither its input nor its batch's own key
 
     def _rest(self) -> asyncio.Future[None]:
         waiting = self._loop.create_future()
@@ -499,7 +514,6 @@ class Items:
             self._hold(work.job, -1)
         self._ready.clear()
         self._held.clear()
-        self._in_doubt = False
 
     async def drain(self, hurry: asyncio.Event, grace_seconds: float) -> None:
         """Give back what has not started; wait for what runs, at most the grace; then interrupt and give back the rest."""
