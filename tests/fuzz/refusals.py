@@ -7,7 +7,8 @@ from schemathesis import Case, CheckContext, Response
 from schemathesis.generation.modes import GenerationMode
 
 # What no schema says: that something exists or can be reached, …
-_MISSING = """unknown_agent unknown_custom_id unknown_file unknown_directory unknown_configuration unknown_processor unknown_preset unpublished
+_MISSING = """unknown_custom_id
+unknown_agent unknown_file unknown_directory unknown_configuration unknown_processor unknown_preset unpublished
 agent_not_published empty_directory empty_file missing address_refused url_unreachable"""
 # … goes together, …
 _TOGETHER = """agent_or_processor key_or_model no_upstream config_with_agent with_configuration other_processor requests_or_source
