@@ -37,8 +37,10 @@ def test_every_path_of_every_route_leads_where_the_framework_would_go(text: str)
         path = route.path_format.format(**dict.fromkeys(route.param_convertors, text))
         for method in route.methods or ():
             expected, scope = first_of(method, path), scope_of(method, path)
-            assert expected is not None
-            if expected[0].path in OTHERS:
+            if expected is None:  # a name that may have slashes in it has no line breaks
+                assert "\n" in text
+                assert routes.found(scope) is None
+            elif expected[0].path in OTHERS:
                 assert routes.found(scope) is None
             else:
                 assert routes.found(scope) == (expected[0].endpoint, expected[1])
