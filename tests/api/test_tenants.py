@@ -128,6 +128,8 @@ async def test_every_route_refuses_whoever_lacks_its_scope_and_nobody_else(
         for scope, one in holders.items():
             answer = await one.send(method, path)
             where = f"{scope} at {method} {route.path_format}"
+            if scope == keys.OPERATE and holder is new_token:  # never a right by a token
+                scope = ""
             if scope == need or need is None or (scope == "admin" and need != keys.OPERATE):
                 assert answer.status_code not in (401, 403), where
             else:
