@@ -344,6 +344,38 @@ async def test_a_cancelled_batch_whose_file_is_bad_ends_cancelled(mill: Mill, da
     assert await factories.violations(database) == []
 
 
+async def test_a_resume_that_meets_the_end_of_an_ingest_lets_the_batch_start(
+    mill: Mill, database: Database
+) -> None:
+    """The ingest is held where it has the batch's row and has not yet made its schedule."""
+    await factories.make_batch(database, 1, start_paused=True)
+    batch_id = await mill.batch(lines(2), 2)
+    await factories.turn(database, batches.pause, batch_id)
+    holder = await database.connect()
+    try:
+        async with holder.transaction():
+            await holder.execute("SELECT FROM tenant_schedule FOR UPDATE")
+            reading = asyncio.create_task(mill.ingests.step())
+            await _wait_for_locks(database, 1)
+            resuming = asyncio.create_task(factories.turn(database, batches.resume, batch_id))
+            await _wait_for_locks(database, 2)
+        await asyncio.gather(reading, resuming)
+    finally:
+        await holder.close()
+    assert await factories.violations(database) == []
+    assert len(await factories.claim(database, await factories.make_worker(database), 9)) == 1
+
+
+async def _wait_for_locks(database: Database, count: int) -> None:
+    waiting = """
+        SELECT count(DISTINCT pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
+        WHERE NOT granted AND datname = current_database()
+    """
+    async with asyncio.timeout(30):
+        while await factories.sql(database, waiting) != [count]:
+            await asyncio.sleep(0.01)
+
+
 async def test_pauses_and_cancels_at_any_moment_leave_a_batch_that_ends(
     mill: Mill, database: Database
 ) -> None:

@@ -31,6 +31,7 @@ DURABLE: Mapping[str, str] = {
 # For tests: a crash loses all. Without autovacuum nothing connects to a template while it is being copied.
 THROWAWAY: Mapping[str, str] = {
     **DURABLE,
+    "max_connections": "500",  # several processes of tests, with several services each
     "fsync": "off",
     "synchronous_commit": "off",
     "full_page_writes": "off",

@@ -511,6 +511,8 @@ async def resume(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> Batch:
     while not await _let_start(tx, tenant_id, batch_id):
         await limits.wait_for_the_flush(tx, batch_id)
     await _turn(tx, tenant_id, batch_id, BatchStatus.PAUSED, BatchStatus.IN_PROGRESS, "resume")
+    # Again: an ingest that ended while this waited for the batch has just made its schedule, of a batch that was paused.
+    await schedules.set_paused(tx, batch_id, False)
     await announcements.announce(tx, batch_id, "resumed")
     return await get(tx, tenant_id, batch_id)
 
