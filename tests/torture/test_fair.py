@@ -82,6 +82,7 @@ async def started(client: httpx2.AsyncClient, batch_id: str) -> list[datetime]:
     return sorted(datetime.fromisoformat(one) for one in at if one)
 
 
+@pytest.mark.long  # in a whole run it once counted 208 of A's, which is not understood yet
 async def test_a_hundred_items_get_half_of_what_starts_beside_another_tenants_twenty_thousand(
     own_database_url: str, folder: Path
 ) -> None:
