@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from gristmill.embedded.postgres import EmbeddedPostgres
+from gristmill.worker.items import AHEAD_SECONDS
 from torture.checker import custom_id
 from torture.fleet import Fleet
 from torture.load import BATCHES
@@ -21,7 +22,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 SLOTS = 64
 ITEMS = 20_000
-SECONDS = 0.05  # of an item
+SECONDS = 0.2  # of an item
+# A claim takes what is free, and what will be within a moment. While two have work, start-time fair queueing lets one have at
+# most a largest claim of each more than the other (Goyal, Vin and Cheng 1996, theorem 1).
+MOST_AT_ONCE = SLOTS + int(SLOTS / SECONDS * AHEAD_SECONDS)
 B_ITEMS = 100
 ROUNDS = 7
 END_SECONDS = 600
@@ -82,7 +86,6 @@ async def started(client: httpx2.AsyncClient, batch_id: str) -> list[datetime]:
     return sorted(datetime.fromisoformat(one) for one in at if one)
 
 
-@pytest.mark.long  # in a whole run it once counted 208 of A's, which is not understood yet
 async def test_a_hundred_items_get_half_of_what_starts_beside_another_tenants_twenty_thousand(
     own_database_url: str, folder: Path
 ) -> None:
@@ -103,7 +106,7 @@ async def test_a_hundred_items_get_half_of_what_starts_beside_another_tenants_tw
         beside = [at for at in await started(fleet.client, much) if of_b[0] <= at <= of_b[-1]]
     print(f"while B's {B_ITEMS} items started, {len(beside)} of A's {ITEMS:,} did")
     assert len(of_b) == B_ITEMS
-    assert len(beside) <= B_ITEMS + SLOTS  # as many as B's, and a claim more
+    assert len(beside) <= B_ITEMS + 2 * MOST_AT_ONCE
 
 
 @pytest.mark.long
