@@ -77,10 +77,12 @@ class Cutter:
                 to_server.write(piece)
                 await to_server.drain()
         finally:
-            if said.is_set():
-                await back
-            back.cancel()
-            to_server.transport.abort()
+            try:
+                if said.is_set():
+                    await back
+            finally:
+                back.cancel()
+                to_server.transport.abort()
 
     async def _back(
         self, from_server: asyncio.StreamReader, writer: asyncio.StreamWriter, said: asyncio.Event

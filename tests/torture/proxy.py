@@ -169,10 +169,10 @@ class Proxy:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._carried.discard(carried)
+            to_server.transport.abort()  # first: the wait below is broken off when the proxy ends meanwhile
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
-            to_server.transport.abort()
 
     async def _forth(self, carried: _Carried, reader: asyncio.StreamReader) -> None:
         frontend = Frontend()

@@ -54,6 +54,13 @@ async def until(client: AsyncOpenAI, batch_id: str, met: Callable[[Batch], bool]
             await asyncio.sleep(0.05)
 
 
+async def at_work(mill: Served, name: str) -> None:
+    """Until a call is held by that name: a batch in progress may have items that wait for a permit only."""
+    async with asyncio.timeout(90):
+        while not any(f"[hold={name}]" in request.said for request in mill.llm.requests):
+            await asyncio.sleep(0.05)
+
+
 async def ended(client: AsyncOpenAI, batch_id: str) -> Batch:
     final = {"completed", "failed", "expired", "cancelled"}
     return await until(client, batch_id, lambda batch: batch.status in final)
@@ -230,7 +237,7 @@ async def test_a_cancelled_batch_keeps_what_was_done(mill: Served, client: Async
 
 async def test_a_batch_whose_time_is_over_is_expired(mill: Served, client: AsyncOpenAI) -> None:
     batch = await make(client, *(line(f"{n}", "[hold=expired]") for n in range(120)))
-    await until(client, batch.id, lambda one: one.status == "in_progress")
+    await at_work(mill, "expired")
     async with mill.database.connection() as connection:
         for table, column in (("batch", "id"), ("batch_schedule", "batch_id")):
             late = f"UPDATE {table} SET deadline_at = now() - interval '1 second' WHERE {column} = $1"

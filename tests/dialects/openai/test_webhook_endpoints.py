@@ -13,7 +13,7 @@ from openai.types.webhooks import WebhookEndpointWithSecret
 from fakes.receiver import Receiver, reset, status
 from served import Served
 
-from .test_openai import ended, line, make, until, uuid
+from .test_openai import at_work, ended, line, make, until, uuid
 
 pytestmark = pytest.mark.slow
 JSON = {"Content-Type": "application/json"}
@@ -85,10 +85,11 @@ async def test_cancelled_failed_and_expired_batches_have_their_own_events(
 ) -> None:
     endpoint = await kept(client, receiver.url)
     held = [line(f"{n}", "[hold=told]") for n in range(120)]
-    cancelled, expired = [await make(client, *held) for _ in range(2)]
+    expired = await make(client, *held)
+    await at_work(mill, "told")
+    cancelled = await make(client, *held)
     failed = await make(client, line("a", "One", url="/v1/embeddings"))
     await client.batches.cancel(cancelled.id)
-    await until(client, expired.id, lambda one: one.status == "in_progress")
     async with mill.database.connection() as connection:
         for table, column in (("batch", "id"), ("batch_schedule", "batch_id")):
             statement = f"UPDATE {table} SET deadline_at = now() WHERE {column} = $1"
