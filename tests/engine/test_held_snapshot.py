@@ -50,6 +50,7 @@ async def test_rows_are_found_by_their_keys_among_those_that_have_gone(database:
             pages = {
                 "claim of what has begun": begun,
                 "claim of what has not": await _pages(database, mode, spans._CLAIM, *free, *fronts),
+                "suspects": await _pages(database, mode, spans._SUSPECTS, worker, ["noop"]),
                 "fronts": await _pages(database, mode, schedules._FRONTS, [TENANT], *fronts),
                 "hold": await _pages(database, mode, spans._HELD, lease_ids, [0, 0], worker),
                 "set": await _pages(database, mode, spans._SET_REMAINING, lease_ids, [1, 1]),

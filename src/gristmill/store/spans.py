@@ -231,13 +231,13 @@ cut AS (
 charge AS (SELECT sum(taken_last - first + 1) AS items FROM taken HAVING count(*) > 0),
 charged_batch AS (
     UPDATE batch_schedule s SET vtime = greatest(s.vtime, pick.batches_started) + charge.items / s.weight
-    FROM pick, charge WHERE s.batch_id = pick.batch_id
+    FROM pick, charge WHERE s.batch_id = (SELECT batch_id FROM pick)
 ),
 charged_tenant AS (
     UPDATE tenant_schedule t SET started = greatest(t.vtime, pick.tenants_started),
         vtime = greatest(t.vtime, pick.tenants_started) + charge.items,
         batches_started = greatest(t.batches_started, pick.vtime)
-    FROM pick, charge WHERE t.tenant_id = pick.tenant_id
+    FROM pick, charge WHERE t.tenant_id = (SELECT tenant_id FROM pick)
 ),
 known AS (
     SELECT {", ".join(f"b.{name}" for name in assignments.COLUMNS)}
@@ -272,11 +272,12 @@ CROSS JOIN LATERAL (
 _ENDED = "SELECT ordinal FROM result WHERE batch_id = $1 AND ordinal = ANY ($2)"
 
 
-# A literal as in span_suspect_idx. What a worker has in hand itself has ended by the time it claims one.
+# A literal as in span_suspect_idx, and from there to the schedules by their keys. What a worker has in hand itself has ended by
+# the time it claims one.
 _SUSPECTS = f"""
 WITH {service_limits.room("lease.worker_id <> $1")}
 SELECT EXISTS (
-    SELECT FROM span w JOIN batch_schedule s ON s.batch_id = w.batch_id
+    SELECT FROM span w CROSS JOIN LATERAL (SELECT * FROM batch_schedule WHERE batch_id = w.batch_id OFFSET 0) s
     LEFT JOIN circuit c ON c.tenant_id = s.tenant_id AND c.name = s.circuit
     WHERE w.losses >= {SUSPECT_LOSSES} AND w.available_at <= now() AND s.processor = ANY ($2) AND {_STARTABLE}
         AND (s.max_concurrency IS NULL OR s.max_concurrency > (
