@@ -28,7 +28,7 @@ from gristmill.processors.base import Context
 from gristmill.store import batches, circuits, spans
 from gristmill.store.batches import NewItem
 from gristmill.upstream.circuit import Call
-from gristmill.worker import Worker, items
+from gristmill.worker import Worker, slots
 from gristmill.worker import circuits as worker_circuits
 from mill import NoConfig, Script, Scripted, eventually, working
 
@@ -203,7 +203,7 @@ class Stubborn(Scripted):
 async def test_suspects_do_not_wait_for_an_item_that_goes_on_although_it_was_interrupted(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(items, "INTERRUPT_SECONDS", 0.1)
+    monkeypatch.setattr(slots, "INTERRUPT_SECONDS", 0.1)
     processor = Stubborn()
     stubborn = await make_batch(database, [NewItem("a", '{"do":"gate"}')], item_timeout_seconds=0.1)
     async with working(database, processor, concurrency=8):
@@ -217,7 +217,7 @@ async def test_suspects_do_not_wait_for_an_item_that_goes_on_although_it_was_int
 async def test_others_do_not_wait_for_a_suspect_that_goes_on_although_it_was_interrupted(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(items, "INTERRUPT_SECONDS", 0.1)
+    monkeypatch.setattr(slots, "INTERRUPT_SECONDS", 0.1)
     processor = Stubborn()
     suspected = await make_batch(
         database, [NewItem("a", '{"do":"gate"}')], item_timeout_seconds=0.1, start_paused=True

@@ -226,7 +226,7 @@ async def test_what_is_not_used_any_more_is_given_back_also_of_an_endpoint_that_
     database: Database, llm: FakeLLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gristmill.worker.circuits.KEPT", 0)
-    monkeypatch.setattr("gristmill.worker.items.JOBS_KEPT", 0)
+    monkeypatch.setattr("gristmill.worker.jobs.JOBS_KEPT", 0)
     await limit(database, "upstream", "model", 6)
     async with workers(database, llm, 1):
         await ended(database, await make(database, 40))

@@ -85,7 +85,7 @@ async def test_nothing_of_an_item_is_kept_once_it_has_ended(
     async with working(database, scripted) as worker:
         await ended(database, batch_id)
         await eventually(nothing_kept)
-        assert worker._items._slots
+        assert worker._items.slots._slots
 
 
 async def test_claims_and_flushes_are_timed(database: Database, scripted: Scripted) -> None:

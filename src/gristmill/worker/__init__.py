@@ -108,7 +108,7 @@ class Worker:
         )
         self._recording = asyncio.create_task(self._recorder.run(self._stop_recording))
         lease = self._settings.lease_seconds
-        self._duty("watch", self._items.watch, 0.1)
+        self._duty("watch", self._items.slots.watch, 0.1)
         self._duty("circuits", self._circuits.step, poll, self._circuits.news)
         self._duty("shares", self._shares.step, min(poll, LOOK_SECONDS), self._shares.news)
         self._duty("fronts", self._fronts.step, fronts.LOOK_SECONDS)

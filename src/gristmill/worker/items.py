@@ -1,49 +1,37 @@
-"""Items: claimed when they can start, run side by side in slots, their verdicts handed to the recorder.
-
-Slots are coroutines that live as long as the worker and take one item after the other: a task per item would cost 4.4 µs,
-a timeout per item 5.9 (docs/performance.md). One watch ends what runs over its time.
-"""
+"""Items: claimed when they can start, and put into slots (worker/slots.py), which hand their verdicts to the recorder."""
 
 import asyncio
 import logging
 import random
 import time
-from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from gristmill import metrics
 from gristmill.db import Database
-from gristmill.domain.outcomes import Outcome, Retry
 from gristmill.processors.base import Processor, Services
-from gristmill.store import assignments, leases, limited_claims, spans
+from gristmill.store import leases, limited_claims, spans
 from gristmill.store.assignments import Assignment
 from gristmill.store.limited_claims import Left
 from gristmill.store.spans import Claim, Lease
-from gristmill.upstream.circuit import CALLER, Caller, Circuit
+from gristmill.upstream.circuit import Circuit
 from gristmill.worker.circuits import Circuits
 from gristmill.worker.fronts import Fronts
 from gristmill.worker.isolation import Isolation, Turn
+from gristmill.worker.jobs import Jobs
 from gristmill.worker.loop import first_of
 from gristmill.worker.recorder import FULL, Recorder
 from gristmill.worker.shares import Shares
-from gristmill.worker.work import HeldLease, Job, Load, Work, excused, prepared, run, settle, timed_out
+from gristmill.worker.slots import Slots
+from gristmill.worker.work import HeldLease, Job, Load, Work
 
 log = logging.getLogger(__name__)
 
-JOBS_KEPT = 500  # batches whose configuration stays parsed
 AHEAD_SECONDS = 0.2  # items so fast that their slots empty within a claim are claimed that far ahead
 AHEAD_MOST = 2000
-WOKEN = 4  # slots that a claim wakes; each wakes two more while items are left, so that items that never wait stay in few
-INTERRUPT_SECONDS = 5.0  # how long items may take to end once they are interrupted
 LINGER_SECONDS = 0.01  # how long a free slot may wait for others, so that a claim is worth its cost
-UNINTERRUPTED_SECONDS = (
-    0.001  # items that never wait let the rest of the loop in after so long: each answer of
-)
-# Postgres to a claim or a flush waits so long, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +64,6 @@ class Items:
         self.news = asyncio.Event()
         self.worker_id = 0
         self._database = database
-        self._services = services
         self._processors = processors
         self._recorder = recorder
         self._circuits = circuits
@@ -86,21 +73,11 @@ class Items:
         self._upstream_concurrency = upstream_concurrency
         self._parser_concurrency = parser_concurrency
         self._trusted = trusted
-        self._ready: deque[Work] = deque()
-        self._idle: deque[asyncio.Future[None]] = deque()
-        self._running: dict[asyncio.Task[None], float] = {}  # until when, on the loop's clock
-        self._overdue: set[asyncio.Task[None]] = set()
-        self._slots: set[asyncio.Task[None]] = set()
         self._loads = {name: Load() for name in processors}
-        self._rate = 0.0  # items a second, of late
-        self._ended_since = 0
+        self.slots = Slots(recorder, circuits, self._loads, concurrency=concurrency, freed=self._slot_is_free)
+        self._jobs = Jobs(database, services, processors, circuits, self._loads)
         self._loop = asyncio.get_running_loop()
-        self._rated_at = self._loop.time()
-        self._slice_ends = 0.0
-        self._slice: asyncio.Future[None] = self._loop.create_future()
-        self._slice.set_result(None)
         self._linger: asyncio.TimerHandle | None = None
-        self._jobs: OrderedDict[UUID, Job] = OrderedDict()
         self._held: dict[int, HeldLease] = {}
         self._claiming = False  # a claim is under way: what it takes has no slots yet
         self._in_doubt = False  # a claim or a birth broke: it may have committed without our knowing
@@ -108,9 +85,8 @@ class Items:
         self._in_full = False  # what the last claim would have had needed a transaction
         self._unborn = 0  # batches that are being made, whose first items are to start here
         self._closed = False  # nothing more is taken
-        self._ending = False
         self._isolation = Isolation(database, processors, self._is_busy)
-        recorder.busy = lambda: bool(self._running or self._ready)
+        recorder.busy = lambda: self.slots.has_some
 
     # --- claiming ---
 
@@ -119,7 +95,7 @@ class Items:
         were, others may be there for the slots that are still free."""
         self._forget_ended_leases()
         if not self._trusted():
-            self._return_ready()
+            self.slots.return_ready()
             return 0
         free = self._free()
         if not free or self._recorder.backlog >= FULL:
@@ -141,11 +117,9 @@ class Items:
         return taken
 
     def _is_busy(self) -> bool:
-        """What has ended is still lost with this process until it is judged and recorded. Nobody waits for what goes on
-        although it was interrupted long ago: it may do so forever."""
-        long_ago = self._loop.time() - INTERRUPT_SECONDS
-        stubborn = sum(self._running[task] < long_ago for task in self._overdue)
-        return self._in_hand() > stubborn or self._circuits.judging or bool(self._recorder.unacknowledged)
+        """What has ended is still lost with this process until it is judged and recorded."""
+        runs = self._in_hand() > self.slots.stubborn
+        return runs or self._circuits.judging or bool(self._recorder.unacknowledged)
 
     async def _claim(self, free: Mapping[str, int], *, suspect: bool = False) -> int:
         if self._in_doubt:
@@ -174,7 +148,7 @@ class Items:
 
     async def _claimed(self, free: Mapping[str, int], suspect: bool) -> Claim:
         """In two round trips if one statement can do it, else in a transaction."""
-        held = self._circuits.held(work.job.circuit for work in self._ready)
+        held = self._circuits.held(work.job.circuit for work in self.slots.ready)
         limited, fronts = self._shares.limits_starts, self._fronts.known
         if not (suspect or limited or self._in_full):
             async with self._database.connection() as connection:
@@ -208,7 +182,7 @@ class Items:
     def _free(self) -> dict[str, int]:
         """How many items of each processor could start now, and a few more if they start and end in no time."""
         in_hand = self._in_hand()
-        ahead = min(int(self._rate * AHEAD_SECONDS), AHEAD_MOST)
+        ahead = min(int(self.slots.rate * AHEAD_SECONDS), AHEAD_MOST)
         free = {}
         for name, processor in self._processors.items():
             slots = self._concurrency - in_hand + ahead
@@ -226,9 +200,8 @@ class Items:
 
     async def _settle_doubt(self) -> None:
         """Nothing is leased to this worker meanwhile. Nothing else ends the doubt: it may be that of another claim or birth."""
-        known = self._recorder.unacknowledged.union(
-            self._held
-        )  # those whose items have all ended may be on their way
+        # Those whose items have all ended may be on their way.
+        known = self._recorder.unacknowledged.union(self._held)
         async with self._database.transaction() as tx:
             given_back = await leases.disown(tx, self.worker_id, known)
         self._in_doubt = False
@@ -236,7 +209,7 @@ class Items:
             log.warning("gave back leases of an unacknowledged claim", extra={"leases": given_back})
 
     def _forget_ended_leases(self) -> None:
-        if len(self._held) > 2 * self._concurrency or not self._running:
+        if len(self._held) > 2 * self._concurrency or not self.slots.is_running:
             self._held = {i: held for i, held in self._held.items() if held.remaining > 0}
 
     async def _take(
@@ -244,7 +217,7 @@ class Items:
     ) -> None:
         """Make the items of these leases, which are of one batch, ready to run."""
         try:
-            job = await self._job(claimed[0].lease.batch_id, assignment)
+            job = await self._jobs.of(claimed[0].lease.batch_id, assignment)
         except Exception:
             self._give_back(claimed)
             raise
@@ -260,35 +233,8 @@ class Items:
             self._give_back(claimed)
             return
         works = [Work(held, item, job) for held in claimed for item in held.lease.items]
-        self._hold(job, len(works))
-        self._ready.extend(works)
-        self._wake(WOKEN)
-
-    async def _job(self, batch_id: UUID, assignment: Assignment | None) -> Job | None:
-        """None: the batch has been deleted."""
-        if (known := self._jobs.get(batch_id)) is not None:
-            self._jobs.move_to_end(batch_id)
-            return known
-        if assignment is None:
-            async with self._database.connection() as connection:
-                assignment = await assignments.load(connection, batch_id)
-        return None if assignment is None else self._prepared(assignment)
-
-    def _prepared(self, assignment: Assignment) -> Job:
-        processor = self._processors[assignment.processor]
-        name = assignment.circuit
-        circuit = None if name is None else self._circuits.of(assignment.tenant_id, name)
-        job = prepared(assignment, self._loads[processor.name], processor, self._services, circuit)
-        if assignment.upstream is not None:  # a retry may bring another key, and none is to outlive its use
-            return job
-        self._jobs[assignment.batch_id] = job
-        if len(self._jobs) > JOBS_KEPT:
-            self._jobs.popitem(last=False)
-        return job
-
-    def _hold(self, job: Job, count: int) -> None:
-        """So many more, or fewer, are claimed and without a verdict."""
-        self._hold_slots(job.assignment.processor, job.circuit, count)
+        job.hold(len(works))
+        self.slots.put(works)
 
     def _hold_slots(self, processor: str, circuit: Circuit | None, count: int) -> None:
         self._loads[processor].in_hand += count
@@ -336,132 +282,15 @@ class Items:
         if self._closed or not self._trusted():
             self._give_back([held])
         else:
-            self._begin([held], self._prepared(assignment), leased_at)
+            self._begin([held], self._jobs.prepared(assignment), leased_at)
 
     def doubt(self) -> None:
         """Whether the transaction that made a lease has committed is not known: the next claim finds out."""
         self._in_doubt = True
 
-    # --- running ---
-
-    def _wake(self, most: int) -> None:
-        """Wake slots for items that are ready; make more slots while there may be."""
-        for _ in range(min(len(self._ready), most)):
-            if self._idle:
-                waiting = self._idle.popleft()
-                if not waiting.done():
-                    waiting.set_result(None)
-            elif len(self._slots) < self._concurrency:
-                slot = asyncio.create_task(self._slot())
-                self._slots.add(slot)
-                slot.add_done_callback(self._slots.discard)
-            else:
-                return
-
-    async def _slot(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        fresh = True
-        while not self._ending:
-            if not self._ready:
-                self._slot_is_free()
-                await self._rest()
-                fresh = True
-            now = self._loop.time()
-            if now > self._slice_ends:
-                await self._next_slice()
-                fresh = True
-            elif self._ready:
-                if fresh:
-                    self._wake(2)
-                    fresh = False
-                work = self._ready.popleft()
-                if work.job.circuit is None:
-                    self._settle(work, await self._outcome(task, work, now))
-                else:
-                    await self._run_on(work.job.circuit, task, work, now)
-                del work  # a slot that rests keeps nothing of it, neither its input nor its batch's own key
-
-    def _rest(self) -> asyncio.Future[None]:
-        waiting = self._loop.create_future()
-        self._idle.append(waiting)
-        return waiting
-
-    def _next_slice(self) -> asyncio.Future[None]:
-        """Let the rest of the loop in. One slot goes on in the next round of the loop, and wakes others if it must."""
-        if not self._slice.done():
-            return self._rest()
-        self._slice = self._loop.create_future()
-        self._loop.call_soon(self._begin_slice)
-        return self._slice
-
-    def _begin_slice(self) -> None:
-        self._slice_ends = self._loop.time() + UNINTERRUPTED_SECONDS
-        if not self._slice.done():  # else the end of the worker interrupted whoever waits for it
-            self._slice.set_result(None)
-
-    async def _run_on(self, circuit: Circuit, task: asyncio.Task[None], work: Work, now: float) -> None:
-        """An item that calls somebody: not while the circuit is open, and judged by how others fare."""
-        lease = work.held.lease
-        if circuit.is_open and not lease.probing:
-            self._hold(work.job, -1)
-            self._recorder.give_back(work.held, work.item.ordinal)
-            return
-        again = lease.waited or lease.attempt > lease.losses + 1
-        caller = Caller((lease.batch_id, work.item.ordinal), lease.probing, again)
-        caller.postpone = partial(self._postpone, task)
-        began, token = circuit.clock(), CALLER.set(caller)
-        try:
-            outcome = await self._outcome(task, work, now, caller)
-        finally:
-            CALLER.reset(token)
-            caller.ended()
-            if lease.probing:
-                circuit.probe_ended(caller)
-        if not (isinstance(outcome, Retry) and outcome.outage):
-            self._settle(work, outcome)
-            return
-        if caller.cut_off:
-            circuit.failed(began, caller, "down")
-        judge = partial(self._settle_doubtful, work, outcome)
-        self._circuits.doubt(circuit, began, judge, waits=outcome.waiting)
-        self._circuits.review()
-
-    async def _outcome(
-        self, task: asyncio.Task[None], work: Work, now: float, caller: Caller | None = None
-    ) -> Outcome:
-        self._running[task] = now + work.job.assignment.item_timeout_seconds
-        try:
-            return await run(work)
-        except asyncio.CancelledError:
-            if task not in self._overdue:
-                self._recorder.give_back(work.held, work.item.ordinal)
-                raise
-            late = timed_out(work)
-            return replace(late, outage=True) if caller and caller.cut_off else late
-        finally:
-            self._running.pop(task, None)
-            self._hold(work.job, -1)
-            if task in self._overdue:  # also when the processor went on in spite of it
-                self._overdue.discard(task)
-                task.uncancel()
-
-    def _postpone(self, task: asyncio.Task[None], seconds: float) -> None:
-        """Its item waits for a permit: its time does not run."""
-        if task in self._running:
-            self._running[task] += seconds
-
-    def _settle_doubtful(self, work: Work, outcome: Retry, is_excused: bool) -> None:
-        self._settle(work, excused(outcome) if is_excused else outcome)
-
-    def _settle(self, work: Work, outcome: Outcome) -> None:
-        verdict = settle(work, outcome)
-        self._recorder.add(work.held, verdict)
-        work.job.load.note(verdict)
-
     def _slot_is_free(self) -> None:
         """News for the claimer: at once if enough slots are free or nothing runs, else after a moment."""
-        if not self._running or len(self._idle) * 4 >= self._concurrency:
+        if not self.slots.is_running or self.slots.many_are_idle:
             self.news.set()
         elif self._linger is None:
             self._linger = self._loop.call_later(LINGER_SECONDS, self._lingered)
@@ -470,40 +299,6 @@ class Items:
         self._linger = None
         self.news.set()
 
-    async def watch(self) -> int:
-        """End what runs over its time, judge what had to wait for that, and measure how fast items end of late."""
-        self._circuits.review()
-        now = self._loop.time()
-        for task, deadline in list(self._running.items()):
-            if now > deadline and task not in self._overdue:
-                self._overdue.add(task)
-                task.cancel()
-        self._measure(now)
-        return 0
-
-    def _measure(self, now: float) -> None:
-        for processor, load in self._loads.items():
-            self._ended_since += self._tell(processor, load)
-        elapsed = now - self._rated_at
-        if elapsed >= 0.05:
-            self._rate = 0.5 * self._rate + 0.5 * self._ended_since / elapsed
-            self._ended_since, self._rated_at = 0, now
-        metrics.items_in_flight(len(self._running))
-
-    def _tell(self, processor: str, load: Load) -> int:
-        """Answers with how many runs have ended since the last time."""
-        if load.succeeded:
-            metrics.items_ended(processor, "success", None, load.succeeded)
-        for code, count in load.failed.items():
-            metrics.items_ended(processor, "failed", code, count)
-        for reason, count in load.requeued.items():
-            metrics.items_requeued(processor, reason, count)
-        ended = load.succeeded + load.failed.total() + load.requeued.total()
-        load.succeeded = 0
-        load.failed.clear()
-        load.requeued.clear()
-        return ended
-
     # --- the end ---
 
     def _give_back(self, claimed: Sequence[HeldLease]) -> None:
@@ -511,34 +306,20 @@ class Items:
             for item in held.lease.items:
                 self._recorder.give_back(held, item.ordinal)
 
-    def _return_ready(self) -> None:
-        while self._ready:
-            work = self._ready.popleft()
-            self._hold(work.job, -1)
-            self._recorder.give_back(work.held, work.item.ordinal)
-
     def drop(self) -> None:
         """This worker has been declared dead: what it has not started is others' now."""
         self._circuits.review(all_of_them=True)
-        for work in self._ready:
-            self._hold(work.job, -1)
-        self._ready.clear()
+        self.slots.drop()
         self._held.clear()
 
     async def drain(self, hurry: asyncio.Event, grace_seconds: float) -> None:
         """Give back what has not started; wait for what runs, at most the grace; then interrupt and give back the rest."""
         self._closed = True
-        self._return_ready()
+        self.slots.return_ready()
         until = self._loop.time() + grace_seconds
-        while (self._running or self._unborn) and not hurry.is_set() and self._loop.time() < until:
+        while (self.slots.is_running or self._unborn) and not hurry.is_set() and self._loop.time() < until:
             await first_of(hurry, seconds=0.02)
-        self._ending = True
-        for slot in self._slots:
-            slot.cancel()
-        if (
-            self._slots
-        ):  # a processor that does not let itself be interrupted must not keep the others from being recorded
-            await asyncio.wait(self._slots, timeout=INTERRUPT_SECONDS)
+        await self.slots.interrupt()
         self._circuits.review(all_of_them=True)
         if self._linger is not None:
             self._linger.cancel()

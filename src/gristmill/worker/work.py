@@ -76,6 +76,12 @@ class Job:
     circuit: Circuit | None  # of what the items call
     refusal: Failure | None  # set: what was stored cannot be used here, so none of the items can be run
 
+    def hold(self, count: int) -> None:
+        """So many more of its items, or fewer, are claimed and without a verdict."""
+        self.load.in_hand += count
+        if self.circuit:
+            self.circuit.in_hand += count
+
 
 @dataclass(slots=True)
 class Work:
