@@ -9,9 +9,21 @@ from uuid import UUID
 from gristmill.db import Database, Transaction
 from gristmill.domain.ids import uuid7
 from gristmill.domain.states import ResultStatus
-from gristmill.store import batches, endings, leases, limits, recording, results, retention, spans, workers
+from gristmill.store import (
+    batches,
+    endings,
+    leases,
+    limits,
+    new_batches,
+    recording,
+    results,
+    retention,
+    spans,
+    workers,
+)
 from gristmill.store.audit import Violation, audit
-from gristmill.store.batches import Batch, NewBatch, NewItem, NewWebhook
+from gristmill.store.batches import Batch
+from gristmill.store.new_batches import NewBatch, NewItem, NewWebhook
 from gristmill.store.recording import Ended, Flush, Retried
 from gristmill.store.results import Result
 from gristmill.store.spans import Claim, ClaimedItem, Lease
@@ -34,7 +46,7 @@ async def make_batch(
         items = [NewItem(f"item-{n}", f'{{"text":"{n}"}}') for n in range(items)]
     new = replace(NewBatch(uuid7(), tenant_id, processor, config), webhook=webhook, **more)
     async with database.transaction() as tx:
-        await batches.create(tx, new, items)
+        await new_batches.create(tx, new, items)
     return new.id
 
 
@@ -63,7 +75,7 @@ async def bear(
     new = NewBatch(uuid7(), **({"tenant_id": TENANT, "processor": "noop", "config": "{}"} | more))
     free = {"noop": slots} if isinstance(slots, int) else slots
     claimed = [ClaimedItem(n, item.custom_id, None, item.input) for n, item in enumerate(items)]
-    await batches.create(tx, new, items)
+    await new_batches.create(tx, new, items)
     return new.id, await spans.born(tx, worker_id, free, new.id, claimed)
 
 

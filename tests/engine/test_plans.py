@@ -12,7 +12,7 @@ import factories
 from factories import TENANT, claim, get, in_chats, make_batch, make_worker, sql, turn
 from gristmill.db import Database
 from gristmill.domain.states import ItemStatus
-from gristmill.store import batches, depth, endings, feed, leases, results, spans, workers
+from gristmill.store import batches, depth, endings, feed, leases, results, spans, transitions, workers
 from gristmill.store.feed import Position
 from plans import watched
 
@@ -169,7 +169,7 @@ async def test_a_sweep_of_items_in_chats_reads_what_it_ends(database: Database, 
     await claim(database, worker, CHATS)
     for _ in range(3):
         await claim(database, worker, CHATS)  # to park as many
-    await turn(database, batches.cancel, batch_id)
+    await turn(database, transitions.cancel, batch_id)
 
     async with watched(database, mode) as seen:
         for _ in range(3):

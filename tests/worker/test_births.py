@@ -14,8 +14,9 @@ from gristmill.domain.errors import Conflict
 from gristmill.domain.ids import uuid7
 from gristmill.domain.states import TERMINAL, BatchStatus
 from gristmill.metrics import REGISTRY
-from gristmill.store import assignments, batches, spans
-from gristmill.store.batches import Changes, NewBatch, NewItem
+from gristmill.store import assignments, new_batches, spans, transitions
+from gristmill.store.new_batches import NewBatch, NewItem
+from gristmill.store.transitions import Changes
 from gristmill.worker import Worker
 from mill import Scripted, eventually, working
 
@@ -45,7 +46,7 @@ async def bear(
     new = NewBatch(uuid7(), TENANT, "noop", "{}", **more)
     with worker.births.of(new, items) as birth:
         async with database.transaction() as tx:
-            await batches.create(tx, new, items)
+            await new_batches.create(tx, new, items)
             await birth.lease(tx)
             if broken:
                 raise Unheard
@@ -168,7 +169,7 @@ async def test_only_plain_items_are_leased(database: Database, scripted: Scripte
         whole = NewBatch(uuid7(), TENANT, "noop", "{}")
         with worker.births.of(whole, items) as birth:
             async with database.transaction() as tx:
-                await batches.create(tx, whole, items)
+                await new_batches.create(tx, whole, items)
                 await birth.lease(tx)
             assert (await get(database, whole.id)).processing == (0 if loss == "its fault" else 1)
             assert birth.start()
@@ -205,7 +206,7 @@ async def test_doubt_waits_for_those_whose_lease_is_not_known_yet(
             look = asyncio.create_task(looked())
             with worker.births.of(other, gates(1)) as birth:
                 async with database.transaction() as tx:
-                    await batches.create(tx, other, gates(1))
+                    await new_batches.create(tx, other, gates(1))
                     await birth.lease(tx)
                 assert (await get(database, other.id)).processing == 1
             await look
@@ -315,7 +316,7 @@ async def test_a_suspect_does_not_start_beside_a_batch_that_is_being_born(
         await idle(worker)
         suspect = await make_batch(database, gates(1), start_paused=True)
         await sql(database, "UPDATE span SET losses = 3")
-        await turn(database, batches.resume, suspect)
+        await turn(database, transitions.resume, suspect)
         look.armed = True
         worker.wake()
         await look.reached.wait()
@@ -326,7 +327,7 @@ async def test_a_suspect_does_not_start_beside_a_batch_that_is_being_born(
             await step
             assert (await get(database, suspect)).processing == 0
             async with database.transaction() as tx:
-                await batches.create(tx, new, gates(2))
+                await new_batches.create(tx, new, gates(2))
                 await birth.lease(tx)
             assert birth.start()
         worker.wake()
@@ -345,7 +346,7 @@ async def test_doubt_is_looked_into_as_soon_as_the_last_birth_has_ended(
         new = NewBatch(uuid7(), TENANT, "noop", "{}")
         with worker.births.of(new, gates(1)) as birth:
             async with database.transaction() as tx:
-                await batches.create(tx, new, gates(1))
+                await new_batches.create(tx, new, gates(1))
                 await birth.lease(tx)
             worker._items.doubt()
             look = asyncio.create_task(looked())
@@ -442,7 +443,7 @@ async def test_what_was_leased_before_a_pause_is_in_flight(database: Database, s
     ) as worker:
         await idle(worker)
         paused = await bear(
-            database, worker, gates(3), between=lambda batch_id: turn(database, batches.pause, batch_id)
+            database, worker, gates(3), between=lambda batch_id: turn(database, transitions.pause, batch_id)
         )
         await at_gate(scripted, 2)
         batch = await get(database, paused)
@@ -453,7 +454,7 @@ async def test_what_was_leased_before_a_pause_is_in_flight(database: Database, s
             return (await get(database, paused)).success == 2
 
         await eventually(recorded)
-        await turn(database, batches.cancel, paused)
+        await turn(database, transitions.cancel, paused)
         worker.wake()
         await ended(database, paused)
     assert set(scripted.runs.values()) == {1}
@@ -498,12 +499,12 @@ class Chances:
         try:
             async with self.database.transaction() as tx:
                 if what == "cancel":
-                    await batches.cancel(tx, TENANT, batch_id)
+                    await transitions.cancel(tx, TENANT, batch_id)
                 elif what == "pause":
-                    await batches.pause(tx, TENANT, batch_id)
+                    await transitions.pause(tx, TENANT, batch_id)
                     self.paused.add(batch_id)
                 elif what == "change":
-                    await batches.change(tx, TENANT, batch_id, Changes(max_concurrency=1, priority=50))
+                    await transitions.change(tx, TENANT, batch_id, Changes(max_concurrency=1, priority=50))
                 elif what == "death" and self.deaths:
                     await tx.execute(
                         "UPDATE worker SET dead = true WHERE id = $1", self.worker._items.worker_id
@@ -535,7 +536,7 @@ async def test_whatever_happens_to_batches_at_their_birth_all_adds_up(
     async with working(database, scripted, concurrency=6, lease_seconds=patience):
         for batch_id in chances.paused:
             if (await get(database, batch_id)).status is BatchStatus.PAUSED:
-                await turn(database, batches.resume, batch_id)
+                await turn(database, transitions.resume, batch_id)
         for batch_id in await sql(database, "SELECT id FROM batch"):
             await ended(database, batch_id)
     assert await violations(database) == []

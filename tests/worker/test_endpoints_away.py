@@ -12,7 +12,7 @@ from fakes.receiver import Received, Receiver, reset, status
 from gristmill.db import Database
 from gristmill.domain.states import TERMINAL
 from gristmill.processors import get as processor
-from gristmill.store.batches import NewItem
+from gristmill.store.new_batches import NewItem
 from mill import eventually, working
 
 SETTINGS = {"breaker_probe_seconds": 0.4, "concurrency": 16}

@@ -14,7 +14,7 @@ from gristmill.db import Database
 from gristmill.domain.outcomes import Failure, ItemError, Outcome, Retry, Success
 from gristmill.domain.states import BatchStatus
 from gristmill.processors.base import Context
-from gristmill.store.batches import NewItem
+from gristmill.store.new_batches import NewItem
 from gristmill.store.recording import Flush
 from mill import NoConfig, Script, Scripted, eventually, working
 

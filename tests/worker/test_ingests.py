@@ -25,8 +25,8 @@ from gristmill.processors.base import Services
 from gristmill.storage.base import file_key
 from gristmill.storage.local import LocalStorage
 from gristmill.storage.sources import Sources
-from gristmill.store import batches, files, ingests
-from gristmill.store.batches import NewBatch, NewItem, NewWebhook
+from gristmill.store import files, ingests, new_batches, transitions
+from gristmill.store.new_batches import NewBatch, NewItem, NewWebhook
 from gristmill.worker.discards import Discards
 from gristmill.worker.ingests import MOST_ATTEMPTS, Ingests
 from mill import VAULT, Scripted, _no_attachment, _no_turns
@@ -225,14 +225,14 @@ async def _due(database: Database) -> None:
 def held(monkeypatch: pytest.MonkeyPatch) -> "Held":
     """Ingests stop after the first chunk was stored, until they are let go."""
     found = Held()
-    original = batches.add_items
+    original = new_batches.add_items
 
     async def add_items(*arguments: Any) -> None:
         await original(*arguments)
         found.reached.set()
         await found.go.wait()
 
-    monkeypatch.setattr(batches, "add_items", add_items)
+    monkeypatch.setattr(new_batches, "add_items", add_items)
     return found
 
 
@@ -319,7 +319,7 @@ async def test_what_is_done_to_a_batch_while_it_is_ingested_holds(
     await held.reached.wait()
     for one in act.split(" and "):
         async with database.transaction() as tx:
-            await getattr(batches, one)(tx, TENANT, batch_id)
+            await getattr(transitions, one)(tx, TENANT, batch_id)
     held.go.set()
     await step
     assert await factories.violations(database) == []
@@ -338,7 +338,7 @@ async def test_what_is_done_to_a_batch_while_it_is_ingested_holds(
 async def test_a_cancelled_batch_whose_file_is_bad_ends_cancelled(mill: Mill, database: Database) -> None:
     batch_id = await mill.batch(b"{}\n", 1)
     async with database.transaction() as tx:
-        await batches.cancel(tx, TENANT, batch_id)
+        await transitions.cancel(tx, TENANT, batch_id)
     await mill.ingests.step()
     assert (await get(database, batch_id)).status is BatchStatus.CANCELLED
     assert await factories.violations(database) == []
@@ -350,14 +350,14 @@ async def test_a_resume_that_meets_the_end_of_an_ingest_lets_the_batch_start(
     """The ingest is held where it has the batch's row and has not yet made its schedule."""
     await factories.make_batch(database, 1, start_paused=True)
     batch_id = await mill.batch(lines(2), 2)
-    await factories.turn(database, batches.pause, batch_id)
+    await factories.turn(database, transitions.pause, batch_id)
     holder = await database.connect()
     try:
         async with holder.transaction():
             await holder.execute("SELECT FROM tenant_schedule FOR UPDATE")
             reading = asyncio.create_task(mill.ingests.step())
             await _wait_for_locks(database, 1)
-            resuming = asyncio.create_task(factories.turn(database, batches.resume, batch_id))
+            resuming = asyncio.create_task(factories.turn(database, transitions.resume, batch_id))
             await _wait_for_locks(database, 2)
         await asyncio.gather(reading, resuming)
     finally:
@@ -385,7 +385,11 @@ async def test_pauses_and_cancels_at_any_moment_leave_a_batch_that_ends(
 
     async def disturb(batch_id: UUID) -> None:
         acts: list[Callable[..., Any]] = seeded.choice(
-            [[batches.cancel], [batches.pause, batches.resume], [batches.pause, batches.cancel]]
+            [
+                [transitions.cancel],
+                [transitions.pause, transitions.resume],
+                [transitions.pause, transitions.cancel],
+            ]
         )
         for act in acts:
             for _ in range(seeded.randrange(40)):
@@ -433,10 +437,10 @@ async def test_an_action_in_the_moment_an_ingest_ends_waits_for_it(
 
     async def action() -> None:
         async with database.transaction() as tx:
-            await getattr(batches, act)(tx, TENANT, batch_id)
+            await getattr(transitions, act)(tx, TENANT, batch_id)
 
     async with database.transaction() as tx:
-        await batches.add_items(tx, batch_id, 0, [NewItem("a", "{}")])
+        await new_batches.add_items(tx, batch_id, 0, [NewItem("a", "{}")])
         assert await ingests.complete(tx, ingest)
         acting = asyncio.create_task(action())
         await factories.blocked(database, acting)

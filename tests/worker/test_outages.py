@@ -23,7 +23,7 @@ from gristmill.domain.states import TERMINAL
 from gristmill.metrics import REGISTRY
 from gristmill.processors import get as processor
 from gristmill.settings import Settings
-from gristmill.store.batches import NewItem
+from gristmill.store.new_batches import NewItem
 from gristmill.upstream.client import Upstream
 from mill import Scripted, eventually, working
 

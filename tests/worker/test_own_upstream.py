@@ -18,7 +18,7 @@ from gristmill.processors import get as processor
 from gristmill.processors.secrets import upstream_binding
 from gristmill.settings import Settings
 from gristmill.store import retries
-from gristmill.store.batches import NewItem, NewUpstream
+from gristmill.store.new_batches import NewItem, NewUpstream
 from gristmill.upstream.client import Upstream
 from mill import VAULT, eventually, working
 

@@ -17,7 +17,7 @@ from gristmill.domain.states import TERMINAL, ItemStatus
 from gristmill.processors.base import Context
 from gristmill.processors.pipeline import Pipeline, PipelineConfig, PipelineInput
 from gristmill.store import results
-from gristmill.store.batches import NewItem
+from gristmill.store.new_batches import NewItem
 from gristmill.store.results import Attempt, Result
 from gristmill.worker import ITEMS_PER_CHILD
 from mill import Scripted, eventually, working

@@ -18,7 +18,7 @@ from gristmill.domain.states import TERMINAL, ItemStatus
 from gristmill.processors.qa_generation import QaGeneration
 from gristmill.settings import Settings
 from gristmill.store import results, retries
-from gristmill.store.batches import NewItem
+from gristmill.store.new_batches import NewItem
 from gristmill.store.results import Attempt, Result
 from gristmill.upstream.client import Upstream
 from mill import eventually, working

@@ -17,9 +17,8 @@ from gristmill.domain.states import TERMINAL
 from gristmill.metrics import REGISTRY
 from gristmill.processors import get as processor
 from gristmill.settings import Settings
-from gristmill.store import batches as stored
-from gristmill.store import service_limits
-from gristmill.store.batches import NewItem
+from gristmill.store import service_limits, transitions
+from gristmill.store.new_batches import NewItem
 from gristmill.store.shares import Demand, keep_leases, take
 from gristmill.upstream import permits
 from gristmill.upstream.client import Upstream
@@ -412,7 +411,7 @@ async def test_what_waits_for_a_permit_does_not_call_after_a_pause_or_a_cancel(
         await eventually(one_waits)
         if act == "cancel":
             async with database.transaction() as tx:
-                await stored.cancel(tx, TENANT, batch_id)
+                await transitions.cancel(tx, TENANT, batch_id)
         else:
             await sql(database, act)
 

@@ -11,8 +11,8 @@ from factories import TENANT, events, get, make_batch, violations
 from gristmill.db import Database
 from gristmill.domain.states import TERMINAL, BatchStatus, ItemStatus
 from gristmill.metrics import REGISTRY
-from gristmill.store import batches, results
-from gristmill.store.batches import NewItem
+from gristmill.store import results, transitions
+from gristmill.store.new_batches import NewItem
 from gristmill.store.results import Attempt, Result
 from gristmill.store.spans import ClaimedItem
 from gristmill.worker.work import Work
@@ -191,7 +191,7 @@ async def test_a_paused_batch_lets_its_running_items_finish_and_starts_none(
             return scripted.at_gate == 3
 
         await eventually(three_at_gate)
-        await turn(database, batches.pause, batch_id)
+        await turn(database, transitions.pause, batch_id)
         scripted.gate.set()
 
         async def three_done() -> bool:
@@ -201,7 +201,7 @@ async def test_a_paused_batch_lets_its_running_items_finish_and_starts_none(
         batch = await get(database, batch_id)
         assert (batch.status, batch.processing, batch.pending) == (BatchStatus.PAUSED, 0, 7)
         assert batch.waiting_reason == "paused"
-        await turn(database, batches.resume, batch_id)
+        await turn(database, transitions.resume, batch_id)
         await ended(database, batch_id)
     assert scripted.runs.total() == 10
 
@@ -267,9 +267,9 @@ async def test_counts_add_up_at_every_read_while_a_batch_is_paused_resumed_and_c
             reads += 1
             if batch.status in TERMINAL:
                 break
-            chosen = rng.choice([None, batches.pause, batches.resume, batches.resume])
+            chosen = rng.choice([None, transitions.pause, transitions.resume, transitions.resume])
             if reads == 60:
-                chosen = batches.cancel
+                chosen = transitions.cancel
             if chosen is not None:
                 await attempt(database, chosen, batch_id)
         await ended(database, batch_id)

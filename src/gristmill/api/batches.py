@@ -32,9 +32,10 @@ from gristmill.domain.limits import FailureThreshold
 from gristmill.domain.states import BatchStatus
 from gristmill.domain.webhooks import from_json
 from gristmill.intake import json, problems
-from gristmill.store import batches
-from gristmill.store.batches import Batch, BatchFilters, Changes
+from gristmill.store import batches, transitions
+from gristmill.store.batches import Batch, BatchFilters
 from gristmill.store.keys import Key
+from gristmill.store.transitions import Changes
 
 MAX_WAIT_SECONDS = 60
 _CHANGE_BYTES = 64 * 1024
@@ -266,7 +267,7 @@ async def change_batch(request: Request, batch_id: str) -> Response:
     unlimited = "max_concurrency" in given.model_fields_set and given.max_concurrency is None
     changes = Changes(**dict(given), any_concurrency=unlimited)
     async with of.database.transaction() as tx:
-        batch = await batches.change(tx, key.tenant_id, id_of(batch_id), changes)
+        batch = await transitions.change(tx, key.tenant_id, id_of(batch_id), changes)
     of.wake()
     return answer(view(batch))
 
@@ -283,7 +284,7 @@ async def pause_batch(request: Request, batch_id: str) -> Response:
     """No request starts after the answer; those in flight finish normally. Only from in_progress."""
     key = await _actor(request)
     async with parts(request).database.transaction() as tx:
-        batch = await batches.pause(tx, key.tenant_id, id_of(batch_id))
+        batch = await transitions.pause(tx, key.tenant_id, id_of(batch_id))
     return answer(view(batch), 202)
 
 
@@ -293,7 +294,7 @@ async def resume_batch(request: Request, batch_id: str) -> Response:
     key = await _actor(request)
     of = parts(request)
     async with of.database.transaction() as tx:
-        batch = await batches.resume(tx, key.tenant_id, id_of(batch_id))
+        batch = await transitions.resume(tx, key.tenant_id, id_of(batch_id))
     of.wake()
     return answer(view(batch), 202)
 
@@ -304,7 +305,7 @@ async def cancel_batch(request: Request, batch_id: str) -> Response:
     key = await _actor(request)
     of = parts(request)
     async with of.database.transaction() as tx:
-        batch = await batches.cancel(tx, key.tenant_id, id_of(batch_id))
+        batch = await transitions.cancel(tx, key.tenant_id, id_of(batch_id))
     of.wake()
     return answer(view(batch), 202)
 
@@ -329,5 +330,5 @@ async def delete_batch(request: Request, batch_id: str) -> Response:
     key = await caller(request, "batches:write")
     Query(request, ()).check()
     async with parts(request).database.transaction() as tx:
-        await batches.delete(tx, key.tenant_id, id_of(batch_id))
+        await transitions.delete(tx, key.tenant_id, id_of(batch_id))
     return Response(status_code=204)

@@ -23,8 +23,8 @@ from gristmill.domain.errors import Conflict
 from gristmill.intake import problems
 from gristmill.intake.draft import MAX_ITEMS
 from gristmill.store import collections, files, quotas, retries
-from gristmill.store.batches import Origin
 from gristmill.store.keys import Key
+from gristmill.store.origins import Origin
 from gristmill.store.retries import Choice
 
 MAX_FILES = 10_000
