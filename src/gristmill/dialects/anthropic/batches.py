@@ -17,7 +17,7 @@ from gristmill.api.envelope import as_json, dumps
 from gristmill.api.idempotency import Once
 from gristmill.api.parts import Parts, parts
 from gristmill.api.query import Query
-from gristmill.api.results import windows
+from gristmill.api.result_streams import windows
 from gristmill.api.upload import Upload
 from gristmill.dialects import base
 from gristmill.dialects.anthropic.words import BATCH, NAME, outcome, status

@@ -13,7 +13,7 @@ import orjson
 
 from gristmill.api.envelope import dumps, fragment
 from gristmill.api.parts import Parts
-from gristmill.api.results import windows
+from gristmill.api.result_streams import windows
 from gristmill.dialects.base import facts, inward, outward
 from gristmill.dialects.openai.words import BAD_SOURCE, BATCH, NAME, unix, why
 from gristmill.domain.errors import NotFound
