@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from gristmill.api import body, create, envelope, idempotency, pages, storing
 from gristmill.api.auth import caller
-from gristmill.api.envelope import answer, fragment, listing
+from gristmill.api.envelope import answer, fragment
 from gristmill.api.openapi import (
     CHANGE,
     LIST,
@@ -31,7 +31,7 @@ from gristmill.domain.errors import NotFound
 from gristmill.domain.limits import FailureThreshold
 from gristmill.domain.states import BatchStatus
 from gristmill.domain.webhooks import from_json
-from gristmill.intake import json, problems
+from gristmill.intake import json
 from gristmill.store import batches, transitions
 from gristmill.store.batches import Batch, BatchFilters
 from gristmill.store.keys import Key
@@ -197,10 +197,10 @@ async def list_batches(request: Request) -> Response:
             filters,
             limit=page.fetch,
             offset=page.skip,
-            before=UUID(page.position) if page.position else None,
+            before=page.before,
         )
     rows = pages.rows(page, found, total, lambda batch: batch.id)
-    return listing([view(batch) for batch in rows.shown], pages.pagination(request, query, key, page, rows))
+    return pages.listing(page, rows, [view(batch) for batch in rows.shown])
 
 
 def _filters(query: Query) -> BatchFilters:
@@ -263,7 +263,7 @@ async def change_batch(request: Request, batch_id: str) -> Response:
     key = await caller(request, "batches:write")
     Query(request, ()).check()
     of = parts(request)
-    given = problems.checked(BatchChange, await body.read_json(request, dict, _CHANGE_BYTES))
+    given = await body.read_model(request, BatchChange, _CHANGE_BYTES)
     unlimited = "max_concurrency" in given.model_fields_set and given.max_concurrency is None
     changes = Changes(**dict(given), any_concurrency=unlimited)
     async with of.database.transaction() as tx:

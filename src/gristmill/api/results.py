@@ -12,7 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from gristmill.api import pages
 from gristmill.api.auth import caller
 from gristmill.api.batches import id_of
-from gristmill.api.envelope import answer, fragment, listing
+from gristmill.api.envelope import answer, fragment
 from gristmill.api.openapi import PAGE, READ, documented, enveloped, paged, parameter, ref, responses
 from gristmill.api.parts import parts
 from gristmill.api.query import Query
@@ -110,7 +110,7 @@ async def list_results(request: Request, batch_id: str) -> Response:
         cut = results.cut_short(found, PAGE_BYTES)
         rows = pages.rows(page, found, total, lambda row: row["ordinal"], cut=cut)
         shown = await _shown(connection, batch, rows.shown)
-    return listing(shown, pages.pagination(request, query, key, page, rows))
+    return pages.listing(page, rows, shown)
 
 
 async def _shown(connection: Transaction, batch: Batch, found: Sequence[Row]) -> Any:
