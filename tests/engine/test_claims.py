@@ -18,6 +18,7 @@ from factories import (
     lose,
     make_batch,
     make_worker,
+    new_batch,
     ordinals,
     record,
     retry,
@@ -30,7 +31,7 @@ from gristmill.db import Database
 from gristmill.domain.ids import uuid7
 from gristmill.domain.states import BatchStatus
 from gristmill.store import new_batches, schedules, spans, transitions, workers
-from gristmill.store.new_batches import NewBatch, NewItem
+from gristmill.store.new_batches import NewItem
 from gristmill.store.recording import Flush
 
 OTHER = UUID("00000000-0000-7000-8000-000000000002")
@@ -412,7 +413,7 @@ async def test_a_tenant_whose_new_batch_is_not_yet_to_be_seen_is_not_forgotten(d
     await drain(database, worker)
     await make_batch(database, 100, tenant_id=OTHER)
     await take(database, worker, 5)
-    new = NewBatch(uuid7(), TENANT, "noop", "{}")
+    new = new_batch()
 
     async with database.transaction() as tx:
         await new_batches.create(tx, new, [NewItem("a", "{}")])

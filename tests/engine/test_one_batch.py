@@ -24,6 +24,7 @@ from factories import (
     make_batch,
     make_born,
     make_worker,
+    new_batch,
     record,
     retry,
     sql,
@@ -34,7 +35,6 @@ from factories import (
 from gristmill.db import Database
 from gristmill.domain.checkpoints import Checkpoint
 from gristmill.domain.errors import Problem
-from gristmill.domain.ids import uuid7
 from gristmill.domain.limits import FailureThreshold, LimitAction
 from gristmill.domain.states import ItemStatus
 from gristmill.store import (  # fmt: skip
@@ -54,7 +54,7 @@ from gristmill.store import (  # fmt: skip
     spans,
     transitions,
 )
-from gristmill.store.new_batches import NewBatch, NewItem, NewWebhook
+from gristmill.store.new_batches import NewItem, NewWebhook
 from gristmill.store.recording import Flush
 from statements import BIG, Catalog, Heard, HeardDatabase, Reach
 
@@ -280,7 +280,7 @@ async def _read(database: Database) -> None:
 
 async def _ingested(database: Database) -> None:
     for good in (True, False):
-        new = NewBatch(uuid7(), TENANT, "noop", "{}", webhook=HOOK)
+        new = new_batch(webhook=HOOK)
         async with database.transaction() as tx:
             await ingests.create(tx, new, 3, uuid4(), "{}")
         async with database.transaction() as tx:

@@ -44,6 +44,14 @@ async def wait_singly(database: Database, batch_id: UUID) -> None:
     await sql(database, statement, batch_id, ITEMS)
 
 
+async def at_work(database: Database) -> UUID:
+    """A batch of which 100 items run and all others wait one by one."""
+    batch_id = await make_batch(database, ITEMS)
+    await wait_singly(database, batch_id)
+    await claim(database, await make_worker(database), 100)
+    return batch_id
+
+
 @pytest.mark.parametrize("singly", [False, True])
 async def test_a_claim_reads_what_it_takes(database: Database, mode: str, singly: bool) -> None:
     batch_id = await make_batch(database, ITEMS)
@@ -95,9 +103,7 @@ async def test_a_filtered_page_reads_each_item_and_span_once(
 
 
 async def test_a_page_far_behind_reads_what_it_shows(database: Database, mode: str) -> None:
-    batch_id = await make_batch(database, ITEMS)
-    await wait_singly(database, batch_id)
-    await claim(database, await make_worker(database), 100)
+    batch_id = await at_work(database)
     batch = await get(database, batch_id)
 
     async with watched(database, mode) as seen:
@@ -107,9 +113,7 @@ async def test_a_page_far_behind_reads_what_it_shows(database: Database, mode: s
 
 
 async def test_what_runs_is_found_without_reading_what_waits(database: Database, mode: str) -> None:
-    batch_id = await make_batch(database, ITEMS)
-    await wait_singly(database, batch_id)
-    await claim(database, await make_worker(database), 100)
+    batch_id = await at_work(database)
     batch = await get(database, batch_id)
 
     async with watched(database, mode) as seen:
@@ -143,9 +147,7 @@ async def test_the_feed_is_resumed_anywhere_by_reading_what_it_tells(
 
 
 async def test_a_batch_is_read_without_reading_what_waits(database: Database, mode: str) -> None:
-    batch_id = await make_batch(database, ITEMS)
-    await wait_singly(database, batch_id)
-    await claim(database, await make_worker(database), 100)
+    batch_id = await at_work(database)
 
     async with watched(database, mode) as seen:
         assert (await batches.get(seen.connection, TENANT, batch_id)).pending == ITEMS - 100
@@ -153,9 +155,7 @@ async def test_a_batch_is_read_without_reading_what_waits(database: Database, mo
 
 
 async def test_how_much_waits_is_told_without_reading_it(database: Database, mode: str) -> None:
-    batch_id = await make_batch(database, ITEMS)
-    await wait_singly(database, batch_id)
-    await claim(database, await make_worker(database), 100)
+    await at_work(database)
 
     async with watched(database, mode) as seen:
         [found] = await depth.queue(seen.connection)

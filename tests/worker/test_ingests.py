@@ -12,10 +12,9 @@ import orjson
 import pytest
 
 import factories
-from factories import TENANT, get
+from factories import TENANT, get, new_batch
 from gristmill.db import Database
 from gristmill.domain.errors import Conflict
-from gristmill.domain.ids import uuid7
 from gristmill.domain.states import BatchStatus
 from gristmill.intake import source
 from gristmill.intake.rows import Row
@@ -26,7 +25,7 @@ from gristmill.storage.base import file_key
 from gristmill.storage.local import LocalStorage
 from gristmill.storage.sources import Sources
 from gristmill.store import files, ingests, new_batches, transitions
-from gristmill.store.new_batches import NewBatch, NewItem, NewWebhook
+from gristmill.store.new_batches import NewItem, NewWebhook
 from gristmill.worker.discards import Discards
 from gristmill.worker.ingests import MOST_ATTEMPTS, Ingests
 from mill import VAULT, Scripted, _no_attachment, _no_turns
@@ -71,7 +70,7 @@ class Mill:
         self, content: bytes | None, total: int, options: FileOptions | None = None, **more: Any
     ) -> UUID:
         """content None: the file is gone."""
-        new = NewBatch(uuid7(), TENANT, "noop", "{}", **more)
+        new = new_batch(**more)
         file_id = uuid4() if content is None else await self.file(content)
         given = (options or FileOptions(format="jsonl")).model_dump_json()
         async with self.database.transaction() as tx:
@@ -513,7 +512,7 @@ async def test_bad_custom_ids_refuse_the_file_all_the_same(mill: Mill, database:
 
 async def owned(mill: Mill, content: bytes, total: int) -> tuple[UUID, UUID]:
     """A batch and the bytes that came with its create."""
-    new = NewBatch(uuid7(), TENANT, "noop", "{}")
+    new = new_batch()
     file_id = await mill.file(content)
     async with mill.database.engine.begin() as connection:
         await files.expect(connection, TENANT, [file_id])
@@ -556,7 +555,7 @@ async def test_requests_that_came_with_their_batch_are_not_looked_for_among_the_
 
 
 async def test_requests_that_were_given_up_meanwhile_make_no_batch(mill: Mill, database: Database) -> None:
-    new = NewBatch(uuid7(), TENANT, "noop", "{}")
+    new = new_batch()
     with pytest.raises(Conflict):
         async with mill.database.transaction() as tx:
             await ingests.create(tx, new, 1, uuid4(), "{}", owned=True)

@@ -24,7 +24,7 @@ from gristmill.upstream import permits
 from gristmill.upstream.client import Upstream
 from gristmill.worker import Worker
 from gristmill.worker.shares import Shares
-from mill import Scripted, eventually, working
+from mill import Scripted, ended, eventually, working
 
 
 @pytest.fixture
@@ -59,13 +59,6 @@ async def make(database: Database, count: int, **more: Any) -> UUID:
     body = {"messages": [{"role": "user", "content": "hello"}]} | more.pop("body", {})
     items = [NewItem(f"item {number}", orjson.dumps(body).decode()) for number in range(count)]
     return await make_batch(database, items, processor="completion", **({"circuit": "model"} | more))
-
-
-async def ended(database: Database, *batches: UUID) -> None:
-    async def all_terminal() -> bool:
-        return all([(await get(database, one)).status in TERMINAL for one in batches])
-
-    await eventually(all_terminal, 90)
 
 
 async def granted(database: Database) -> int:
