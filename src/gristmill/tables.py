@@ -431,7 +431,9 @@ batch_schedule = Table(
     Column("tenant_id", Uuid, nullable=False),
     Column("processor", Text, nullable=False),
     Column("weight", Float, nullable=False),
-    _number("vtime", Float),  # items started / weight: the batch with the least is next
+    _number(
+        "vtime", Float
+    ),  # items started / weight: the batch with the least is next; at most 0 before the first
     Column("paused", Boolean, nullable=False),
     Column("max_concurrency", Integer),
     Column("limited", Boolean, nullable=False, server_default=text("false")),  # by a threshold or a budget

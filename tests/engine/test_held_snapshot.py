@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from factories import all_of, claim, make_batch, make_worker, record, sql
+from factories import TENANT, all_of, claim, make_batch, make_worker, record, sql
 from gristmill.db import Database
 from gristmill.store import schedules, spans
 
@@ -18,8 +18,9 @@ INSERT INTO span (batch_id, first, last, attempts, losses, available_at)
 SELECT gen_random_uuid(), 0, 0, 0, 0, now() FROM generate_series(1, {DEAD});
 INSERT INTO lease (id, batch_id, worker_id, first, last, remaining, attempt, losses, deadline_at)
 SELECT n, gen_random_uuid(), $1, 0, 0, 1, 1, 0, now() FROM generate_series(1, {DEAD}) AS n;
-INSERT INTO batch_schedule (batch_id, tenant_id, processor, weight, paused, deadline_at, limited)
-SELECT gen_random_uuid(), gen_random_uuid(), 'noop', 1, false, now(), false FROM generate_series(1, {DEAD});
+INSERT INTO batch_schedule (batch_id, tenant_id, processor, weight, vtime, paused, deadline_at, limited)
+SELECT gen_random_uuid(), $2, 'noop', 1, {schedules._FRESH}, false, now(), false FROM generate_series(1, {DEAD});
+UPDATE batch_schedule SET vtime = random();
 DELETE FROM span; DELETE FROM lease; DELETE FROM batch_schedule;
 """
 
@@ -32,25 +33,36 @@ async def test_rows_are_found_by_their_keys_among_those_that_have_gone(database:
         async with holder.transaction(isolation="repeatable_read"):
             await holder.fetchval("SELECT count(*) FROM batch")
             async with database.transaction() as tx:
-                for statement in _GONE.replace("$1", str(worker)).strip().split(";")[:-1]:
+                gone = _GONE.replace("$1", str(worker)).replace("$2", f"'{TENANT}'")
+                for statement in gone.strip().split(";")[:-1]:
                     await tx.execute(statement)
             await sql(database, "ANALYZE span, lease, batch_schedule")  # they look empty
-            batch_id = await make_batch(database, 4)
-            leases = await claim(database, worker, 2)
+            batch_id = await make_batch(database, 8)
+            leases = [lease for _ in range(2) for lease in await claim(database, worker, 2)]
             lease_ids = [one.id for one in leases]
-            free: list[Any] = [worker, ["noop"], [2], [], [], []]
+            async with database.connection() as connection:
+                [front] = await schedules.fronts(connection, [TENANT])
+            free: list[Any] = [worker, ["noop"], [2], [], [], [], False, None, [], []]
+            fronts = [[at] for at in front]
+            all_read = await _pages(database, mode, spans._CLAIM, *free, [], [], [])
+            begun = await _pages(database, mode, spans._CLAIM, *free, *fronts)
+            await make_batch(database, 1)
             pages = {
-                "claim": await _pages(database, mode, spans._CLAIM, *free, False, None, [], []),
-                "hold": await _pages(database, mode, spans._HELD, lease_ids, [0], worker),
-                "set": await _pages(database, mode, spans._SET_REMAINING, lease_ids, [1]),
-                "end": await _pages(database, mode, spans._SET_REMAINING, lease_ids, [0]),
+                "claim of what has begun": begun,
+                "claim of what has not": await _pages(database, mode, spans._CLAIM, *free, *fronts),
+                "suspects": await _pages(database, mode, spans._SUSPECTS, worker, ["noop"]),
+                "fronts": await _pages(database, mode, schedules._FRONTS, [TENANT], *fronts),
+                "hold": await _pages(database, mode, spans._HELD, lease_ids, [0, 0], worker),
+                "set": await _pages(database, mode, spans._SET_REMAINING, lease_ids, [1, 1]),
+                "end": await _pages(database, mode, spans._SET_REMAINING, lease_ids, [0, 0]),
                 "remove": await _pages(database, mode, schedules._REMOVE, [batch_id]),
             }
             await record(database, worker, all_of(leases))
     finally:
         await holder.close()
     assert {name: count for name, count in pages.items() if count > MOST_PAGES} == {}
-    assert await sql(database, "SELECT count(*) FROM result WHERE batch_id = $1", batch_id) == [2]
+    assert all_read > DEAD  # what the fronts spare
+    assert await sql(database, "SELECT count(*) FROM result WHERE batch_id = $1", batch_id) == [4]
 
 
 async def _pages(database: Database, mode: str, statement: str, *arguments: Any) -> int:

@@ -153,7 +153,7 @@ COLUMNS = f"""
     w.next_at, w.throttled, w.waits_for_chat, w.limited, w.queued, w.has_worker, b.dialect, b.dialect_key, b.dialect_facts,
     circuit.until AS circuit_until, circuit.reason AS circuit_reason,
     EXISTS (SELECT FROM ingest WHERE ingest.batch_id = b.id) AS ingesting,
-    EXISTS (SELECT FROM batch_schedule q WHERE q.batch_id = b.id AND q.vtime = 0) AS fresh
+    EXISTS (SELECT FROM batch_schedule q WHERE q.batch_id = b.id AND q.vtime <= 0) AS fresh
 """
 SOURCE = f"""
     batch b JOIN batch_count c ON c.batch_id = b.id

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from gristmill.db import Transaction
 from gristmill.store import service_limits, spans
+from gristmill.store.schedules import Front
 
 # Whoever has the row of a limit may start something under it. One that another claim has is passed over, with its tenant, so that
 # nobody waits for a process that was stopped in the middle of its claim.
@@ -27,6 +28,7 @@ free AS (
 ),
 held AS (SELECT * FROM unnest($3::uuid[], $4::text[], $5::int[]) AS held (tenant_id, circuit, slots)),
 capped AS (SELECT tenant_id, slots, id AS limit_id FROM room WHERE tenant_id IS NOT NULL),
+front AS (SELECT * FROM unnest($7::uuid[], $8::float8[], $9::float8[]) AS front (tenant_id, fresh, begun)),
 {
     spans.fair(
         "$6",
@@ -71,11 +73,12 @@ async def hold(
     free: Mapping[str, int],
     held: Sequence[tuple[UUID, str, int]] = (),
     *,
+    fronts: Sequence[Front] = (),
     suspect: bool = False,
 ) -> Left:
     """Hold the limits that what is next is under, until the caller's transaction ends. The arguments are those of `spans.claim`,
     which comes after it."""
-    wanted = [list(free), list(free.values()), *spans.columns(held, 3), suspect]
+    wanted = [list(free), list(free.values()), *spans.columns(held, 3), suspect, *spans.columns(fronts, 3)]
     limits = await tx.fetchval(_HOLD, *wanted)
     if limits is None:
         return Left({}, elsewhere=await tx.fetchval(_ELSEWHERE, list(free)))

@@ -6,10 +6,14 @@ it is served at once, but charged from there on (`store/spans.py`), so that idle
 time in which no other wanted anything. Priority is a weight (10 ** (priority / 100), so 0.1 to 10): it changes the share,
 and starves nobody.
 
+Batches that have not begun come first, in the order of their creation: their virtual time is a moment, far below 0.
+
 A row of `batch_schedule` exists exactly as long as its batch may start items; who holds its lock decides whether one may.
 A row of `tenant_schedule` is there for each of their tenants, and for who owes for what it had.
 """
 
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 from uuid import UUID
 
 from gristmill.db import Transaction
@@ -26,9 +30,11 @@ new AS (
 )
 SELECT tenant_id FROM new UNION ALL SELECT tenant_id FROM known
 """
-_ADD_BATCH = """
-INSERT INTO batch_schedule (batch_id, tenant_id, processor, weight, paused, max_concurrency, deadline_at, circuit, limited)
-SELECT id, tenant_id, processor, 10 ^ (priority / 100.0), status = 'paused', max_concurrency, deadline_at, circuit,
+# The virtual time of what has not begun: seconds, below 0 for some hundred years yet.
+_FRESH = "(extract(epoch FROM clock_timestamp())::float8 - 1e10)"
+_ADD_BATCH = f"""
+INSERT INTO batch_schedule (batch_id, tenant_id, processor, weight, vtime, paused, max_concurrency, deadline_at, circuit, limited)
+SELECT id, tenant_id, processor, 10 ^ (priority / 100.0), {_FRESH}, status = 'paused', max_concurrency, deadline_at, circuit,
     num_nonnulls(c.failure_ratio, c.max_tokens) > 0
 FROM batch JOIN batch_count c ON c.batch_id = batch.id WHERE id = $1
 """
@@ -46,8 +52,18 @@ async def lock(tx: Transaction, batch_id: UUID) -> None:
     await tx.execute("SELECT FROM batch_schedule WHERE batch_id = $1 FOR UPDATE", batch_id)
 
 
+# What was paused is served as soon as ever if it comes where others are by now: not behind a front.
+_SET_PAUSED = f"""
+UPDATE batch_schedule s SET paused = $2, vtime = CASE
+    WHEN $2 THEN vtime
+    WHEN vtime <= 0 THEN {_FRESH}
+    ELSE greatest(vtime, (SELECT batches_started FROM tenant_schedule t WHERE t.tenant_id = s.tenant_id))
+END WHERE batch_id = $1
+"""
+
+
 async def set_paused(tx: Transaction, batch_id: UUID, paused: bool) -> None:
-    await tx.execute("UPDATE batch_schedule SET paused = $2 WHERE batch_id = $1", batch_id, paused)
+    await tx.execute(_SET_PAUSED, batch_id, paused)
 
 
 # By an array, not by a join: see `spans._SET_REMAINING`.
@@ -92,3 +108,40 @@ async def forget_tenants(tx: Transaction) -> int:
     """
     idle = [row["tenant_id"] for row in await tx.fetch(_IDLE)]
     return int((await tx.execute(_FORGET, idle)).split()[-1]) if idle else 0
+
+
+class Front(NamedTuple):
+    """Virtual times of a tenant below which nothing waited: of batches that have not begun, and of those that have. It never
+    falls: what comes later is behind it, if its transaction is not older than the look. Rows that have gone are in front of
+    it, and as long as somebody holds a snapshot, Postgres reads each of them before it finds one that is there."""
+
+    tenant_id: UUID
+    fresh: float
+    begun: float
+
+
+# Who is charged next comes to at least `batches_started`, so the front of those that have begun is not beyond it.
+_FRONTS = f"""
+SELECT t.tenant_id,
+    coalesce((
+        SELECT s.vtime FROM batch_schedule s
+        WHERE s.tenant_id = t.tenant_id AND NOT s.paused AND s.vtime BETWEEN coalesce(k.fresh, '-Infinity') AND 0
+        ORDER BY s.vtime, s.batch_id LIMIT 1
+    ), {_FRESH}) AS fresh,
+    least(t.batches_started, (
+        SELECT s.vtime FROM batch_schedule s
+        WHERE s.tenant_id = t.tenant_id AND NOT s.paused AND s.vtime >= coalesce(k.begun, 0) AND s.vtime > 0
+        ORDER BY s.vtime, s.batch_id LIMIT 1
+    )) AS begun
+FROM unnest($1::uuid[]) AS wanted (tenant_id) JOIN tenant_schedule t USING (tenant_id)
+LEFT JOIN unnest($2::uuid[], $3::float8[], $4::float8[]) AS k (tenant_id, fresh, begun)
+    ON k.tenant_id = t.tenant_id AND k.begun <= t.batches_started
+"""
+
+
+async def fronts(
+    connection: Transaction, tenant_ids: Collection[UUID], known: Sequence[Front] = ()
+) -> list[Front]:
+    """Of those tenants. Read from the fronts that are `known` on; without them from the beginning, however long it takes."""
+    columns = [[front[at] for front in known] for at in range(3)]
+    return [Front(*row) for row in await connection.fetch(_FRONTS, list(tenant_ids), *columns)]

@@ -14,6 +14,7 @@ from asyncpg import Record
 from gristmill.db import Transaction
 from gristmill.store import announcements, assignments, circuits, histories, service_limits
 from gristmill.store.assignments import Assignment
+from gristmill.store.schedules import Front
 
 # A claim cuts at most so many spans: enough for a full claim of items that wait one by one for their next attempt.
 _MOST_SPANS = 200
@@ -82,7 +83,8 @@ _STARTABLE = """
 _GIVEN = """
 free AS (SELECT *, NULL::uuid AS limit_id FROM unnest($2::text[], $3::int[]) AS free (processor, slots)),
 held AS (SELECT * FROM unnest($4::uuid[], $5::text[], $6::int[]) AS held (tenant_id, circuit, slots)),
-capped AS (SELECT *, NULL::uuid AS limit_id FROM unnest($9::uuid[], $10::int[]) AS capped (tenant_id, slots))
+capped AS (SELECT *, NULL::uuid AS limit_id FROM unnest($9::uuid[], $10::int[]) AS capped (tenant_id, slots)),
+front AS (SELECT * FROM unnest($11::uuid[], $12::float8[], $13::float8[]) AS front (tenant_id, fresh, begun))
 """
 
 
@@ -93,13 +95,22 @@ capped AS (SELECT *, NULL::uuid AS limit_id FROM unnest($9::uuid[], $10::int[]) 
 # committed in between, `running` does not count its items, and a batch with a limit is left to the next claim.
 # A batch whose circuit is open is passed over until the next probe is due, and then gives one item. The circuit's row says to
 # whom of several claims: the others take nothing.
+# Batches of a tenant that have not begun come before the others, so they are two ranges of the index; each is read from its
+# front on (`schedules.Front`), as far as that is known.
 def fair(suspect: str, more: str = "", also: str = "", where: str = "true") -> str:
     """`suspect`: its parameter; `more`: columns of what is to be known of the choice; `also` and `where`: what else is needed
     for it. Where that cannot be had, the next tenant is looked at."""
     return f"""
 pick AS (
-    SELECT next.*, t.batches_started, (SELECT max(started) FROM tenant_schedule) AS tenants_started{more}
-    FROM (SELECT * FROM tenant_schedule ORDER BY vtime OFFSET 0) t CROSS JOIN LATERAL (
+    SELECT next.*, t.batches_started, t.tenants_started{more}
+    FROM (
+        SELECT ts.*, max(ts.started) OVER () AS tenants_started, part.low, part.high
+        FROM tenant_schedule ts LEFT JOIN front f ON f.tenant_id = ts.tenant_id AND f.begun <= ts.batches_started
+        CROSS JOIN LATERAL (
+            VALUES (coalesce(f.fresh, '-Infinity'), 0::float8), (coalesce(f.begun, 0), 'Infinity')
+        ) AS part (low, high)
+        ORDER BY ts.vtime, part.low OFFSET 0
+    ) t CROSS JOIN LATERAL (
         SELECT s.batch_id, s.tenant_id, s.weight, s.vtime, s.max_concurrency, s.circuit, c.until IS NOT NULL AS probing,
             free.limit_id AS processor_limit, capped.limit_id AS tenant_limit,
             least(free.slots, coalesce(s.max_concurrency - running.items, free.slots),
@@ -114,7 +125,7 @@ pick AS (
                 SELECT coalesce(sum(l.remaining), 0) FROM lease l WHERE l.batch_id = s.batch_id
             ) END AS items
         ) running
-        WHERE s.tenant_id = t.tenant_id AND {_STARTABLE}
+        WHERE s.tenant_id = t.tenant_id AND s.vtime BETWEEN t.low AND t.high AND {_STARTABLE}
             AND (s.max_concurrency IS NULL OR s.max_concurrency > running.items)
             AND (held.slots IS NULL OR held.slots > 0) AND (capped.slots IS NULL OR capped.slots > 0)
             AND (
@@ -125,7 +136,7 @@ pick AS (
     ) next {also}
     WHERE (next.max_concurrency IS NULL OR next.vtime = (SELECT vtime FROM batch_schedule o WHERE o.batch_id = next.batch_id))
         AND {where}
-    ORDER BY t.vtime LIMIT 1
+    ORDER BY t.vtime, t.low LIMIT 1
 )
 """
 
@@ -136,7 +147,7 @@ _PLAINLY = """
 way AS (
     SELECT b.told, $8::text[] IS NULL OR (
         set_config('synchronous_commit', 'off', true) IS NOT NULL
-        AND b.processor = ANY ($8) AND NOT pick.probing AND NOT (b.told AND pick.vtime = 0)
+        AND b.processor = ANY ($8) AND NOT pick.probing AND NOT (b.told AND pick.vtime <= 0)
     ) AS is_open
     FROM pick JOIN (
         SELECT id, processor, webhook_url IS NOT NULL OR webhooks IS NOT NULL AS told FROM batch
@@ -220,18 +231,18 @@ cut AS (
 charge AS (SELECT sum(taken_last - first + 1) AS items FROM taken HAVING count(*) > 0),
 charged_batch AS (
     UPDATE batch_schedule s SET vtime = greatest(s.vtime, pick.batches_started) + charge.items / s.weight
-    FROM pick, charge WHERE s.batch_id = pick.batch_id
+    FROM pick, charge WHERE s.batch_id = (SELECT batch_id FROM pick)
 ),
 charged_tenant AS (
     UPDATE tenant_schedule t SET started = greatest(t.vtime, pick.tenants_started),
         vtime = greatest(t.vtime, pick.tenants_started) + charge.items,
         batches_started = greatest(t.batches_started, pick.vtime)
-    FROM pick, charge WHERE t.tenant_id = pick.tenant_id
+    FROM pick, charge WHERE t.tenant_id = (SELECT tenant_id FROM pick)
 ),
 known AS (
     SELECT {", ".join(f"b.{name}" for name in assignments.COLUMNS)}
     FROM pick JOIN batch b ON b.id = pick.batch_id
-    WHERE pick.vtime = 0 AND (SELECT count(*) FROM taken) = 1
+    WHERE pick.vtime <= 0 AND (SELECT count(*) FROM taken) = 1
 ),
 leased AS (
     INSERT INTO lease (id, batch_id, worker_id, first, last, remaining, attempt, losses, deadline_at)
@@ -240,7 +251,7 @@ leased AS (
     FROM taken t JOIN batch b ON b.id = t.batch_id
     RETURNING id, batch_id, first, last, attempt, losses, started_at
 )
-SELECT l.*, pick.probing, pick.vtime = 0 AS begins, way.told, way.is_open,
+SELECT l.*, pick.probing, pick.vtime <= 0 AS begins, way.told, way.is_open,
     (SELECT array_agg(first) FROM taken WHERE waiting) AS waited, known.*
 FROM pick CROSS JOIN way LEFT JOIN known ON true LEFT JOIN leased l ON true
 """
@@ -261,11 +272,12 @@ CROSS JOIN LATERAL (
 _ENDED = "SELECT ordinal FROM result WHERE batch_id = $1 AND ordinal = ANY ($2)"
 
 
-# A literal as in span_suspect_idx. What a worker has in hand itself has ended by the time it claims one.
+# A literal as in span_suspect_idx, and from there to the schedules by their keys. What a worker has in hand itself has ended by
+# the time it claims one.
 _SUSPECTS = f"""
 WITH {service_limits.room("lease.worker_id <> $1")}
 SELECT EXISTS (
-    SELECT FROM span w JOIN batch_schedule s ON s.batch_id = w.batch_id
+    SELECT FROM span w CROSS JOIN LATERAL (SELECT * FROM batch_schedule WHERE batch_id = w.batch_id OFFSET 0) s
     LEFT JOIN circuit c ON c.tenant_id = s.tenant_id AND c.name = s.circuit
     WHERE w.losses >= {SUSPECT_LOSSES} AND w.available_at <= now() AND s.processor = ANY ($2) AND {_STARTABLE}
         AND (s.max_concurrency IS NULL OR s.max_concurrency > (
@@ -292,6 +304,7 @@ async def claim(
     held: Sequence[tuple[UUID, str, int]] = (),
     capped: Sequence[tuple[UUID, int]] = (),
     *,
+    fronts: Sequence[Front] = (),
     suspect: bool = False,
     plain: Collection[str] | None = None,
 ) -> Claim:
@@ -308,7 +321,8 @@ async def claim(
     declared dead. Items whose chat is busy are parked (`store/histories.py`): taken, and in no lease.
     """
     only = None if plain is None else list(plain)
-    rows = await tx.fetch(_CLAIM, *_given(worker_id, free, held), suspect, only, *columns(capped, 2))
+    given = [*_given(worker_id, free, held), suspect, only, *columns(capped, 2), *columns(fronts, 3)]
+    rows = await tx.fetch(_CLAIM, *given)
     if not rows or rows[0]["id"] is None:
         return Claim([], 0, in_full=bool(rows) and not rows[0]["is_open"])
     await _announce_begin(tx, rows[0])
@@ -334,7 +348,8 @@ async def born(
     `items`: the first of the batch, as many as there are slots if it has so many. None of them continues a chat, and none of
     the batch was refused. Takes none as well if anything else might start in their place.
     """
-    row = await tx.fetchrow(_BORN, *_given(worker_id, free, ()), False, batch_id, *columns((), 2))
+    given = [*_given(worker_id, free, ()), False, batch_id, *columns((), 2), *columns((), 3)]
+    row = await tx.fetchrow(_BORN, *given)
     if row is None or row["id"] is None:
         return Claim([], 0)
     await _announce_begin(tx, row)

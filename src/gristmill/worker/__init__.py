@@ -13,10 +13,12 @@ from gristmill.settings import Settings
 from gristmill.storage.base import Storage
 from gristmill.store import workers
 from gristmill.vault import Vault
+from gristmill.worker import fronts
 from gristmill.worker.births import Births
 from gristmill.worker.circuits import Circuits
 from gristmill.worker.deliveries import Deliveries
 from gristmill.worker.discards import Discards
+from gristmill.worker.fronts import Fronts
 from gristmill.worker.heartbeat import Heartbeat
 from gristmill.worker.ingests import Ingests
 from gristmill.worker.items import Items
@@ -55,6 +57,7 @@ class Worker:
         )
         self._shares = Shares(database, settings, trusted=self._is_trusted, changed=self._there_is_room)
         self._circuits = Circuits(database, settings, changed=self._there_is_room, permits=self._shares.of)
+        self._fronts = Fronts(database)
         self._items = Items(
             database,
             services,
@@ -62,6 +65,7 @@ class Worker:
             self._recorder,
             self._circuits,
             self._shares,
+            self._fronts,
             concurrency=settings.concurrency,
             upstream_concurrency=settings.llm_concurrency,
             parser_concurrency=ITEMS_PER_CHILD * default_children(),
@@ -107,6 +111,7 @@ class Worker:
         self._duty("watch", self._items.watch, 0.1)
         self._duty("circuits", self._circuits.step, poll, self._circuits.news)
         self._duty("shares", self._shares.step, min(poll, LOOK_SECONDS), self._shares.news)
+        self._duty("fronts", self._fronts.step, fronts.LOOK_SECONDS)
         self._duty("deliveries", self._deliveries.step, poll, self._deliveries_news)
         self._ingesting = self._duty("ingests", self._ingests.step, poll, self._ingests_news)
         self._duty("reaper", self._upkeep.reap, min(5.0, lease / 3))

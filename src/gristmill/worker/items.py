@@ -25,6 +25,7 @@ from gristmill.store.limited_claims import Left
 from gristmill.store.spans import Claim, Lease
 from gristmill.upstream.circuit import CALLER, Caller, Circuit
 from gristmill.worker.circuits import Circuits
+from gristmill.worker.fronts import Fronts
 from gristmill.worker.isolation import Isolation, Turn
 from gristmill.worker.loop import first_of
 from gristmill.worker.recorder import FULL, Recorder
@@ -65,6 +66,7 @@ class Items:
         recorder: Recorder,
         circuits: Circuits,
         shares: Shares,
+        fronts: Fronts,
         *,
         concurrency: int,
         upstream_concurrency: int,
@@ -79,6 +81,7 @@ class Items:
         self._recorder = recorder
         self._circuits = circuits
         self._shares = shares
+        self._fronts = fronts
         self._concurrency = concurrency
         self._upstream_concurrency = upstream_concurrency
         self._parser_concurrency = parser_concurrency
@@ -172,15 +175,21 @@ class Items:
     async def _claimed(self, free: Mapping[str, int], suspect: bool) -> Claim:
         """In two round trips if one statement can do it, else in a transaction."""
         held = self._circuits.held(work.job.circuit for work in self._ready)
-        limited = self._shares.limits_starts
+        limited, fronts = self._shares.limits_starts, self._fronts.known
         if not (suspect or limited or self._in_full):
             async with self._database.connection() as connection:
-                claim = await spans.claim(connection, self.worker_id, free, held, plain=self._plain)
+                claim = await spans.claim(
+                    connection, self.worker_id, free, held, fronts=fronts, plain=self._plain
+                )
             if not claim.in_full:
                 return claim
         async with self._database.transaction(durable=False) as tx:
-            left = await limited_claims.hold(tx, free, held, suspect=suspect) if limited else Left(free)
-            claim = await spans.claim(tx, self.worker_id, left.free, held, left.of_tenants, suspect=suspect)
+            left = Left(free)
+            if limited:
+                left = await limited_claims.hold(tx, free, held, fronts=fronts, suspect=suspect)
+            claim = await spans.claim(
+                tx, self.worker_id, left.free, held, left.of_tenants, fronts=fronts, suspect=suspect
+            )
         # The next of many like it, without asking first.
         self._in_full = not self._in_full and bool(claim.taken)
         if left.elsewhere and not claim.taken:
@@ -243,6 +252,7 @@ class Items:
             for held in claimed:
                 self._held.pop(held.lease.id, None)
             return
+        self._fronts.claimed(job.assignment.tenant_id)
         self._begin(claimed, job, claimed_at)
 
     def _begin(self, claimed: Sequence[HeldLease], job: Job, claimed_at: float) -> None:
