@@ -5,7 +5,7 @@ from uuid import UUID
 import factories
 from gristmill.db import Database
 from gristmill.domain.outcomes import Turn
-from gristmill.store.batches import NewWebhook
+from gristmill.store.new_batches import NewWebhook
 from service import Caller, new_key
 
 

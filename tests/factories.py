@@ -2,16 +2,27 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 from gristmill.db import Database, Transaction
 from gristmill.domain.ids import uuid7
 from gristmill.domain.states import ResultStatus
-from gristmill.store import batches, endings, leases, limits, recording, results, retention, spans, workers
+from gristmill.store import (
+    batches,
+    endings,
+    leases,
+    limits,
+    new_batches,
+    recording,
+    results,
+    retention,
+    spans,
+    workers,
+)
 from gristmill.store.audit import Violation, audit
-from gristmill.store.batches import Batch, NewBatch, NewItem, NewWebhook
+from gristmill.store.batches import Batch
+from gristmill.store.new_batches import NewBatch, NewItem
 from gristmill.store.recording import Ended, Flush, Retried
 from gristmill.store.results import Result
 from gristmill.store.spans import Claim, ClaimedItem, Lease
@@ -19,22 +30,27 @@ from gristmill.store.spans import Claim, ClaimedItem, Lease
 TENANT = UUID("00000000-0000-7000-8000-000000000001")
 
 
+def new_batch(**more: Any) -> NewBatch:
+    """`more`: its fields."""
+    return NewBatch(**({"id": uuid7(), "tenant_id": TENANT, "processor": "noop", "config": "{}"} | more))
+
+
+def plain(items: int | Sequence[NewItem]) -> Sequence[NewItem]:
+    """A number: that many with custom ids item-0, item-1, …"""
+    if not isinstance(items, int):
+        return items
+    return [NewItem(f"item-{n}", f'{{"text":"{n}"}}') for n in range(items)]
+
+
 async def make_batch(
     database: Database,
     items: int | Sequence[NewItem],
-    *,
-    tenant_id: UUID = TENANT,
-    processor: str = "noop",
-    config: str = "{}",
-    webhook: NewWebhook | None = None,
     **more: Any,
 ) -> UUID:
-    """A stored batch; `items` a number: that many with custom ids item-0, item-1, …"""
-    if isinstance(items, int):
-        items = [NewItem(f"item-{n}", f'{{"text":"{n}"}}') for n in range(items)]
-    new = replace(NewBatch(uuid7(), tenant_id, processor, config), webhook=webhook, **more)
+    """A stored batch; `more`: its fields."""
+    new = new_batch(**more)
     async with database.transaction() as tx:
-        await batches.create(tx, new, items)
+        await new_batches.create(tx, new, plain(items))
     return new.id
 
 
@@ -58,12 +74,10 @@ async def bear(
     **more: Any,
 ) -> tuple[UUID, Claim]:
     """As `make_born`, in a transaction that may go on."""
-    if isinstance(items, int):
-        items = [NewItem(f"item-{n}", f'{{"text":"{n}"}}') for n in range(items)]
-    new = NewBatch(uuid7(), **({"tenant_id": TENANT, "processor": "noop", "config": "{}"} | more))
+    new, items = new_batch(**more), plain(items)
     free = {"noop": slots} if isinstance(slots, int) else slots
     claimed = [ClaimedItem(n, item.custom_id, None, item.input) for n, item in enumerate(items)]
-    await batches.create(tx, new, items)
+    await new_batches.create(tx, new, items)
     return new.id, await spans.born(tx, worker_id, free, new.id, claimed)
 
 

@@ -6,11 +6,14 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Literal, cast
+from uuid import UUID
 
 from pydantic import BaseModel
 
+from factories import TENANT, get
 from gristmill.db import Database
 from gristmill.domain.outcomes import Failure, ItemError, Outcome, Retry, Success, Turn
+from gristmill.domain.states import TERMINAL
 from gristmill.net.session import HttpSession
 from gristmill.processors.base import Context, Processor, Services
 from gristmill.settings import Settings
@@ -151,3 +154,17 @@ async def eventually(condition: Callable[[], Awaitable[bool]], seconds: float = 
     async with asyncio.timeout(seconds):
         while not await condition():
             await asyncio.sleep(0.01)
+
+
+async def ended(database: Database, *batch_ids: UUID, tenant_id: UUID = TENANT) -> None:
+    async def all_are() -> bool:
+        return all([(await get(database, one, tenant_id)).status in TERMINAL for one in batch_ids])
+
+    await eventually(all_are, 90)
+
+
+async def at_gate(scripted: Scripted, count: int) -> None:
+    async def there() -> bool:
+        return scripted.at_gate == count
+
+    await eventually(there)

@@ -9,7 +9,7 @@ import pytest
 
 import factories
 from gristmill.db import Database
-from gristmill.store import batches, endings
+from gristmill.store import endings, transitions
 from service import Caller, code_of
 
 BATCHES = "/api/v1/batches"
@@ -281,7 +281,7 @@ async def test_a_batch_deleted_while_somebody_waits_is_404(caller: Caller, datab
             await tx.execute(
                 "UPDATE batch SET status = 'completed', completed_at = now(), expires_at = now()"
             )
-            await batches.delete(tx, caller.tenant_id, UUID(batch["id"]))
+            await transitions.delete(tx, caller.tenant_id, UUID(batch["id"]))
         assert (await waiting).status_code == 404
 
 

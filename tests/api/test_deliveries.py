@@ -8,7 +8,7 @@ import factories
 from gristmill.db import Database
 from gristmill.domain.deliveries import Attempt, Dead
 from gristmill.store import deliveries
-from gristmill.store.batches import NewWebhook
+from gristmill.store.new_batches import NewWebhook
 from service import Caller, code_of
 
 

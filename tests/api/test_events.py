@@ -11,7 +11,7 @@ from factories import all_of, claim, drain, make_batch, make_worker, record, swe
 from fakes.sse import Event, parse
 from gristmill.api import events as events_api
 from gristmill.api import watch
-from gristmill.store import batches, endings, retries
+from gristmill.store import batches, endings, retries, transitions
 from gristmill.store.feed import BEGINNING
 from service import Caller, Service, problems
 
@@ -61,7 +61,7 @@ async def test_who_saw_the_end_of_an_earlier_run_gets_the_next_one(service: Serv
     batch_id = await make_batch(database, 2, tenant_id=caller.tenant_id)
     worker = await make_worker(database)
     leases = await claim(database, worker, 1)
-    await turn(database, batches.cancel, batch_id, caller.tenant_id)
+    await turn(database, transitions.cancel, batch_id, caller.tenant_id)
     await record(database, worker, all_of(leases))
     await sweep(database)
     assert [one.id for one in await follow(caller, str(batch_id)) if one.id][-1] == "1-2.end"

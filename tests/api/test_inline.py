@@ -17,7 +17,7 @@ from gristmill.api.envelope import answer
 from gristmill.api.parts import parts
 from gristmill.db import Database
 from gristmill.domain.errors import NotFound
-from gristmill.store.batches import Origin
+from gristmill.store.origins import Origin
 from gristmill.worker.discards import Discards
 from service import Caller, Service, problems
 

@@ -11,8 +11,8 @@ from factories import TENANT, make_batch
 from gristmill.api.reads import AT_ONCE, Reads, Seen
 from gristmill.db import Database
 from gristmill.domain.errors import NotFound
-from gristmill.store import batches
-from gristmill.store.batches import Changes
+from gristmill.store import transitions
+from gristmill.store.transitions import Changes
 from service import Caller
 
 WRITES = 60
@@ -28,7 +28,7 @@ async def impatient(database: Database) -> AsyncIterator[Database]:
 
 async def rename(database: Database, batch_id: UUID, name: str) -> None:
     async with database.transaction() as tx:
-        await batches.change(tx, TENANT, batch_id, Changes(name=name))
+        await transitions.change(tx, TENANT, batch_id, Changes(name=name))
 
 
 async def test_all_who_ask_at_once_share_one_reading(database: Database) -> None:

@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 import factories
-from gristmill.api import envelope
+from gristmill.api import envelope, result_streams, result_views
 from gristmill.api import results as routes
 from gristmill.api.result_text import ResultText
 from gristmill.db import Database
@@ -278,10 +278,10 @@ async def test_the_text_of_a_result_is_that_of_its_view(caller: Caller, database
     async with database.connection() as connection:
         batch = await factories.get(database, UUID(batch_id), caller.tenant_id)
         found, _ = await routes.results.rows(connection, batch, limit=50, most_bytes=2**20)
-    text = ResultText(routes.view)
+    text = ResultText(result_views.view)
     assert {one["status"] for one in found} >= {1, 2, None}
     for row in found:
-        assert text.of(row) == envelope.dumps(routes.view(routes.results.result_of(row))).decode()
+        assert text.of(row) == envelope.dumps(result_views.view(routes.results.result_of(row))).decode()
 
 
 # --- streams --------------------------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ async def stream(caller: Caller, batch_id: str, media_type: str, query: str = ""
 async def test_ndjson_streams_all_results_in_the_shape_of_pages(
     caller: Caller, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(routes, "WINDOW", 4)
+    monkeypatch.setattr(result_streams, "WINDOW", 4)
     batch_id = await half_done(caller, database)
     text = await stream(caller, batch_id, "application/x-ndjson")
     pages = await caller.data(f"{BATCHES}/{batch_id}/results")
@@ -313,7 +313,7 @@ async def test_a_stream_holds_no_more_than_a_few_large_results_at_once(
     [lease] = await factories.claim(database, worker, 60)
     ended = [factories.success(lease, n, content="x" * 100_000) for n in range(60)]
     await factories.record(database, worker, factories.Flush({lease.id: 60}, ended), alone=True)
-    monkeypatch.setattr(routes, "WINDOW_BYTES", 510_000)
+    monkeypatch.setattr(result_streams, "WINDOW_BYTES", 510_000)
     read, rows = [], routes.results.rows
 
     async def watched(*arguments: Any, **more: Any) -> Any:
@@ -345,7 +345,7 @@ async def test_a_stream_of_small_results_takes_few_reads(
 async def test_a_stream_keeps_the_filters(
     caller: Caller, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(routes, "WINDOW", 1)
+    monkeypatch.setattr(result_streams, "WINDOW", 1)
     batch_id = await half_done(caller, database)
     text = await stream(caller, batch_id, "application/x-ndjson", "?status=success")
     assert [orjson.loads(line)["custom_id"] for line in text.splitlines()] == ["req-0", "req-2"]

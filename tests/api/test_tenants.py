@@ -16,7 +16,7 @@ from fakes import issuer
 from gristmill.db import Database
 from gristmill.domain.outcomes import Turn
 from gristmill.store import keys
-from gristmill.store.batches import NewWebhook
+from gristmill.store.new_batches import NewWebhook
 from service import Caller, Service, code_of, new_key, new_tenant, new_token
 
 BODIES: dict[str, Any] = {

@@ -17,7 +17,7 @@ from factories import (
     violations,
 )
 from gristmill.db import Database
-from gristmill.store import audit, batches, retries
+from gristmill.store import audit, retries, transitions
 from gristmill.store.recording import Flush
 
 BATCH = "(SELECT id FROM batch WHERE name = '{}')"
@@ -102,13 +102,13 @@ async def healthy(database: Database) -> None:
     await turn(database, retries.retry, again)
     [lease] = await claim(database, worker, 2)
     await record(database, worker, Flush({lease.id: 0}, [success(lease, 0), failure(lease, 1)]))
-    await turn(database, batches.pause, again)
+    await turn(database, transitions.pause, again)
     await make_batch(database, in_chats(None, None, None, 7, 7, *[None] * 15), name="live")
     [lease] = await claim(database, worker, 8)
     flush = Flush({lease.id: 4}, [success(lease, 0), failure(lease, 1)], [retry(lease, 2, 60)])
     await record(database, worker, flush)
     await make_batch(database, 3, start_paused=True, name="paused")
-    await turn(database, batches.cancel, await make_batch(database, 3, name="cancelling"))
+    await turn(database, transitions.cancel, await make_batch(database, 3, name="cancelling"))
 
 
 async def test_nothing_is_found_in_a_healthy_database(database: Database) -> None:

@@ -29,8 +29,8 @@ from factories import (
 )
 from gristmill.db import Database
 from gristmill.domain.limits import FailureThreshold, LimitAction
-from gristmill.store import batches, circuits, leases, spans, workers
-from gristmill.store.batches import NewWebhook
+from gristmill.store import circuits, leases, spans, transitions, workers
+from gristmill.store.new_batches import NewWebhook
 from gristmill.store.recording import Flush
 from mill import eventually
 
@@ -124,7 +124,7 @@ async def test_nothing_is_leased_while_others_wait(database: Database, others: A
 
 
 async def _paused(database: Database) -> None:
-    await turn(database, batches.pause, await make_batch(database, 1))
+    await turn(database, transitions.pause, await make_batch(database, 1))
 
 
 async def _running(database: Database) -> None:
@@ -189,7 +189,7 @@ async def test_a_batch_is_not_born_leased_where_it_may_not_start(database: Datab
     await open_circuit(database)
     closed_off, born = await make_born(database, worker, 3, 3, circuit="model")
     assert born.taken == 0
-    await turn(database, batches.pause, closed_off)
+    await turn(database, transitions.pause, closed_off)
     await drain(database, worker)
     await sql(database, "UPDATE circuit SET until = now()")  # a probe is a claim's
     assert (await make_born(database, worker, 3, 3, circuit="model"))[1].taken == 0

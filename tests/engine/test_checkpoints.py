@@ -26,7 +26,7 @@ from factories import (
 )
 from gristmill.db import Database
 from gristmill.domain.checkpoints import Checkpoint
-from gristmill.store import batches, checkpoints, leases, results, workers
+from gristmill.store import checkpoints, leases, results, transitions, workers
 from gristmill.store.spans import Lease
 
 HALF = Checkpoint("sending", '{"parts":["a","b"]}', 1, 2)
@@ -147,7 +147,7 @@ async def test_deleting_a_batch_deletes_its_checkpoints_and_no_others(database: 
     await save(database, lease)
     await save(database, other)
     await record(database, worker, all_of([lease]))
-    await turn(database, batches.delete, lease.batch_id)
+    await turn(database, transitions.delete, lease.batch_id)
     await erase(database)
     assert await load(database, lease.batch_id) is None
     assert await load(database, other.batch_id) == HALF

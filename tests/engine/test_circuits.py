@@ -22,7 +22,7 @@ from factories import (
 )
 from gristmill.db import Database
 from gristmill.store import circuits, retries, spans
-from gristmill.store.batches import NewUpstream
+from gristmill.store.new_batches import NewUpstream
 from gristmill.store.recording import Flush
 
 OTHER = UUID("00000000-0000-7000-8000-000000000002")

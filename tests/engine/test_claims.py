@@ -18,6 +18,7 @@ from factories import (
     lose,
     make_batch,
     make_worker,
+    new_batch,
     ordinals,
     record,
     retry,
@@ -29,8 +30,8 @@ from factories import (
 from gristmill.db import Database
 from gristmill.domain.ids import uuid7
 from gristmill.domain.states import BatchStatus
-from gristmill.store import batches, schedules, spans, workers
-from gristmill.store.batches import NewBatch, NewItem
+from gristmill.store import new_batches, schedules, spans, transitions, workers
+from gristmill.store.new_batches import NewItem
 from gristmill.store.recording import Flush
 
 OTHER = UUID("00000000-0000-7000-8000-000000000002")
@@ -122,8 +123,8 @@ async def test_a_claim_under_way_keeps_nobody_from_the_batches_of_other_tenants(
 async def test_nothing_starts_in_a_paused_cancelled_or_overdue_batch(database: Database) -> None:
     worker = await make_worker(database)
     await make_batch(database, 3, start_paused=True)
-    await turn(database, batches.pause, await make_batch(database, 3))
-    await turn(database, batches.cancel, await make_batch(database, 3))
+    await turn(database, transitions.pause, await make_batch(database, 3))
+    await turn(database, transitions.cancel, await make_batch(database, 3))
     await expire(database, await make_batch(database, 3))
     await make_batch(database, 3)
     await sql(database, "UPDATE batch_schedule SET deadline_at = now() WHERE NOT paused")  # not yet noticed
@@ -331,11 +332,11 @@ async def test_a_tenant_that_had_the_mill_to_itself_owes_nothing_for_it(database
 async def test_a_batch_that_was_paused_earns_no_credit(database: Database, tenant_id: UUID) -> None:
     worker = await make_worker(database)
     paused = await make_batch(database, 1000, tenant_id=tenant_id)
-    await turn(database, batches.pause, paused, tenant_id)
+    await turn(database, transitions.pause, paused, tenant_id)
     other = await make_batch(database, 1000)
     await take(database, worker, 50)
 
-    await turn(database, batches.resume, paused, tenant_id)
+    await turn(database, transitions.resume, paused, tenant_id)
 
     assert await even(database, worker, paused, other)
 
@@ -412,10 +413,10 @@ async def test_a_tenant_whose_new_batch_is_not_yet_to_be_seen_is_not_forgotten(d
     await drain(database, worker)
     await make_batch(database, 100, tenant_id=OTHER)
     await take(database, worker, 5)
-    new = NewBatch(uuid7(), TENANT, "noop", "{}")
+    new = new_batch()
 
     async with database.transaction() as tx:
-        await batches.create(tx, new, [NewItem("a", "{}")])
+        await new_batches.create(tx, new, [NewItem("a", "{}")])
         assert await forget_tenants(database) == 0
     assert await violations(database) == []
     assert (await take(database, worker, 1))[new.id] == 1

@@ -8,7 +8,7 @@ import pytest
 from factories import TENANT, make_batch, sql
 from gristmill.db import Database
 from gristmill.store import collections
-from gristmill.store.batches import NewItem, NewUpstream
+from gristmill.store.new_batches import NewItem, NewUpstream
 
 DOCS = ["doc-0", "doc-1", "doc-2"]
 

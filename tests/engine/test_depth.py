@@ -7,7 +7,7 @@ import pytest
 from factories import all_of, claim, drain, failure, make_batch, make_worker, record, retry, sql, sweep, turn
 from gristmill.db import Database
 from gristmill.domain.limits import FailureThreshold, LimitAction
-from gristmill.store import batches, depth
+from gristmill.store import depth, transitions
 from gristmill.store.recording import Flush
 
 
@@ -47,7 +47,7 @@ async def test_no_more_is_startable_than_the_batchs_own_limit_lets_start(databas
 async def test_what_may_not_start_is_not_told(database: Database) -> None:
     worker = await make_worker(database)
     paused = await make_batch(database, 10)
-    await turn(database, batches.pause, paused)
+    await turn(database, transitions.pause, paused)
     later = await make_batch(database, 1)
     [lease] = await claim(database, worker, 1)
     await record(database, worker, Flush({lease.id: 0}, [], [retry(lease, 0, delay_seconds=60.0)]))
@@ -55,10 +55,10 @@ async def test_what_may_not_start_is_not_told(database: Database) -> None:
 
     await sql(database, "UPDATE span SET available_at = now() WHERE batch_id = $1", later)
     assert await queue(database) == {"noop": (1, 0)}
-    await turn(database, batches.resume, paused)
+    await turn(database, transitions.resume, paused)
     assert await queue(database) == {"noop": (11, 0)}
     for one in (paused, later):
-        await turn(database, batches.cancel, one)
+        await turn(database, transitions.cancel, one)
     assert await queue(database) == {}
     await sweep(database)
 

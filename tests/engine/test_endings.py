@@ -38,8 +38,8 @@ from factories import (
 from gristmill.db import Database
 from gristmill.domain.errors import Conflict, NotFound
 from gristmill.domain.states import BatchStatus
-from gristmill.store import batches, endings, recording, retries, spans
-from gristmill.store.batches import NewWebhook
+from gristmill.store import batches, endings, recording, retries, spans, transitions
+from gristmill.store.new_batches import NewWebhook
 from gristmill.store.recording import Flush
 from gristmill.store.spans import Lease, Waiting
 from gristmill.tables import metadata
@@ -66,7 +66,7 @@ async def paused(database: Database) -> UUID:
 
 async def cancelling(database: Database) -> UUID:
     batch_id = await make_batch(database, 2)
-    await turn(database, batches.cancel, batch_id)
+    await turn(database, transitions.cancel, batch_id)
     return batch_id
 
 
@@ -105,10 +105,10 @@ STATES = {
     "cancelled": cancelled,
 }
 ACTIONS: dict[str, Action] = {
-    "pause": batches.pause,
-    "resume": batches.resume,
-    "cancel": batches.cancel,
-    "delete": batches.delete,
+    "pause": transitions.pause,
+    "resume": transitions.resume,
+    "cancel": transitions.cancel,
+    "delete": transitions.delete,
     "retry": retries.retry,
 }
 ALLOWED = {
@@ -179,7 +179,7 @@ async def test_an_unknown_batch_and_another_tenants_are_both_not_found(
 
 async def test_a_cancelled_batch_ends_its_waiting_items_in_chunks(database: Database) -> None:
     batch_id = await make_batch(database, 25)
-    await turn(database, batches.cancel, batch_id)
+    await turn(database, transitions.cancel, batch_id)
     assert (await get(database, batch_id)).failed == 0
 
     assert await sweep(database, most=10) == [10, 10, 5]
@@ -198,7 +198,7 @@ async def test_many_single_items_are_swept_together(database: Database) -> None:
     worker = await make_worker(database)
     [lease] = await claim(database, worker, 30)
     await record(database, worker, Flush({lease.id: 0}, [], [retry(lease, n, 60) for n in range(30)]))
-    await turn(database, batches.cancel, batch_id)
+    await turn(database, transitions.cancel, batch_id)
 
     assert await sweep(database, most=20) == [20, 10]
 
@@ -211,7 +211,7 @@ async def test_several_batches_are_swept(database: Database) -> None:
     ended = [await make_batch(database, 3) for _ in range(4)]
     kept = await make_batch(database, 3)
     for batch_id in ended[:2]:
-        await turn(database, batches.cancel, batch_id)
+        await turn(database, transitions.cancel, batch_id)
     for batch_id in ended[2:]:
         await expire(database, batch_id)
 
@@ -225,7 +225,7 @@ async def test_several_batches_are_swept(database: Database) -> None:
 
 async def test_a_cancelled_batch_ends_when_its_items_in_flight_have_ended(database: Database) -> None:
     batch_id, worker, held = await in_flight(database)
-    await turn(database, batches.cancel, batch_id)
+    await turn(database, transitions.cancel, batch_id)
     await sweep(database)
     batch = await get(database, batch_id)
     assert (batch.status, batch.failed, batch.processing) == (BatchStatus.CANCELLING, 2, 2)
@@ -240,7 +240,7 @@ async def test_a_cancelled_batch_ends_when_its_items_in_flight_have_ended(databa
 
 async def test_items_in_flight_that_are_lost_after_the_cancel_end_with_it(database: Database) -> None:
     batch_id, worker, _ = await in_flight(database)
-    await turn(database, batches.cancel, batch_id)
+    await turn(database, transitions.cancel, batch_id)
 
     await lose(database, worker)
     await sweep(database)
@@ -252,7 +252,7 @@ async def test_items_in_flight_that_are_lost_after_the_cancel_end_with_it(databa
 
 async def test_what_is_given_back_after_the_cancel_ends_with_it(database: Database) -> None:
     batch_id, worker, [lease] = await in_flight(database)
-    await turn(database, batches.cancel, batch_id)
+    await turn(database, transitions.cancel, batch_id)
     await sweep(database)
     await record(database, worker, Flush({lease.id: 0}, [], [], [(lease.id, Waiting(batch_id, 0, 1, 0, 0))]))
     await sweep(database)
@@ -331,7 +331,7 @@ async def test_a_paused_batch_fails_at_its_deadline(database: Database) -> None:
 
 async def test_a_cancel_before_the_deadline_wins(database: Database) -> None:
     batch_id = await make_batch(database, 2)
-    await turn(database, batches.cancel, batch_id)
+    await turn(database, transitions.cancel, batch_id)
 
     assert await expire(database, batch_id) == 0
     await sweep(database)
@@ -344,7 +344,7 @@ async def test_a_cancel_before_the_deadline_wins(database: Database) -> None:
 
 async def test_a_paused_batch_completes_when_its_last_item_in_flight_ends(database: Database) -> None:
     batch_id, worker, held = await in_flight(database, items=2)
-    await turn(database, batches.pause, batch_id)
+    await turn(database, transitions.pause, batch_id)
 
     await record(database, worker, all_of(held))
 
@@ -434,7 +434,7 @@ async def test_nothing_is_recorded_for_a_deleted_batch_by_a_worker_that_still_ru
     database: Database,
 ) -> None:
     batch_id, heir, [lease] = await recorded_by_a_zombie(database)
-    await turn(database, batches.delete, batch_id)
+    await turn(database, transitions.delete, batch_id)
     await erase(database)
 
     back = [(lease.id, Waiting(batch_id, 2, 2, 1, 1))]
@@ -449,7 +449,7 @@ async def test_a_batch_is_not_deleted_while_a_lost_worker_records_for_it(databas
     await lose(database, heir)
     async with database.transaction() as tx:
         await recording.record(tx, heir, Flush({lease.id: 0}, [success(lease, 0)]), alone=False)
-        deleting = asyncio.create_task(turn(database, batches.delete, batch_id))
+        deleting = asyncio.create_task(turn(database, transitions.delete, batch_id))
         await blocked(database, deleting)
         assert not deleting.done()
     await deleting
@@ -473,7 +473,7 @@ async def test_a_deleted_batch_leaves_nothing_behind(database: Database) -> None
         "INSERT INTO delivery_attempt (delivery_id, attempt, sent_at, duration_ms) SELECT id, 1, now(), 1 FROM delivery",
     )
 
-    await turn(database, batches.delete, ids[0])
+    await turn(database, transitions.delete, ids[0])
     await erase(database)
 
     for table in metadata.sorted_tables:
@@ -506,7 +506,7 @@ async def test_cancel_racing_the_last_result_ends_the_batch_once(database: Datab
     seen = set()
     for _ in range(25):
         batch_id, worker, held = await in_flight(database, items=3, leased=3)
-        cancel = started_after(seeded.randint(0, 8), database, turn(database, batches.cancel, batch_id))
+        cancel = started_after(seeded.randint(0, 8), database, turn(database, transitions.cancel, batch_id))
 
         outcomes = await asyncio.gather(
             record(database, worker, all_of(held)), cancel, return_exceptions=True
@@ -527,7 +527,7 @@ async def test_a_cancel_that_waits_for_the_last_result_is_refused(database: Data
     batch_id, worker, held = await in_flight(database, items=2)
     async with database.transaction() as tx:
         await recording.record(tx, worker, all_of(held))
-        late = asyncio.create_task(turn(database, batches.cancel, batch_id))
+        late = asyncio.create_task(turn(database, transitions.cancel, batch_id))
         await blocked(database, late)
         assert not late.done()
 
@@ -539,7 +539,7 @@ async def test_a_cancel_that_waits_for_the_last_result_is_refused(database: Data
 async def test_a_last_result_that_waits_for_a_cancel_ends_the_batch_as_cancelled(database: Database) -> None:
     batch_id, worker, held = await in_flight(database, items=2)
     async with database.transaction() as tx:
-        await batches.cancel(tx, TENANT, batch_id)
+        await transitions.cancel(tx, TENANT, batch_id)
         late = asyncio.create_task(record(database, worker, all_of(held)))
         await blocked(database, late)
         assert not late.done()
@@ -557,7 +557,7 @@ async def test_a_retry_racing_a_cancel_is_swept_or_ends_with_its_own_code(databa
     for _ in range(30):
         batch_id, worker, [lease] = await in_flight(database, items=1, leased=1)
         retried = record(database, worker, Flush({lease.id: 0}, [], [retry(lease, 0)]))
-        cancel = started_after(seeded.randint(0, 8), database, turn(database, batches.cancel, batch_id))
+        cancel = started_after(seeded.randint(0, 8), database, turn(database, transitions.cancel, batch_id))
         await asyncio.gather(retried, cancel)
         await sweep(database)
 
@@ -567,7 +567,7 @@ async def test_a_retry_racing_a_cancel_is_swept_or_ends_with_its_own_code(databa
     assert await violations(database) == []
 
 
-@pytest.mark.parametrize("action", [batches.pause, batches.cancel])
+@pytest.mark.parametrize("action", [transitions.pause, transitions.cancel])
 async def test_nothing_starts_after_a_pause_or_cancel_has_answered(
     database: Database, action: Action
 ) -> None:
@@ -597,8 +597,8 @@ async def test_nothing_starts_after_a_pause_or_cancel_has_answered(
         late = "SELECT count(*) FROM lease WHERE batch_id = $1 AND started_at > $2"
         assert await sql(database, late, batch_id, now) == [0]
         started.add(len(after) > 0)
-        if action is batches.pause:
-            await turn(database, batches.cancel, batch_id)
+        if action is transitions.pause:
+            await turn(database, transitions.cancel, batch_id)
     assert True in started
 
 
@@ -607,7 +607,7 @@ async def test_a_pause_waits_for_a_claim_that_is_under_way(database: Database) -
     worker = await make_worker(database)
     async with database.transaction() as tx:
         assert ordinals((await spans.claim(tx, worker, {"noop": 1})).leases) == [0]
-        pausing = asyncio.create_task(turn(database, batches.pause, batch_id))
+        pausing = asyncio.create_task(turn(database, transitions.pause, batch_id))
         await blocked(database, pausing)
         assert not pausing.done()
     await pausing
@@ -641,7 +641,7 @@ async def test_counts_add_up_at_every_moment(database: Database) -> None:
     working = [asyncio.create_task(work(await make_worker(database))) for _ in range(3)]
     while (await get(database, batch_id)).success < 30:
         await sql(database, "SELECT 1")
-    await turn(database, batches.cancel, batch_id)
+    await turn(database, transitions.cancel, batch_id)
     await asyncio.gather(*working)
     await sweep(database, most=7)
     over.set()

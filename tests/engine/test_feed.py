@@ -29,9 +29,9 @@ from factories import (
 )
 from gristmill.db import Database
 from gristmill.domain.states import TERMINAL, BatchStatus
-from gristmill.store import batches, feed, recording, retention, retries
-from gristmill.store.batches import NewItem
+from gristmill.store import feed, recording, retention, retries, transitions
 from gristmill.store.feed import BEGINNING, Position
+from gristmill.store.new_batches import NewItem
 from gristmill.store.recording import Flush
 from gristmill.store.results import Result
 
@@ -168,7 +168,7 @@ async def test_what_ends_without_a_run_is_told_too(database: Database) -> None:
     cancelled = await make_batch(database, [NewItem("good", "{}"), *refused, NewItem("late", "{}")])
     assert ordinals(await told(database, cancelled)) == [1]
     overdue = await make_batch(database, 3)
-    await turn(database, batches.cancel, cancelled)
+    await turn(database, transitions.cancel, cancelled)
     await expire(database, overdue)
     await sweep(database, most=2)
     assert sorted(ordinals(await told(database, cancelled))) == [0, 1, 2]
@@ -204,7 +204,7 @@ async def test_deleting_a_batch_leaves_nothing_of_its_log(database: Database) ->
         await record(database, worker, all_of(claimed))
     other = await make_batch(database, 1)
     await drain(database, worker)
-    await turn(database, batches.delete, batch_id)
+    await turn(database, transitions.delete, batch_id)
     async with database.transaction() as tx:
         assert await retention.erase(tx, most=3) == 3
     assert await sql(database, "SELECT upto FROM result_log WHERE batch_id = $1 ORDER BY 1", batch_id) == [
@@ -215,6 +215,6 @@ async def test_deleting_a_batch_leaves_nothing_of_its_log(database: Database) ->
     ]
     await erase(database)
     assert await sql(database, "SELECT batch_id FROM result_log") == [other]
-    await turn(database, batches.delete, other)
+    await turn(database, transitions.delete, other)
     await erase(database)
     assert await sql(database, "SELECT count(*) FROM result_log") == [0]

@@ -11,7 +11,7 @@ from factories import TENANT, all_of, claim, get, make_batch, make_worker, recor
 from gristmill.db import Database
 from gristmill.domain.errors import Conflict
 from gristmill.domain.states import TERMINAL
-from gristmill.store import batches, schedules, spans
+from gristmill.store import schedules, spans, transitions
 from gristmill.store.schedules import Front
 from gristmill.store.spans import Claim, Lease
 from gristmill.worker import fronts as kept
@@ -66,7 +66,10 @@ async def test_whatever_happens_no_batch_is_hidden_by_a_front(database: Database
                 batch_id, tenant = rng.choice(alive)
                 with suppress(Conflict):  # it is already
                     await turn(
-                        database, batches.pause if what == "pause" else batches.resume, batch_id, tenant
+                        database,
+                        transitions.pause if what == "pause" else transitions.resume,
+                        batch_id,
+                        tenant,
                     )
             case "forget":
                 async with database.transaction() as tx:
@@ -94,15 +97,15 @@ async def test_a_front_is_where_the_first_live_batch_is(database: Database) -> N
 async def test_a_batch_that_is_resumed_comes_where_the_others_are(database: Database) -> None:
     worker = await make_worker(database)
     new, begun = [await make_batch(database, 50) for _ in range(2)]
-    await turn(database, batches.pause, new)
+    await turn(database, transitions.pause, new)
     await claim(database, worker, 3)
-    await turn(database, batches.pause, begun)
+    await turn(database, transitions.pause, begun)
     await make_batch(database, 50)
     for _ in range(5):
         await claim(database, worker, 5)
     fronts = await look(database)
     for batch_id in (new, begun):
-        await turn(database, batches.resume, batch_id)
+        await turn(database, transitions.resume, batch_id)
         taken = await claim_from(database, worker, 5, fronts)
         assert [lease.batch_id for lease in taken.leases] == [batch_id]
 
@@ -117,7 +120,7 @@ async def test_a_tenant_who_comes_back_is_not_behind_the_front_of_before(databas
     other = await make_batch(database, 1000, tenant_id=OTHER)
     for _ in range(3):  # until he has had as much
         await claim(database, worker, 300)
-    await turn(database, batches.pause, other, OTHER)
+    await turn(database, transitions.pause, other, OTHER)
     async with database.transaction() as tx:
         assert await schedules.forget_tenants(tx) == 1
     await make_batch(database, 10)

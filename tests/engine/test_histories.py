@@ -33,7 +33,7 @@ from factories import (
 from gristmill.db import Database
 from gristmill.domain.outcomes import Turn
 from gristmill.domain.states import BatchStatus
-from gristmill.store import batches, chats, histories, recording, spans
+from gristmill.store import chats, histories, recording, spans, transitions
 from gristmill.store.recording import Flush
 from gristmill.store.spans import Lease
 
@@ -168,7 +168,7 @@ async def test_an_item_ended_without_a_run_gives_its_chat_up(database: Database,
     assert await claim(database, worker, 1) == []
 
     if end == "cancel":
-        await turn(database, batches.cancel, ended)
+        await turn(database, transitions.cancel, ended)
     else:
         await expire(database, ended)
     await sweep(database)
@@ -184,14 +184,14 @@ async def test_a_paused_batch_keeps_no_other_from_a_chat_it_waits_for(database: 
     held = await claim(database, worker, 1)
     while len(await parked(database)) < 2:
         await claim(database, worker, 1)
-    await turn(database, batches.pause, paused)
+    await turn(database, transitions.pause, paused)
 
     await record(database, worker, all_of(held))
 
     assert held[0].batch_id == running
     held = await claim(database, worker, 1)
     assert [lease.batch_id for lease in held] == [third]
-    await turn(database, batches.resume, paused)
+    await turn(database, transitions.resume, paused)
     assert await claim(database, worker, 1) == []
     await record(database, worker, all_of(held))
     assert await drain(database, worker) == 1
@@ -205,11 +205,11 @@ async def test_a_resumed_batch_takes_its_chats_up_in_order(database: Database) -
     held = await claim(database, worker, 1)
     while await parked(database) != [0, 1]:
         await claim(database, worker, 1)
-    await turn(database, batches.pause, paused)
+    await turn(database, transitions.pause, paused)
     await record(database, worker, all_of(held))
     assert (await get(database, running)).status is BatchStatus.COMPLETED
 
-    await turn(database, batches.resume, paused)
+    await turn(database, transitions.resume, paused)
 
     seen: list[int] = []
     while (await get(database, paused)).status is not BatchStatus.COMPLETED:
@@ -269,7 +269,7 @@ async def test_a_chat_handed_to_an_item_that_is_just_being_cancelled_goes_on(dat
 
     async with database.transaction() as tx:
         await recording.record(tx, worker, all_of(held))
-        cancelling = asyncio.create_task(turn(database, batches.cancel, cancelled))
+        cancelling = asyncio.create_task(turn(database, transitions.cancel, cancelled))
         await cancelling
         await sweep(database)
     await sweep(database)

@@ -37,8 +37,8 @@ from gristmill.db import Database
 from gristmill.domain.errors import Conflict
 from gristmill.domain.limits import Budget, FailureThreshold, LimitAction
 from gristmill.domain.states import BatchStatus
-from gristmill.store import batches, counts, endings, limits, recording, results, retries, spans
-from gristmill.store.batches import NewItem, NewWebhook
+from gristmill.store import batches, counts, endings, limits, recording, results, retries, spans, transitions
+from gristmill.store.new_batches import NewItem, NewWebhook
 from gristmill.store.recording import Flush
 from gristmill.store.spans import Lease
 
@@ -137,7 +137,7 @@ async def test_items_that_were_refused_or_cancelled_or_came_too_late_have_not_fa
     assert await exceeded(database, batch_id) is None
     worker = await make_worker(database)
     [lease] = await claim(database, worker, 1)
-    await turn(database, batches.cancel, batch_id)
+    await turn(database, transitions.cancel, batch_id)
     await sweep(database)
     assert await exceeded(database, batch_id) is None
     await ended(database, worker, lease, "s")
@@ -176,7 +176,7 @@ async def test_a_batch_that_fails_by_a_limit_drains_and_ends_once(
 
     batch = await get(database, batch_id)
     assert (batch.status, batch.waiting_reason) == (BatchStatus.IN_PROGRESS, "draining")
-    for action in (batches.pause, batches.resume, batches.cancel):
+    for action in (transitions.pause, transitions.resume, transitions.cancel):
         with pytest.raises(Conflict, match="draining"):
             await turn(database, action, batch_id)
     assert await sweep(database) == [3]
@@ -261,13 +261,13 @@ async def test_a_batch_that_a_threshold_paused_says_so_and_is_judged_anew_after_
     batch = await get(database, batch_id)
     assert (batch.status, batch.waiting_reason) == (BatchStatus.PAUSED, "paused: failure threshold exceeded")
 
-    await turn(database, batches.resume, batch_id)
+    await turn(database, transitions.resume, batch_id)
     assert (await get(database, batch_id)).waiting_reason is None
     await run(database, batch_id, "ffsss")  # 5 of 9 in all, 2 of 5 since
     assert await enforce(database) == 0
     await run(database, batch_id, "fff")
     assert await enforce(database) == 1
-    await turn(database, batches.resume, batch_id)
+    await turn(database, transitions.resume, batch_id)
     await drain(database, await make_worker(database))
     assert (await get(database, batch_id)).status is BatchStatus.COMPLETED
     assert await violations(database) == []
@@ -289,7 +289,7 @@ async def test_a_resume_after_a_budget_grants_as_much_again(database: Database) 
     await run(database, batch_id, "s", prompt_tokens=130)
     await enforce(database)
     assert (await get(database, batch_id)).waiting_reason == "paused: budget used up"
-    await turn(database, batches.resume, batch_id)
+    await turn(database, transitions.resume, batch_id)
     await run(database, batch_id, "s", prompt_tokens=99)
     assert await enforce(database) == 0
     await run(database, batch_id, "s", prompt_tokens=1)
@@ -301,9 +301,9 @@ async def test_a_resume_after_a_budget_grants_as_much_again(database: Database) 
 async def test_a_pause_and_resume_by_hand_grant_nothing(database: Database) -> None:
     batch_id = await make_batch(database, 9, budget=Budget(100, PAUSE), failure_threshold=threshold("0.5", 2))
     await run(database, batch_id, "f", prompt_tokens=60)
-    await turn(database, batches.pause, batch_id)
+    await turn(database, transitions.pause, batch_id)
     assert (await get(database, batch_id)).waiting_reason == "paused"
-    await turn(database, batches.resume, batch_id)
+    await turn(database, transitions.resume, batch_id)
     await run(database, batch_id, "s", prompt_tokens=40)
     assert await exceeded(database, batch_id) == "budget"
 
@@ -312,11 +312,11 @@ async def test_what_ends_under_a_pause_by_hand_may_say_why_it_should_stay(databa
     batch_id = await make_batch(database, 9, failure_threshold=threshold("0.5", 2, PAUSE))
     worker = await make_worker(database)
     [lease] = await claim(database, worker, 2)
-    await turn(database, batches.pause, batch_id)
+    await turn(database, transitions.pause, batch_id)
     await ended(database, worker, lease, "ff")
     await enforce(database)
     assert (await get(database, batch_id)).waiting_reason == "paused: failure threshold exceeded"
-    await turn(database, batches.resume, batch_id)
+    await turn(database, transitions.resume, batch_id)
     assert await enforce(database) == 0
     assert len(await claim(database, worker, 9)) == 1
 
@@ -330,13 +330,13 @@ async def test_a_batch_that_was_paused_by_a_limit_completes_with_what_was_in_fli
     [held] = await claim(database, worker, 1)
     await ended(database, worker, first, "f")
     await enforce(database)
-    await turn(database, batches.resume, batch_id)
+    await turn(database, transitions.resume, batch_id)
     await ended(database, worker, held, "f")
     [last] = await claim(database, worker, 1) or [None]
     assert last is None  # it is exceeded anew
     await enforce(database)
     assert (await get(database, batch_id)).status is BatchStatus.PAUSED
-    await turn(database, batches.cancel, batch_id)
+    await turn(database, transitions.cancel, batch_id)
     await sweep(database)
     assert (await get(database, batch_id)).status is BatchStatus.CANCELLED
     assert await violations(database) == []
@@ -432,7 +432,7 @@ async def test_a_cancel_that_came_first_ends_the_batch_as_cancelled(database: Da
     batch_id = await make_batch(database, 9, webhook=WEBHOOK, failure_threshold=threshold("0", 1))
     worker = await make_worker(database)
     [lease] = await claim(database, worker, 1)
-    await turn(database, batches.cancel, batch_id)
+    await turn(database, transitions.cancel, batch_id)
     await ended(database, worker, lease, "f")
     assert await enforce(database) == 0
     await sweep(database)
@@ -447,7 +447,7 @@ async def test_a_cancel_that_waits_for_the_stop_is_refused(database: Database) -
     await run(database, batch_id, "f")
     async with database.transaction() as tx:
         assert await limits.enforce(tx) == 1
-        late = asyncio.create_task(turn(database, batches.cancel, batch_id))
+        late = asyncio.create_task(turn(database, transitions.cancel, batch_id))
         await blocked(database, late)
         assert not late.done()
     with pytest.raises(Conflict, match="draining"):
@@ -468,7 +468,7 @@ async def test_a_resume_does_not_wait_for_a_flush_that_waits_for_it(database: Da
     async with database.transaction() as tx:
         tallies = await recording._insert(tx, [failure(last, last.items[0].ordinal)])
         complete = await counts.add(tx, recording._tallies(tallies))
-        resuming = asyncio.create_task(turn(database, batches.resume, batch_id))
+        resuming = asyncio.create_task(turn(database, transitions.resume, batch_id))
         await blocked(database, resuming)
         assert not resuming.done()
         async with asyncio.timeout(0.9):  # Postgres looks for deadlocks after a second
@@ -489,7 +489,7 @@ async def test_a_resume_lets_a_flush_count_whose_chat_it_waits_for(database: Dat
         last = replace(success(talking, 0), history_id=7)
         inserted = await recording._insert(tx, [last])
         await recording._give_chats_up(tx, inserted)
-        resuming = asyncio.create_task(turn(database, batches.resume, batch_id))
+        resuming = asyncio.create_task(turn(database, transitions.resume, batch_id))
         await blocked(database, resuming)
         assert not resuming.done()
         async with asyncio.timeout(0.9):  # Postgres looks for deadlocks after a second
@@ -537,7 +537,7 @@ async def _upkeep(database: Database, batch_id: UUID) -> None:
         await sweep(database, most=3)
         if batch.status is BatchStatus.PAUSED:
             with contextlib.suppress(Conflict):
-                await turn(database, batches.resume, batch_id)
+                await turn(database, transitions.resume, batch_id)
 
 
 async def _cancel(database: Database, batch_id: UUID, after: int) -> None:
@@ -545,5 +545,5 @@ async def _cancel(database: Database, batch_id: UUID, after: int) -> None:
     while (batch := await get(database, batch_id)).completed_at is None:
         if batch.success + batch.failed >= after:
             with contextlib.suppress(Conflict):
-                await turn(database, batches.cancel, batch_id)
+                await turn(database, transitions.cancel, batch_id)
             return

@@ -24,6 +24,7 @@ from factories import (
     make_batch,
     make_born,
     make_worker,
+    new_batch,
     record,
     retry,
     sql,
@@ -34,11 +35,9 @@ from factories import (
 from gristmill.db import Database
 from gristmill.domain.checkpoints import Checkpoint
 from gristmill.domain.errors import Problem
-from gristmill.domain.ids import uuid7
 from gristmill.domain.limits import FailureThreshold, LimitAction
 from gristmill.domain.states import ItemStatus
-from gristmill.store import (
-    batches,
+from gristmill.store import (  # fmt: skip
     checkpoints,
     endings,
     feed,
@@ -46,14 +45,16 @@ from gristmill.store import (
     ingests,
     leases,
     limited_claims,
+    new_batches,
     results,
     retention,
     retries,
     schedules,
     service_limits,
     spans,
-)  # fmt: skip
-from gristmill.store.batches import NewBatch, NewItem, NewWebhook
+    transitions,
+)
+from gristmill.store.new_batches import NewItem, NewWebhook
 from gristmill.store.recording import Flush
 from statements import BIG, Catalog, Heard, HeardDatabase, Reach
 
@@ -193,10 +194,10 @@ async def _in_chats(database: Database) -> None:
     worker = await make_worker(database)
     batch_id = await make_batch(database, in_chats(1, 1, 2), webhook=HOOK)
     found = await claim(database, worker, 3)
-    await turn(database, batches.pause, batch_id)
+    await turn(database, transitions.pause, batch_id)
     await record(database, worker, all_of(found))
-    await turn(database, batches.resume, batch_id)
-    await turn(database, batches.cancel, batch_id)
+    await turn(database, transitions.resume, batch_id)
+    await turn(database, transitions.cancel, batch_id)
     await sweep(database)
 
 
@@ -230,8 +231,8 @@ async def _stopped(database: Database) -> None:
         await record(database, worker, Flush({lease.id: 0}, [failure(lease, 0)]))
         assert await enforce(database) == 1
         if action is LimitAction.PAUSE:
-            await turn(database, batches.resume, limited)
-            await turn(database, batches.cancel, limited)
+            await turn(database, transitions.resume, limited)
+            await turn(database, transitions.cancel, limited)
         await sweep(database)
 
 
@@ -248,7 +249,7 @@ async def _run_again(database: Database) -> None:
     assert (await get(database, batch_id)).pending == 2
     await record(database, worker, all_of(await claim(database, worker, 2)))
     async with database.transaction() as tx:
-        await batches.change(tx, TENANT, batch_id, batches.Changes(name="other"))
+        await transitions.change(tx, TENANT, batch_id, transitions.Changes(name="other"))
 
 
 async def _read(database: Database) -> None:
@@ -273,13 +274,13 @@ async def _read(database: Database) -> None:
         await results.with_checkpoints(connection, batch, shown)
         assert await feed.window(connection, batch, feed.BEGINNING, 10)
     await record(database, worker, Flush({lease.id: 0}, [success(lease, n) for n in (3, 4)]))
-    await turn(database, batches.cancel, batch_id)
+    await turn(database, transitions.cancel, batch_id)
     await sweep(database)
 
 
 async def _ingested(database: Database) -> None:
     for good in (True, False):
-        new = NewBatch(uuid7(), TENANT, "noop", "{}", webhook=HOOK)
+        new = new_batch(webhook=HOOK)
         async with database.transaction() as tx:
             await ingests.create(tx, new, 3, uuid4(), "{}")
         async with database.transaction() as tx:
@@ -287,13 +288,13 @@ async def _ingested(database: Database) -> None:
             assert ingest
             assert await ingests.extend(tx, ingest, 30.0)
             if good:
-                await batches.add_items(tx, new.id, 0, [NewItem("a", "{}"), REFUSED, NewItem("c", "{}")])
+                await new_batches.add_items(tx, new.id, 0, [NewItem("a", "{}"), REFUSED, NewItem("c", "{}")])
                 assert await ingests.complete(tx, ingest, failed=[1], config="{}")
             else:
                 assert await ingests.refuse(tx, ingest, [Problem("/0", "bad", "as asked")])
     await turn(
         database,
-        batches.cancel,
+        transitions.cancel,
         (await sql(database, "SELECT max(batch_id::text)::uuid FROM batch_schedule"))[0],
     )
     await sweep(database)
@@ -304,7 +305,7 @@ async def _ended_for_good(database: Database) -> None:
     worker = await make_worker(database)
     while found := await claim(database, worker, 2):
         await record(database, worker, all_of(found))
-    await turn(database, batches.delete, deleted)
+    await turn(database, transitions.delete, deleted)
     await sql(database, "UPDATE batch SET expires_at = now() WHERE id = $1", expired)
     async with database.transaction() as tx:
         assert await retention.expire(tx) == 1

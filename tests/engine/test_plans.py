@@ -12,7 +12,7 @@ import factories
 from factories import TENANT, claim, get, in_chats, make_batch, make_worker, sql, turn
 from gristmill.db import Database
 from gristmill.domain.states import ItemStatus
-from gristmill.store import batches, depth, endings, feed, leases, results, spans, workers
+from gristmill.store import batches, depth, endings, feed, leases, results, spans, transitions, workers
 from gristmill.store.feed import Position
 from plans import watched
 
@@ -42,6 +42,14 @@ async def wait_singly(database: Database, batch_id: UUID) -> None:
     await sql(database, "DELETE FROM span WHERE batch_id = $1", batch_id)
     statement = "INSERT INTO span (batch_id, first, last, attempts) SELECT $1, n, n, 1 FROM generate_series(0, $2::int - 1) n"
     await sql(database, statement, batch_id, ITEMS)
+
+
+async def at_work(database: Database) -> UUID:
+    """A batch of which 100 items run and all others wait one by one."""
+    batch_id = await make_batch(database, ITEMS)
+    await wait_singly(database, batch_id)
+    await claim(database, await make_worker(database), 100)
+    return batch_id
 
 
 @pytest.mark.parametrize("singly", [False, True])
@@ -95,9 +103,7 @@ async def test_a_filtered_page_reads_each_item_and_span_once(
 
 
 async def test_a_page_far_behind_reads_what_it_shows(database: Database, mode: str) -> None:
-    batch_id = await make_batch(database, ITEMS)
-    await wait_singly(database, batch_id)
-    await claim(database, await make_worker(database), 100)
+    batch_id = await at_work(database)
     batch = await get(database, batch_id)
 
     async with watched(database, mode) as seen:
@@ -107,9 +113,7 @@ async def test_a_page_far_behind_reads_what_it_shows(database: Database, mode: s
 
 
 async def test_what_runs_is_found_without_reading_what_waits(database: Database, mode: str) -> None:
-    batch_id = await make_batch(database, ITEMS)
-    await wait_singly(database, batch_id)
-    await claim(database, await make_worker(database), 100)
+    batch_id = await at_work(database)
     batch = await get(database, batch_id)
 
     async with watched(database, mode) as seen:
@@ -143,9 +147,7 @@ async def test_the_feed_is_resumed_anywhere_by_reading_what_it_tells(
 
 
 async def test_a_batch_is_read_without_reading_what_waits(database: Database, mode: str) -> None:
-    batch_id = await make_batch(database, ITEMS)
-    await wait_singly(database, batch_id)
-    await claim(database, await make_worker(database), 100)
+    batch_id = await at_work(database)
 
     async with watched(database, mode) as seen:
         assert (await batches.get(seen.connection, TENANT, batch_id)).pending == ITEMS - 100
@@ -153,9 +155,7 @@ async def test_a_batch_is_read_without_reading_what_waits(database: Database, mo
 
 
 async def test_how_much_waits_is_told_without_reading_it(database: Database, mode: str) -> None:
-    batch_id = await make_batch(database, ITEMS)
-    await wait_singly(database, batch_id)
-    await claim(database, await make_worker(database), 100)
+    await at_work(database)
 
     async with watched(database, mode) as seen:
         [found] = await depth.queue(seen.connection)
@@ -169,7 +169,7 @@ async def test_a_sweep_of_items_in_chats_reads_what_it_ends(database: Database, 
     await claim(database, worker, CHATS)
     for _ in range(3):
         await claim(database, worker, CHATS)  # to park as many
-    await turn(database, batches.cancel, batch_id)
+    await turn(database, transitions.cancel, batch_id)
 
     async with watched(database, mode) as seen:
         for _ in range(3):

@@ -20,7 +20,7 @@ from factories import (
 )
 from gristmill.db import Database
 from gristmill.domain.states import BatchStatus
-from gristmill.store import batches, recording
+from gristmill.store import recording, transitions
 from gristmill.store.recording import Flush
 
 
@@ -126,12 +126,12 @@ async def test_a_retry_goes_back_to_wait_while_its_batch_is_paused(database: Dat
     batch_id = await make_batch(database, 2)
     worker = await make_worker(database)
     [lease] = await claim(database, worker, 1)
-    await turn(database, batches.pause, batch_id)
+    await turn(database, transitions.pause, batch_id)
 
     await record(database, worker, Flush({lease.id: 0}, [], [retry(lease, 0)]))
 
     assert await claim(database, worker, 5) == []
-    await turn(database, batches.resume, batch_id)
+    await turn(database, transitions.resume, batch_id)
     assert await drain(database, worker) == 2
     assert await violations(database) == []
 
@@ -140,7 +140,7 @@ async def test_a_retry_ends_with_its_own_code_once_its_batch_is_cancelled(databa
     batch_id = await make_batch(database, 1)
     worker = await make_worker(database)
     [lease] = await claim(database, worker, 1)
-    await turn(database, batches.cancel, batch_id)
+    await turn(database, transitions.cancel, batch_id)
 
     await record(database, worker, Flush({lease.id: 0}, [], [retry(lease, 0)]))
 

@@ -28,8 +28,8 @@ from factories import (
 from gristmill.db import Database
 from gristmill.domain.errors import NotFound
 from gristmill.domain.states import BatchStatus, ItemStatus
-from gristmill.store import batches, results
-from gristmill.store.batches import NewItem
+from gristmill.store import results, transitions
+from gristmill.store.new_batches import NewItem
 from gristmill.store.recording import Flush
 from gristmill.store.results import Attempt, Result
 
@@ -102,7 +102,7 @@ async def test_a_filter_by_status_finds_and_counts_its_items(
 
 async def test_filters_by_code_and_custom_id_may_be_combined(database: Database) -> None:
     batch_id = await mixed(database)
-    await turn(database, batches.cancel, batch_id)
+    await turn(database, transitions.cancel, batch_id)
     await sweep(database)
 
     async def ordinals(**filters: object) -> tuple[list[int], int]:
@@ -146,7 +146,7 @@ async def test_pages_and_filtered_pages_go_on_after_the_last_one(database: Datab
 
 async def test_items_that_never_ran_say_why(database: Database) -> None:
     cancelled, expired = await make_batch(database, 1), await make_batch(database, 1)
-    await turn(database, batches.cancel, cancelled)
+    await turn(database, transitions.cancel, cancelled)
     await expire(database, expired)
     await sweep(database)
 

@@ -11,8 +11,8 @@ from factories import TENANT, drain, erase, get, make_batch, make_worker, sql, t
 from gristmill.db import Database
 from gristmill.domain.errors import Gone, NotFound
 from gristmill.domain.ids import first_uuid7_at, uuid7
-from gristmill.store import batches, endings, partitions, retention, retries
-from gristmill.store.batches import NewWebhook
+from gristmill.store import batches, endings, partitions, retention, retries, transitions
+from gristmill.store.new_batches import NewWebhook
 
 OTHER = UUID("00000000-0000-7000-8000-000000000002")
 BIG = ("item", "result")
@@ -53,7 +53,7 @@ async def test_a_batch_is_kept_from_its_end_on_for_as_long_as_it_says(database: 
 
 async def test_the_time_begins_anew_with_a_retry(database: Database) -> None:
     batch_id = await make_batch(database, 1)
-    await turn(database, batches.cancel, batch_id)
+    await turn(database, transitions.cancel, batch_id)
     async with database.transaction() as tx:
         await endings.sweep(tx)
         assert (await batches.get(tx, TENANT, batch_id)).expires_at is not None
@@ -75,7 +75,7 @@ async def test_an_expired_batch_leaves_its_counts_to_its_tenant_and_nothing_to_o
     assert gone.value.about["total_requests"] == gone.value.about["completed_requests"] == 3
     assert gone.value.about["status"] == "completed"
     with pytest.raises(Gone):
-        await turn(database, batches.cancel, batch_id)
+        await turn(database, transitions.cancel, batch_id)
     with pytest.raises(NotFound):
         await get(database, batch_id, OTHER)
     assert (await get(database, kept)).total == 2
@@ -103,7 +103,7 @@ async def test_two_who_expire_at_once_bury_each_batch_once(database: Database) -
 
 async def test_rows_are_erased_piece_by_piece_and_no_others(database: Database) -> None:
     batch_id, kept = await ended(database, 5), await ended(database, 4)
-    await turn(database, batches.delete, batch_id)
+    await turn(database, transitions.delete, batch_id)
     with pytest.raises(NotFound):
         await get(database, batch_id)
     assert await rows(database) == 18

@@ -35,8 +35,8 @@ from factories import (
 from gristmill.db import Database
 from gristmill.domain.errors import Conflict, Invalid, NotFound
 from gristmill.domain.states import BatchStatus
-from gristmill.store import batches, endings, leases, recording, results, retries, workers
-from gristmill.store.batches import NewItem, NewWebhook
+from gristmill.store import batches, endings, leases, recording, results, retries, transitions, workers
+from gristmill.store.new_batches import NewItem, NewWebhook
 from gristmill.store.recording import Flush
 from gristmill.store.retries import Choice
 from gristmill.store.spans import Waiting
@@ -145,7 +145,7 @@ async def test_custom_ids_that_the_batch_does_not_have_are_all_named(database: D
 async def test_items_that_a_cancel_or_a_deadline_ended_can_be_run_after_all(database: Database) -> None:
     worker = await make_worker(database)
     cancelled, late = [await make_batch(database, 6) for _ in range(2)]
-    await turn(database, batches.cancel, cancelled)
+    await turn(database, transitions.cancel, cancelled)
     await expire(database, late)
     await sweep(database)
     before = await get(database, late)
@@ -274,7 +274,7 @@ async def test_a_hundred_thousand_failed_items_are_back_within_seconds(database:
     many = 200_000
     worker = await make_worker(database)
     batch_id = await make_batch(database, [NewItem(str(n), "{}") for n in range(many)])
-    await turn(database, batches.cancel, batch_id)
+    await turn(database, transitions.cancel, batch_id)
     async with database.transaction() as tx:
         while await endings.sweep(tx, most=50_000):
             pass
@@ -290,7 +290,7 @@ async def test_a_hundred_thousand_failed_items_are_back_within_seconds(database:
     assert took < 20  # about 1 s on a quiet machine; one row at a time takes minutes
     [lease, *more] = await claim(database, worker, 300)
     assert ordinals([lease, *more])[:3] == [0, 2, 4]
-    await turn(database, batches.cancel, batch_id)
+    await turn(database, transitions.cancel, batch_id)
 
 
 # --- races ----------------------------------------------------------------------------------------------------------
@@ -439,7 +439,7 @@ async def test_a_delete_and_a_retry_exclude_each_other(database: Database) -> No
     worker = await make_worker(database)
     deleted, retried = [await ended_with(database, worker, 500) for _ in range(2)]
     async with database.transaction() as tx:
-        await batches.delete(tx, TENANT, deleted)
+        await transitions.delete(tx, TENANT, deleted)
         too_late = asyncio.create_task(again(database, deleted))
         await blocked(database, too_late)
     with pytest.raises(NotFound):
@@ -447,7 +447,7 @@ async def test_a_delete_and_a_retry_exclude_each_other(database: Database) -> No
 
     async with database.transaction() as tx:
         await retries.retry(tx, TENANT, retried)
-        refused = asyncio.create_task(turn(database, batches.delete, retried))
+        refused = asyncio.create_task(turn(database, transitions.delete, retried))
         await blocked(database, refused)
     with pytest.raises(Conflict, match="'in_progress'"):
         await refused
@@ -457,7 +457,8 @@ async def test_a_delete_and_a_retry_exclude_each_other(database: Database) -> No
 
 
 @pytest.mark.parametrize(
-    ("action", "status"), [(batches.pause, BatchStatus.PAUSED), (batches.cancel, BatchStatus.CANCELLING)]
+    ("action", "status"),
+    [(transitions.pause, BatchStatus.PAUSED), (transitions.cancel, BatchStatus.CANCELLING)],
 )
 async def test_a_turn_is_refused_until_the_retry_commits_and_applies_to_the_new_run_from_then_on(
     database: Database, action: Any, status: BatchStatus
@@ -474,13 +475,13 @@ async def test_a_turn_is_refused_until_the_retry_commits_and_applies_to_the_new_
     assert await claim(database, worker, 5) == []
     assert await violations(database) == []
     await sweep(database)
-    if action is batches.cancel:
+    if action is transitions.cancel:
         batch = await get(database, batch_id)
         assert (batch.status, batch.cancelled, batch.run) == (BatchStatus.CANCELLED, 2, 2)
         assert await events(database, batch_id) == ["completed", "cancelled"]
         assert (await again(database, batch_id)).pending == 2
     else:
-        await turn(database, batches.resume, batch_id)
+        await turn(database, transitions.resume, batch_id)
         assert await drain(database, worker) == 2
     assert await violations(database) == []
 

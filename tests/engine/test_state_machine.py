@@ -43,7 +43,6 @@ from gristmill.domain.events import SUBSCRIBABLE
 from gristmill.domain.limits import Budget, FailureThreshold, LimitAction
 from gristmill.domain.states import TERMINAL, BatchStatus, ResultStatus
 from gristmill.store import (
-    batches,
     circuits,
     deliveries,
     endings,
@@ -52,12 +51,15 @@ from gristmill.store import (
     limits,
     retries,
     schedules,
+    transitions,
     workers,
 )
-from gristmill.store.batches import Batch, Changes, NewWebhook
+from gristmill.store.batches import Batch
 from gristmill.store.deliveries import DeliveryToSend
+from gristmill.store.new_batches import NewWebhook
 from gristmill.store.recording import Flush
 from gristmill.store.spans import ClaimedItem, Lease, Waiting
+from gristmill.store.transitions import Changes
 from gristmill.tables import metadata
 
 T = TypeVar("T")
@@ -69,10 +71,10 @@ EDGES = {
     CANCELLING: {BatchStatus.CANCELLED},
 }
 TURNS: dict[str, tuple[factories.Action, set[BatchStatus]]] = {
-    "pause": (batches.pause, {IN_PROGRESS}),
-    "resume": (batches.resume, {PAUSED}),
-    "cancel": (batches.cancel, {IN_PROGRESS, PAUSED}),
-    "delete": (batches.delete, set(TERMINAL)),
+    "pause": (transitions.pause, {IN_PROGRESS}),
+    "resume": (transitions.resume, {PAUSED}),
+    "cancel": (transitions.cancel, {IN_PROGRESS, PAUSED}),
+    "delete": (transitions.delete, set(TERMINAL)),
 }
 # Twice what makes trouble.
 FATES = ("keep", "retry", "succeed", "fail", "retry", "wait", "give back", "keep")
@@ -174,7 +176,7 @@ class Mill(RuleBasedStateMachine):
         """Else nearly always something waits."""
         for batch_id in self.batch_ids if really else ():
             if (batch := self.get(batch_id)).status is IN_PROGRESS and batch.ending is None:
-                self.run(turn(self.database, batches.pause, batch_id))
+                self.run(turn(self.database, transitions.pause, batch_id))
 
     def some_wait(self) -> bool:
         """Whether anything could be claimed if a worker had slots without end."""
@@ -207,11 +209,11 @@ class Mill(RuleBasedStateMachine):
         batch = self.get(data.draw(st.sampled_from(self.batch_ids)))
         changes = Changes(priority=priority, max_concurrency=most, any_concurrency=most is None)
         if batch.status in (IN_PROGRESS, PAUSED) and batch.ending is None:
-            changed = self.in_transaction(lambda tx: batches.change(tx, TENANT, batch.id, changes))
+            changed = self.in_transaction(lambda tx: transitions.change(tx, TENANT, batch.id, changes))
             assert (changed.priority, changed.max_concurrency) == (priority, most)
         else:
             with pytest.raises(Conflict):
-                self.in_transaction(lambda tx: batches.change(tx, TENANT, batch.id, changes))
+                self.in_transaction(lambda tx: transitions.change(tx, TENANT, batch.id, changes))
 
     @rule(to=st.sampled_from(["open", "due", "due", "closed", "closed"]))
     def turn_circuit(self, to: str) -> None:
@@ -509,7 +511,7 @@ class Mill(RuleBasedStateMachine):
             self.run(factories.enforce(self.database))
             for batch_id in self.batch_ids:
                 if self.get(batch_id).status is PAUSED:
-                    self.run(turn(self.database, batches.resume, batch_id))
+                    self.run(turn(self.database, transitions.resume, batch_id))
             self.run(factories.sweep(self.database))
             self.time_passes()
             while self.run(factories.drain(self.database, worker)):

@@ -7,7 +7,7 @@ import pytest
 
 from factories import claim, drain, make_batch, make_worker, sql, violations
 from gristmill.db import Database
-from gristmill.store.batches import NewItem, NewWebhook
+from gristmill.store.new_batches import NewItem, NewWebhook
 
 RESULT = "INSERT INTO result (batch_id, ordinal, status, code, attempt) SELECT id, {} FROM batch"
 CHECKED = {

@@ -31,7 +31,7 @@ from gristmill.db import Database
 from gristmill.domain.errors import Invalid, NotFound
 from gristmill.domain.states import ItemStatus
 from gristmill.store import batches, results, retries, tasks
-from gristmill.store.batches import NewItem
+from gristmill.store.new_batches import NewItem
 from gristmill.store.recording import Flush
 from gristmill.store.tasks import TaskFilters, TaskPage
 

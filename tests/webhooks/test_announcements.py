@@ -22,9 +22,10 @@ from factories import (
     turn,
 )
 from gristmill.db import Database
+from gristmill.domain.errors import Conflict
 from gristmill.domain.webhooks import Form, Hook, Wire
-from gristmill.store import batches, retries, spans
-from gristmill.store.batches import NewWebhook
+from gristmill.store import retries, spans, transitions
+from gristmill.store.new_batches import NewWebhook
 from gristmill.store.recording import Flush
 
 URL = "https://receiver.example/hook"
@@ -51,8 +52,8 @@ async def test_a_whole_life_is_told_in_order_with_the_status_of_its_moment(datab
     worker = await make_worker(database)
     [lease] = await claim(database, worker, 1)
     for _ in range(2):
-        await turn(database, batches.pause, batch_id)
-        await turn(database, batches.resume, batch_id)
+        await turn(database, transitions.pause, batch_id)
+        await turn(database, transitions.resume, batch_id)
     await record(database, worker, Flush({lease.id: 0}, [success(lease, 0)]))
     await drain(database, worker)
     assert await told(database, batch_id) == [
@@ -73,8 +74,8 @@ async def test_what_nobody_asked_for_is_not_written(database: Database) -> None:
     bare = await make_batch(database, 1)
     worker = await make_worker(database)
     for one in (batch_id, bare):
-        await turn(database, batches.pause, one)
-        await turn(database, batches.resume, one)
+        await turn(database, transitions.pause, one)
+        await turn(database, transitions.resume, one)
     await drain(database, worker)
     assert sorted(await sql(database, "SELECT type FROM event")) == ["completed", "completed"]
 
@@ -87,10 +88,10 @@ async def test_started_is_told_once_a_run_however_many_claims_losses_and_pauses_
     await claim(database, worker, 1)
     await lose(database, worker)
     worker = await make_worker(database)
-    await turn(database, batches.pause, batch_id)
-    await turn(database, batches.resume, batch_id)
+    await turn(database, transitions.pause, batch_id)
+    await turn(database, transitions.resume, batch_id)
     await claim(database, worker, 1)
-    await turn(database, batches.cancel, batch_id)
+    await turn(database, transitions.cancel, batch_id)
     assert await told(database, batch_id) == [("started", 1, 1, "in_progress")]
 
 
@@ -98,7 +99,7 @@ async def test_a_retry_starts_again(database: Database) -> None:
     batch_id = await make_batch(database, 2, webhook=hook("started", "cancelled"))
     worker = await make_worker(database)
     [lease] = await claim(database, worker, 1)
-    await turn(database, batches.cancel, batch_id)
+    await turn(database, transitions.cancel, batch_id)
     await record(database, worker, Flush({lease.id: 0}, [success(lease, 0)]))
     await sweep(database)
     async with database.transaction() as tx:
@@ -115,7 +116,7 @@ async def test_a_batch_that_starts_paused_is_not_told_as_paused_nor_started_befo
     worker = await make_worker(database)
     assert await claim(database, worker, 1) == []
     assert [one[0] for one in await told(database, batch_id)] == ["created"]
-    await turn(database, batches.resume, batch_id)
+    await turn(database, transitions.resume, batch_id)
     await drain(database, worker)
     assert [one[0] for one in await told(database, batch_id)] == [
         "created", "resumed", "started", "completed",
@@ -139,10 +140,10 @@ async def test_a_claim_that_is_rolled_back_has_told_nothing_and_the_next_one_doe
 async def test_two_pauses_at_once_tell_of_one(database: Database) -> None:
     batch_id = await make_batch(database, 1, webhook=hook("paused"))
     async with database.transaction() as tx:
-        await batches.pause(tx, TENANT, batch_id)
-        second = asyncio.create_task(turn(database, batches.pause, batch_id))
+        await transitions.pause(tx, TENANT, batch_id)
+        second = asyncio.create_task(turn(database, transitions.pause, batch_id))
         await blocked(database, second)
-    assert isinstance((await asyncio.gather(second, return_exceptions=True))[0], batches.Conflict)
+    assert isinstance((await asyncio.gather(second, return_exceptions=True))[0], Conflict)
     assert await told(database, batch_id) == [("paused", 1, 1, "paused")]
 
 
@@ -166,8 +167,8 @@ async def test_each_webhook_of_the_list_is_told_what_it_asked_for(database: Data
         Hook("https://c.example/", ("cancelled",)),
     )
     batch_id = await make_batch(database, 1, webhook=hook("completed"), webhooks=listed)
-    await turn(database, batches.pause, batch_id)
-    await turn(database, batches.resume, batch_id)
+    await turn(database, transitions.pause, batch_id)
+    await turn(database, transitions.resume, batch_id)
     await drain(database, await make_worker(database))
     rows = await sql(
         database,
@@ -189,8 +190,8 @@ async def test_a_dialects_webhook_gets_its_own_words_and_only_what_it_has_words_
     words = {"started": ("batch.running", "RUNNING"), "completed": ("batch.success", "COMPLETED")}
     listed = tuple(Hook(f"https://{form}.example/", EVERY, wire=Wire(form, words, "bat-1")) for form in Form)
     batch_id = await make_batch(database, 1, webhooks=listed)
-    await turn(database, batches.pause, batch_id)
-    await turn(database, batches.resume, batch_id)
+    await turn(database, transitions.pause, batch_id)
+    await turn(database, transitions.resume, batch_id)
     await drain(database, await make_worker(database))
     rows = await sql(database, "SELECT url, body FROM delivery WHERE batch_id = $1 ORDER BY id", batch_id)
     bodies = {(url.split("/")[2], n // 3): orjson.loads(body) for n, (url, body) in enumerate(rows)}

@@ -2,22 +2,36 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from factories import TENANT, claim_some, get, lose, make_batch, make_worker, sql, turn, violations, waiting
+from factories import (
+    TENANT,
+    claim_some,
+    get,
+    lose,
+    make_batch,
+    make_worker,
+    new_batch,
+    sql,
+    turn,
+    violations,
+    waiting,
+)  # fmt: skip
 from gristmill.db import Database
 from gristmill.domain.errors import Conflict
-from gristmill.domain.ids import uuid7
-from gristmill.domain.states import TERMINAL, BatchStatus
+from gristmill.domain.states import BatchStatus
 from gristmill.metrics import REGISTRY
-from gristmill.store import assignments, batches, spans
-from gristmill.store.batches import Changes, NewBatch, NewItem
+from gristmill.store import assignments, new_batches, spans, transitions
+from gristmill.store.new_batches import NewItem
+from gristmill.store.transitions import Changes
 from gristmill.worker import Worker
-from mill import Scripted, eventually, working
+from gristmill.worker.births import Birth
+from mill import Scripted, at_gate, ended, eventually, working
 
 NEVER = 3600.0  # no poll finds what is not told
 PATIENT = 60.0  # no worker is thought dead because the machine is busy
@@ -42,10 +56,10 @@ async def bear(
     **more: Any,
 ) -> UUID:
     """As the API makes a batch. `between` its commit and its start; `broken`: the transaction comes to nothing."""
-    new = NewBatch(uuid7(), TENANT, "noop", "{}", **more)
+    new = new_batch(**more)
     with worker.births.of(new, items) as birth:
         async with database.transaction() as tx:
-            await batches.create(tx, new, items)
+            await new_batches.create(tx, new, items)
             await birth.lease(tx)
             if broken:
                 raise Unheard
@@ -56,22 +70,29 @@ async def bear(
     return new.id
 
 
+@asynccontextmanager
+async def idle_worker(database: Database, scripted: Scripted, **settings: Any) -> AsyncIterator[Worker]:
+    """A worker that has found nothing to do, and does not look again before it is told."""
+    async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER, **settings) as worker:
+        await idle(worker)
+        yield worker
+
+
+@asynccontextmanager
+async def before_its_start(
+    database: Database, worker: Worker, items: list[NewItem]
+) -> AsyncIterator[tuple[UUID, Birth]]:
+    """Of a batch that is stored, with what is leased of it: its id, and what starts it."""
+    new = new_batch()
+    with worker.births.of(new, items) as birth:
+        async with database.transaction() as tx:
+            await new_batches.create(tx, new, items)
+            await birth.lease(tx)
+        yield new.id, birth
+
+
 async def unheard(_: UUID) -> None:
     raise Unheard
-
-
-async def ended(database: Database, batch_id: UUID) -> None:
-    async def is_terminal() -> bool:
-        return (await get(database, batch_id)).status in TERMINAL
-
-    await eventually(is_terminal)
-
-
-async def at_gate(scripted: Scripted, count: int) -> None:
-    async def there() -> bool:
-        return scripted.at_gate == count
-
-    await eventually(there)
 
 
 async def idle(worker: Worker) -> None:
@@ -104,8 +125,7 @@ async def attempts(database: Database, batch_id: UUID) -> list[int]:
 
 
 async def test_what_is_born_leased_starts_without_a_claim(database: Database, scripted: Scripted) -> None:
-    async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER) as worker:
-        await idle(worker)
+    async with idle_worker(database, scripted) as worker:
 
         async def leased(batch_id: UUID) -> None:
             assert (await get(database, batch_id)).processing == 3
@@ -120,10 +140,7 @@ async def test_what_is_born_leased_starts_without_a_claim(database: Database, sc
 
 
 async def test_what_has_no_slot_waits_for_a_claim(database: Database, scripted: Scripted) -> None:
-    async with working(
-        database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER, concurrency=2
-    ) as worker:
-        await idle(worker)
+    async with idle_worker(database, scripted, concurrency=2) as worker:
         batch_id = await bear(database, worker, gates(5))
         await at_gate(scripted, 2)
         assert await waiting(database, batch_id) == [(2, 4)]
@@ -133,10 +150,7 @@ async def test_what_has_no_slot_waits_for_a_claim(database: Database, scripted: 
 
 
 async def test_slots_are_held_for_one_batch_at_a_time(database: Database, scripted: Scripted) -> None:
-    async with working(
-        database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER, concurrency=2
-    ) as worker:
-        await idle(worker)
+    async with idle_worker(database, scripted, concurrency=2) as worker:
 
         async def others_come(_: UUID) -> None:
             second = await bear(database, worker, gates(2))
@@ -163,18 +177,13 @@ async def test_only_plain_items_are_leased(database: Database, scripted: Scripte
         "its script": NewItem("item-1", f'{{"do":"gate","text":"{"字" * 600 * 1024}"}}'),
         "its fault": NewItem("item-1", "{}", error='{"type":"bad"}'),
     }[loss]
-    async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER) as worker:
-        await idle(worker)
-        whole = NewBatch(uuid7(), TENANT, "noop", "{}")
-        with worker.births.of(whole, items) as birth:
-            async with database.transaction() as tx:
-                await batches.create(tx, whole, items)
-                await birth.lease(tx)
-            assert (await get(database, whole.id)).processing == (0 if loss == "its fault" else 1)
+    async with idle_worker(database, scripted) as worker:
+        async with before_its_start(database, worker, items) as (batch_id, birth):
+            assert (await get(database, batch_id)).processing == (0 if loss == "its fault" else 1)
             assert birth.start()
         worker.wake()
         scripted.gate.set()
-        await ended(database, whole.id)
+        await ended(database, batch_id)
     assert set(scripted.runs.values()) == {1}
     assert await violations(database) == []
 
@@ -182,8 +191,7 @@ async def test_only_plain_items_are_leased(database: Database, scripted: Scripte
 async def test_a_commit_that_was_not_acknowledged_starts_nothing_twice(
     database: Database, scripted: Scripted
 ) -> None:
-    async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER) as worker:
-        await idle(worker)
+    async with idle_worker(database, scripted) as worker:
         with pytest.raises(Unheard):
             await bear(database, worker, gates(3), between=unheard)
         await at_gate(scripted, 3)  # by a claim, after the lease that nobody knew was given back
@@ -197,19 +205,14 @@ async def test_a_commit_that_was_not_acknowledged_starts_nothing_twice(
 async def test_doubt_waits_for_those_whose_lease_is_not_known_yet(
     database: Database, scripted: Scripted
 ) -> None:
-    async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER) as worker:
-        await idle(worker)
+    async with idle_worker(database, scripted) as worker:
 
         async def another_breaks(_: UUID) -> None:
-            other = NewBatch(uuid7(), TENANT, "noop", "{}")
             look = asyncio.create_task(looked())
-            with worker.births.of(other, gates(1)) as birth:
-                async with database.transaction() as tx:
-                    await batches.create(tx, other, gates(1))
-                    await birth.lease(tx)
-                assert (await get(database, other.id)).processing == 1
+            async with before_its_start(database, worker, gates(1)) as (other, _):
+                assert (await get(database, other)).processing == 1
             await look
-            assert (await get(database, other.id)).processing == 1
+            assert (await get(database, other)).processing == 1
 
         first = await bear(database, worker, gates(2), between=another_breaks)
         await at_gate(scripted, 3)  # the other's by a claim, which the end of the last birth wakes
@@ -242,8 +245,7 @@ async def test_a_commit_that_was_not_acknowledged_while_a_claim_was_under_way_st
 ) -> None:
     """The claim says nothing about it: only a look does."""
     claim = Stop(monkeypatch, spans, "claim")
-    async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER) as worker:
-        await idle(worker)
+    async with idle_worker(database, scripted) as worker:
 
         async def unheard_beside_a_claim(_: UUID) -> None:
             claim.armed = True
@@ -266,8 +268,7 @@ async def test_a_worker_that_was_declared_dead_in_doubt_is_so_until_it_has_looke
     database: Database, scripted: Scripted
 ) -> None:
     """Or a look that is under way would end the doubt of what broke after it."""
-    async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER) as worker:
-        await idle(worker)
+    async with idle_worker(database, scripted) as worker:
         worker._items.doubt()
         worker._items.drop()
         assert worker._items.offer(TENANT, "noop", None, 1) is None
@@ -283,10 +284,7 @@ async def test_a_claim_that_looks_its_batch_up_keeps_its_slots(
 ) -> None:
     """It does so for a batch that began elsewhere."""
     look = Stop(monkeypatch, assignments, "load")
-    async with working(
-        database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER, concurrency=4
-    ) as worker:
-        await idle(worker)
+    async with idle_worker(database, scripted, concurrency=4) as worker:
         begun = await make_batch(database, gates(5))
         other = await make_worker(database)
         assert (await claim_some(database, other, 1)).taken == 1
@@ -311,22 +309,21 @@ async def test_a_suspect_does_not_start_beside_a_batch_that_is_being_born(
 ) -> None:
     """Its slots were offered while the worker, idle, looked for suspects."""
     look = Stop(monkeypatch, spans, "suspects_wait", after=True)
-    async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER) as worker:
-        await idle(worker)
+    async with idle_worker(database, scripted) as worker:
         suspect = await make_batch(database, gates(1), start_paused=True)
         await sql(database, "UPDATE span SET losses = 3")
-        await turn(database, batches.resume, suspect)
+        await turn(database, transitions.resume, suspect)
         look.armed = True
         worker.wake()
         await look.reached.wait()
-        new = NewBatch(uuid7(), TENANT, "noop", "{}")
+        new = new_batch()
         with worker.births.of(new, gates(2)) as birth:
             step = asyncio.create_task(looked())
             look.go_on.set()
             await step
             assert (await get(database, suspect)).processing == 0
             async with database.transaction() as tx:
-                await batches.create(tx, new, gates(2))
+                await new_batches.create(tx, new, gates(2))
                 await birth.lease(tx)
             assert birth.start()
         worker.wake()
@@ -340,13 +337,8 @@ async def test_doubt_is_looked_into_as_soon_as_the_last_birth_has_ended(
     database: Database, scripted: Scripted
 ) -> None:
     """Also if it takes all the slots that were held for it."""
-    async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER) as worker:
-        await idle(worker)
-        new = NewBatch(uuid7(), TENANT, "noop", "{}")
-        with worker.births.of(new, gates(1)) as birth:
-            async with database.transaction() as tx:
-                await batches.create(tx, new, gates(1))
-                await birth.lease(tx)
+    async with idle_worker(database, scripted) as worker:
+        async with before_its_start(database, worker, gates(1)) as (batch_id, birth):
             worker._items.doubt()
             look = asyncio.create_task(looked())
             worker.wake()
@@ -356,15 +348,14 @@ async def test_doubt_is_looked_into_as_soon_as_the_last_birth_has_ended(
             assert worker._items.news.is_set()
         await idle(worker)
         scripted.gate.set()
-        await ended(database, new.id)
+        await ended(database, batch_id)
 
 
 async def test_nothing_is_left_to_come_when_a_worker_has_drained(
     database: Database, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gristmill.worker.AFTERWARDS_SECONDS", NEVER)
-    async with working(database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER) as worker:
-        await idle(worker)
+    async with idle_worker(database, scripted) as worker:
         worker.wake()
     assert worker._afterwards is not None
     assert worker._afterwards.cancelled()
@@ -373,10 +364,7 @@ async def test_nothing_is_left_to_come_when_a_worker_has_drained(
 async def test_a_create_that_comes_to_nothing_gives_its_slots_back(
     database: Database, scripted: Scripted
 ) -> None:
-    async with working(
-        database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER, concurrency=2
-    ) as worker:
-        await idle(worker)
+    async with idle_worker(database, scripted, concurrency=2) as worker:
         with pytest.raises(Unheard):
             await bear(database, worker, gates(2), broken=True)
         await idle(worker)
@@ -437,12 +425,9 @@ async def test_a_drain_waits_for_the_start_and_gives_everything_back(
 
 async def test_what_was_leased_before_a_pause_is_in_flight(database: Database, scripted: Scripted) -> None:
     """As what a claim has taken is; and a cancelled batch ends with it."""
-    async with working(
-        database, scripted, lease_seconds=PATIENT, poll_seconds=NEVER, concurrency=2
-    ) as worker:
-        await idle(worker)
+    async with idle_worker(database, scripted, concurrency=2) as worker:
         paused = await bear(
-            database, worker, gates(3), between=lambda batch_id: turn(database, batches.pause, batch_id)
+            database, worker, gates(3), between=lambda batch_id: turn(database, transitions.pause, batch_id)
         )
         await at_gate(scripted, 2)
         batch = await get(database, paused)
@@ -453,7 +438,7 @@ async def test_what_was_leased_before_a_pause_is_in_flight(database: Database, s
             return (await get(database, paused)).success == 2
 
         await eventually(recorded)
-        await turn(database, batches.cancel, paused)
+        await turn(database, transitions.cancel, paused)
         worker.wake()
         await ended(database, paused)
     assert set(scripted.runs.values()) == {1}
@@ -498,12 +483,12 @@ class Chances:
         try:
             async with self.database.transaction() as tx:
                 if what == "cancel":
-                    await batches.cancel(tx, TENANT, batch_id)
+                    await transitions.cancel(tx, TENANT, batch_id)
                 elif what == "pause":
-                    await batches.pause(tx, TENANT, batch_id)
+                    await transitions.pause(tx, TENANT, batch_id)
                     self.paused.add(batch_id)
                 elif what == "change":
-                    await batches.change(tx, TENANT, batch_id, Changes(max_concurrency=1, priority=50))
+                    await transitions.change(tx, TENANT, batch_id, Changes(max_concurrency=1, priority=50))
                 elif what == "death" and self.deaths:
                     await tx.execute(
                         "UPDATE worker SET dead = true WHERE id = $1", self.worker._items.worker_id
@@ -535,7 +520,7 @@ async def test_whatever_happens_to_batches_at_their_birth_all_adds_up(
     async with working(database, scripted, concurrency=6, lease_seconds=patience):
         for batch_id in chances.paused:
             if (await get(database, batch_id)).status is BatchStatus.PAUSED:
-                await turn(database, batches.resume, batch_id)
+                await turn(database, transitions.resume, batch_id)
         for batch_id in await sql(database, "SELECT id FROM batch"):
             await ended(database, batch_id)
     assert await violations(database) == []

@@ -10,10 +10,9 @@ import pytest
 from factories import get, make_batch, sql, violations
 from fakes.receiver import Received, Receiver, reset, status
 from gristmill.db import Database
-from gristmill.domain.states import TERMINAL
 from gristmill.processors import get as processor
-from gristmill.store.batches import NewItem
-from mill import eventually, working
+from gristmill.store.new_batches import NewItem
+from mill import ended, eventually, working
 
 SETTINGS = {"breaker_probe_seconds": 0.4, "concurrency": 16}
 
@@ -30,13 +29,6 @@ async def make(database: Database, endpoint: Receiver, count: int, name: str = "
     items = [NewItem(f"item-{n}", orjson.dumps(given).decode()) for n in range(count)]
     text = orjson.dumps(config).decode()
     return await make_batch(database, items, processor=name, config=text, circuit="url:1", max_attempts=1)
-
-
-async def ended(database: Database, batch_id: UUID) -> None:
-    async def is_terminal() -> bool:
-        return (await get(database, batch_id)).status in TERMINAL
-
-    await eventually(is_terminal, 60)
 
 
 async def open_until(database: Database) -> list[object]:

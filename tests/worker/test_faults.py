@@ -14,9 +14,9 @@ from gristmill.db import Database
 from gristmill.domain.outcomes import Failure, ItemError, Outcome, Retry, Success
 from gristmill.domain.states import BatchStatus
 from gristmill.processors.base import Context
-from gristmill.store.batches import NewItem
+from gristmill.store.new_batches import NewItem
 from gristmill.store.recording import Flush
-from mill import NoConfig, Script, Scripted, eventually, working
+from mill import NoConfig, Script, Scripted, at_gate, eventually, working
 
 ERROR = ItemError(500, "scripted", "as asked")
 UNKNOWN_CODE = ItemError(100_000, "scripted", "as asked")  # type: ignore[arg-type]
@@ -117,16 +117,13 @@ async def test_a_flush_that_broke_is_sent_again_although_nothing_else_ends(
     batch_id = await make_batch(database, [NewItem("a", '{"do":"gate"}')])
     async with working(database, scripted):
 
-        async def at_gate() -> bool:
-            return scripted.at_gate == 1
-
         async def blocked() -> bool:
             return len(await blocked_backends(database)) == 1
 
         async def completed() -> bool:
             return (await get(database, batch_id)).status is BatchStatus.COMPLETED
 
-        await eventually(at_gate)
+        await at_gate(scripted, 1)
         async with database.transaction() as tx:
             await tx.execute("SELECT FROM lease FOR UPDATE")
             scripted.gate.set()
@@ -144,16 +141,13 @@ async def test_a_claim_that_broke_gives_nothing_back_that_waits_to_be_recorded(
     batch_id = await make_batch(database, items, max_concurrency=1)
     async with working(database, scripted, drain_seconds=0.1):
 
-        async def at_gate() -> bool:
-            return scripted.at_gate == 1
-
         async def both_are_blocked() -> bool:
             return len(await blocked_backends(database)) == 2
 
         async def second_runs() -> bool:
             return scripted.runs[batch_id, 1] == 1
 
-        await eventually(at_gate)
+        await at_gate(scripted, 1)
         await make_batch(database, [NewItem("c", '{"do":"hang"}')])
         async with database.transaction() as tx:
             await tx.execute("SELECT FROM lease, tenant_schedule FOR UPDATE")

@@ -12,10 +12,9 @@ import orjson
 import pytest
 
 import factories
-from factories import TENANT, get
+from factories import TENANT, get, new_batch
 from gristmill.db import Database
 from gristmill.domain.errors import Conflict
-from gristmill.domain.ids import uuid7
 from gristmill.domain.states import BatchStatus
 from gristmill.intake import source
 from gristmill.intake.rows import Row
@@ -25,8 +24,8 @@ from gristmill.processors.base import Services
 from gristmill.storage.base import file_key
 from gristmill.storage.local import LocalStorage
 from gristmill.storage.sources import Sources
-from gristmill.store import batches, files, ingests
-from gristmill.store.batches import NewBatch, NewItem, NewWebhook
+from gristmill.store import files, ingests, new_batches, transitions
+from gristmill.store.new_batches import NewItem, NewWebhook
 from gristmill.worker.discards import Discards
 from gristmill.worker.ingests import MOST_ATTEMPTS, Ingests
 from mill import VAULT, Scripted, _no_attachment, _no_turns
@@ -71,7 +70,7 @@ class Mill:
         self, content: bytes | None, total: int, options: FileOptions | None = None, **more: Any
     ) -> UUID:
         """content None: the file is gone."""
-        new = NewBatch(uuid7(), TENANT, "noop", "{}", **more)
+        new = new_batch(**more)
         file_id = uuid4() if content is None else await self.file(content)
         given = (options or FileOptions(format="jsonl")).model_dump_json()
         async with self.database.transaction() as tx:
@@ -225,14 +224,14 @@ async def _due(database: Database) -> None:
 def held(monkeypatch: pytest.MonkeyPatch) -> "Held":
     """Ingests stop after the first chunk was stored, until they are let go."""
     found = Held()
-    original = batches.add_items
+    original = new_batches.add_items
 
     async def add_items(*arguments: Any) -> None:
         await original(*arguments)
         found.reached.set()
         await found.go.wait()
 
-    monkeypatch.setattr(batches, "add_items", add_items)
+    monkeypatch.setattr(new_batches, "add_items", add_items)
     return found
 
 
@@ -319,7 +318,7 @@ async def test_what_is_done_to_a_batch_while_it_is_ingested_holds(
     await held.reached.wait()
     for one in act.split(" and "):
         async with database.transaction() as tx:
-            await getattr(batches, one)(tx, TENANT, batch_id)
+            await getattr(transitions, one)(tx, TENANT, batch_id)
     held.go.set()
     await step
     assert await factories.violations(database) == []
@@ -338,7 +337,7 @@ async def test_what_is_done_to_a_batch_while_it_is_ingested_holds(
 async def test_a_cancelled_batch_whose_file_is_bad_ends_cancelled(mill: Mill, database: Database) -> None:
     batch_id = await mill.batch(b"{}\n", 1)
     async with database.transaction() as tx:
-        await batches.cancel(tx, TENANT, batch_id)
+        await transitions.cancel(tx, TENANT, batch_id)
     await mill.ingests.step()
     assert (await get(database, batch_id)).status is BatchStatus.CANCELLED
     assert await factories.violations(database) == []
@@ -350,14 +349,14 @@ async def test_a_resume_that_meets_the_end_of_an_ingest_lets_the_batch_start(
     """The ingest is held where it has the batch's row and has not yet made its schedule."""
     await factories.make_batch(database, 1, start_paused=True)
     batch_id = await mill.batch(lines(2), 2)
-    await factories.turn(database, batches.pause, batch_id)
+    await factories.turn(database, transitions.pause, batch_id)
     holder = await database.connect()
     try:
         async with holder.transaction():
             await holder.execute("SELECT FROM tenant_schedule FOR UPDATE")
             reading = asyncio.create_task(mill.ingests.step())
             await _wait_for_locks(database, 1)
-            resuming = asyncio.create_task(factories.turn(database, batches.resume, batch_id))
+            resuming = asyncio.create_task(factories.turn(database, transitions.resume, batch_id))
             await _wait_for_locks(database, 2)
         await asyncio.gather(reading, resuming)
     finally:
@@ -385,7 +384,11 @@ async def test_pauses_and_cancels_at_any_moment_leave_a_batch_that_ends(
 
     async def disturb(batch_id: UUID) -> None:
         acts: list[Callable[..., Any]] = seeded.choice(
-            [[batches.cancel], [batches.pause, batches.resume], [batches.pause, batches.cancel]]
+            [
+                [transitions.cancel],
+                [transitions.pause, transitions.resume],
+                [transitions.pause, transitions.cancel],
+            ]
         )
         for act in acts:
             for _ in range(seeded.randrange(40)):
@@ -433,10 +436,10 @@ async def test_an_action_in_the_moment_an_ingest_ends_waits_for_it(
 
     async def action() -> None:
         async with database.transaction() as tx:
-            await getattr(batches, act)(tx, TENANT, batch_id)
+            await getattr(transitions, act)(tx, TENANT, batch_id)
 
     async with database.transaction() as tx:
-        await batches.add_items(tx, batch_id, 0, [NewItem("a", "{}")])
+        await new_batches.add_items(tx, batch_id, 0, [NewItem("a", "{}")])
         assert await ingests.complete(tx, ingest)
         acting = asyncio.create_task(action())
         await factories.blocked(database, acting)
@@ -509,7 +512,7 @@ async def test_bad_custom_ids_refuse_the_file_all_the_same(mill: Mill, database:
 
 async def owned(mill: Mill, content: bytes, total: int) -> tuple[UUID, UUID]:
     """A batch and the bytes that came with its create."""
-    new = NewBatch(uuid7(), TENANT, "noop", "{}")
+    new = new_batch()
     file_id = await mill.file(content)
     async with mill.database.engine.begin() as connection:
         await files.expect(connection, TENANT, [file_id])
@@ -552,7 +555,7 @@ async def test_requests_that_came_with_their_batch_are_not_looked_for_among_the_
 
 
 async def test_requests_that_were_given_up_meanwhile_make_no_batch(mill: Mill, database: Database) -> None:
-    new = NewBatch(uuid7(), TENANT, "noop", "{}")
+    new = new_batch()
     with pytest.raises(Conflict):
         async with mill.database.transaction() as tx:
             await ingests.create(tx, new, 1, uuid4(), "{}", owned=True)

@@ -25,8 +25,8 @@ from gristmill.db import Database
 from gristmill.domain.outcomes import ItemError, Outcome, Retry, Success
 from gristmill.domain.states import TERMINAL, BatchStatus
 from gristmill.processors.base import Context
-from gristmill.store import batches, circuits, spans
-from gristmill.store.batches import NewItem
+from gristmill.store import circuits, spans, transitions
+from gristmill.store.new_batches import NewItem
 from gristmill.upstream.circuit import Call
 from gristmill.worker import Worker, slots
 from gristmill.worker import circuits as worker_circuits
@@ -83,7 +83,7 @@ async def test_a_claim_takes_suspects_only_if_it_is_for_them(database: Database)
         assert ordinals((await spans.claim(tx, worker, {"noop": 1}, suspect=True)).leases) == [0]
     fresh = await make_batch(database, 2)
     assert {lease.batch_id for lease in (await claim_some(database, worker, 9)).leases} == {fresh}
-    await turn(database, batches.pause, batch_id)
+    await turn(database, transitions.pause, batch_id)
     async with database.connection() as connection:
         assert not await spans.suspects_wait(connection, worker, ["noop"])
 
@@ -223,7 +223,7 @@ async def test_others_do_not_wait_for_a_suspect_that_goes_on_although_it_was_int
         database, [NewItem("a", '{"do":"gate"}')], item_timeout_seconds=0.1, start_paused=True
     )
     await sql(database, "UPDATE span SET losses = 3 WHERE batch_id = $1", suspected)
-    await turn(database, batches.resume, suspected)
+    await turn(database, transitions.resume, suspected)
     async with working(database, processor, concurrency=8):
         await eventually(lambda: _at_gate(processor))
         fresh = await make_batch(database, 4)
@@ -285,5 +285,5 @@ async def suspects_beside(database: Database) -> UUID:
     batch_id = await make_batch(database, 2, start_paused=True)
     await sql(database, "UPDATE span SET losses = 3, last = first WHERE batch_id = $1", batch_id)
     await sql(database, "INSERT INTO span (batch_id, first, last, losses) VALUES ($1, 1, 1, 3)", batch_id)
-    await turn(database, batches.resume, batch_id)
+    await turn(database, transitions.resume, batch_id)
     return batch_id

@@ -7,8 +7,8 @@ from factories import events, get, make_batch, turn, violations
 from gristmill.db import Database
 from gristmill.domain.limits import FailureThreshold, LimitAction
 from gristmill.domain.states import BatchStatus
-from gristmill.store import batches
-from gristmill.store.batches import NewItem, NewWebhook
+from gristmill.store import transitions
+from gristmill.store.new_batches import NewItem, NewWebhook
 from mill import Scripted, eventually, working
 
 ITEMS = 2000
@@ -50,7 +50,7 @@ async def test_too_many_failures_pause_the_batch_again_after_each_resume(
     async with working(database, scripted) as worker:
         await eventually(stands_still, 60)
         first = sum(scripted.runs.values())
-        await turn(database, batches.resume, batch_id)
+        await turn(database, transitions.resume, batch_id)
         worker.wake()
         await eventually(stands_still, 60)
         second = sum(scripted.runs.values())

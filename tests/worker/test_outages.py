@@ -19,13 +19,12 @@ from factories import TENANT, get, make_batch, sql, violations
 from fakes.llm import FakeLLM
 from fakes.menu import MENU, Expected
 from gristmill.db import Database
-from gristmill.domain.states import TERMINAL
 from gristmill.metrics import REGISTRY
 from gristmill.processors import get as processor
 from gristmill.settings import Settings
-from gristmill.store.batches import NewItem
+from gristmill.store.new_batches import NewItem
 from gristmill.upstream.client import Upstream
-from mill import Scripted, eventually, working
+from mill import Scripted, ended, eventually, working
 
 OTHER = UUID("00000000-0000-7000-8000-000000000002")
 
@@ -58,13 +57,6 @@ async def make(database: Database, *texts: str, circuit: str | None = "model", *
 
 def many(count: int) -> list[str]:
     return [f"item {number}" for number in range(count)]
-
-
-async def ended(database: Database, batch_id: UUID, tenant_id: UUID = TENANT) -> None:
-    async def is_terminal() -> bool:
-        return (await get(database, batch_id, tenant_id)).status in TERMINAL
-
-    await eventually(is_terminal, 60)
 
 
 async def probes_made(database: Database, count: int) -> None:
@@ -143,7 +135,7 @@ async def test_other_tenants_and_other_keys_go_on_meanwhile(database: Database, 
         mine = await make(database, *many(50), circuit="model:of-a-key-of-my-own")
         yours = await make(database, *many(50), tenant_id=OTHER)
         await ended(database, mine)
-        await ended(database, yours, OTHER)
+        await ended(database, yours, tenant_id=OTHER)
         batch = await get(database, stuck)
     assert (batch.success, batch.failed) == (0, 0)
     assert (batch.waiting_reason or "").startswith("upstream down until 20")

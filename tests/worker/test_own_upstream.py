@@ -13,14 +13,13 @@ from factories import get, make_batch, sql
 from fakes.librarian import Librarian
 from fakes.llm import FakeLLM
 from gristmill.db import Database
-from gristmill.domain.states import TERMINAL
 from gristmill.processors import get as processor
 from gristmill.processors.secrets import upstream_binding
 from gristmill.settings import Settings
 from gristmill.store import retries
-from gristmill.store.batches import NewItem, NewUpstream
+from gristmill.store.new_batches import NewItem, NewUpstream
 from gristmill.upstream.client import Upstream
-from mill import VAULT, eventually, working
+from mill import VAULT, ended, working
 
 OPERATORS, MINE, YOURS = "sk-of-the-operator-012345", "sk-mine-0123456789", "sk-yours-0123456789"
 TEXT = "The water mill grinds grain to flour, and the miller keeps the water wheel turning."
@@ -76,13 +75,6 @@ def upstream(
 async def bring(database: Database, batch_id: UUID, one: NewUpstream) -> None:
     statement = "UPDATE batch SET upstream = $1, upstream_key = $2 WHERE id = $3"
     await sql(database, statement, one.as_json(), one.key, batch_id)
-
-
-async def ended(database: Database, *batch_ids: UUID) -> None:
-    async def all_are() -> bool:
-        return all([(await get(database, one)).status in TERMINAL for one in batch_ids])
-
-    await eventually(all_are, 60)
 
 
 async def error(database: Database) -> dict[str, Any]:

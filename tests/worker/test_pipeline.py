@@ -13,14 +13,14 @@ from fakes.receiver import Received, Receiver, hang, hold, reset, status
 from gristmill.db import Database
 from gristmill.documents.pool import default_children
 from gristmill.domain.retry import RetryPolicy
-from gristmill.domain.states import TERMINAL, ItemStatus
+from gristmill.domain.states import ItemStatus
 from gristmill.processors.base import Context
 from gristmill.processors.pipeline import Pipeline, PipelineConfig, PipelineInput
 from gristmill.store import results
-from gristmill.store.batches import NewItem
+from gristmill.store.new_batches import NewItem
 from gristmill.store.results import Attempt, Result
 from gristmill.worker import ITEMS_PER_CHILD
-from mill import Scripted, eventually, working
+from mill import Scripted, ended, eventually, working
 
 TEXT = "\n\n".join(f"Paragraph number {n} is about something." for n in range(7))  # a chunk each
 
@@ -46,13 +46,6 @@ async def make(database: Database, sink: Receiver, *texts: str, **more: Any) -> 
     items = [NewItem(f"item-{n}", orjson.dumps({"text": text}).decode()) for n, text in enumerate(texts)]
     options = {name: more.pop(name) for name in ("max_attempts", "item_timeout_seconds") if name in more}
     return await make_batch(database, items, processor="pipeline", config=config(sink, **more), **options)
-
-
-async def ended(database: Database, batch_id: UUID) -> None:
-    async def is_terminal() -> bool:
-        return (await get(database, batch_id)).status in TERMINAL
-
-    await eventually(is_terminal, 60)
 
 
 async def item(database: Database, batch_id: UUID, n: int = 0) -> tuple[Result, list[Attempt]]:

@@ -14,14 +14,14 @@ from fakes.llm import FakeLLM
 from fakes.script import Script
 from fakes.wire import Request
 from gristmill.db import Database
-from gristmill.domain.states import TERMINAL, ItemStatus
+from gristmill.domain.states import ItemStatus
 from gristmill.processors.qa_generation import QaGeneration
 from gristmill.settings import Settings
 from gristmill.store import results, retries
-from gristmill.store.batches import NewItem
+from gristmill.store.new_batches import NewItem
 from gristmill.store.results import Attempt, Result
 from gristmill.upstream.client import Upstream
-from mill import eventually, working
+from mill import ended, eventually, working
 
 CHUNKS = 8
 TEXT = "\n\n".join(
@@ -62,13 +62,6 @@ async def upstream(llm: FakeLLM) -> AsyncIterator[Upstream]:
 async def make(database: Database, **options: Any) -> UUID:
     items = [NewItem("item-0", orjson.dumps({"text": TEXT}).decode())]
     return await make_batch(database, items, processor="qa_generation", config=CONFIG, **options)
-
-
-async def ended(database: Database, batch_id: UUID) -> None:
-    async def is_terminal() -> bool:
-        return (await get(database, batch_id)).status in TERMINAL
-
-    await eventually(is_terminal, 60)
 
 
 async def item(database: Database, batch_id: UUID) -> tuple[Result, list[Attempt]]:

@@ -9,7 +9,7 @@ from gristmill.domain.sources import FileSource, SourceRefused, UrlSource
 from gristmill.domain.states import TERMINAL
 from gristmill.processors.base import Context
 from gristmill.store import results
-from gristmill.store.batches import NewItem
+from gristmill.store.new_batches import NewItem
 from mill import NoConfig, Script, Scripted, eventually, working
 
 

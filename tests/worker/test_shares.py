@@ -17,15 +17,14 @@ from gristmill.domain.states import TERMINAL
 from gristmill.metrics import REGISTRY
 from gristmill.processors import get as processor
 from gristmill.settings import Settings
-from gristmill.store import batches as stored
-from gristmill.store import service_limits
-from gristmill.store.batches import NewItem
+from gristmill.store import service_limits, transitions
+from gristmill.store.new_batches import NewItem
 from gristmill.store.shares import Demand, keep_leases, take
 from gristmill.upstream import permits
 from gristmill.upstream.client import Upstream
 from gristmill.worker import Worker
 from gristmill.worker.shares import Shares
-from mill import Scripted, eventually, working
+from mill import Scripted, ended, eventually, working
 
 
 @pytest.fixture
@@ -60,13 +59,6 @@ async def make(database: Database, count: int, **more: Any) -> UUID:
     body = {"messages": [{"role": "user", "content": "hello"}]} | more.pop("body", {})
     items = [NewItem(f"item {number}", orjson.dumps(body).decode()) for number in range(count)]
     return await make_batch(database, items, processor="completion", **({"circuit": "model"} | more))
-
-
-async def ended(database: Database, *batches: UUID) -> None:
-    async def all_terminal() -> bool:
-        return all([(await get(database, one)).status in TERMINAL for one in batches])
-
-    await eventually(all_terminal, 90)
 
 
 async def granted(database: Database) -> int:
@@ -412,7 +404,7 @@ async def test_what_waits_for_a_permit_does_not_call_after_a_pause_or_a_cancel(
         await eventually(one_waits)
         if act == "cancel":
             async with database.transaction() as tx:
-                await stored.cancel(tx, TENANT, batch_id)
+                await transitions.cancel(tx, TENANT, batch_id)
         else:
             await sql(database, act)
 

@@ -11,12 +11,12 @@ from factories import TENANT, events, get, make_batch, violations
 from gristmill.db import Database
 from gristmill.domain.states import TERMINAL, BatchStatus, ItemStatus
 from gristmill.metrics import REGISTRY
-from gristmill.store import batches, results
-from gristmill.store.batches import NewItem
+from gristmill.store import results, transitions
+from gristmill.store.new_batches import NewItem
 from gristmill.store.results import Attempt, Result
 from gristmill.store.spans import ClaimedItem
 from gristmill.worker.work import Work
-from mill import Scripted, eventually, working
+from mill import Scripted, at_gate, ended, eventually, working
 
 
 def script(*steps: dict[str, Any]) -> list[NewItem]:
@@ -24,13 +24,6 @@ def script(*steps: dict[str, Any]) -> list[NewItem]:
         NewItem(f"item-{n}", orjson.dumps(step).decode(), step.get("history_id"))
         for n, step in enumerate(steps)
     ]
-
-
-async def ended(database: Database, batch_id: UUID) -> None:
-    async def is_terminal() -> bool:
-        return (await get(database, batch_id)).status in TERMINAL
-
-    await eventually(is_terminal)
 
 
 async def item(
@@ -171,11 +164,7 @@ async def test_a_drain_ends_although_an_item_resists_it(database: Database, scri
 async def test_no_more_items_run_than_there_are_slots(database: Database, scripted: Scripted) -> None:
     batch_id = await make_batch(database, script(*[{"do": "gate"}] * 20))
     async with working(database, scripted, concurrency=4):
-
-        async def four_at_gate() -> bool:
-            return scripted.at_gate == 4
-
-        await eventually(four_at_gate)
+        await at_gate(scripted, 4)
         assert (await get(database, batch_id)).processing == 4
         scripted.gate.set()
         await ended(database, batch_id)
@@ -186,12 +175,8 @@ async def test_a_paused_batch_lets_its_running_items_finish_and_starts_none(
 ) -> None:
     batch_id = await make_batch(database, script(*[{"do": "gate"}] * 10))
     async with working(database, scripted, concurrency=3):
-
-        async def three_at_gate() -> bool:
-            return scripted.at_gate == 3
-
-        await eventually(three_at_gate)
-        await turn(database, batches.pause, batch_id)
+        await at_gate(scripted, 3)
+        await turn(database, transitions.pause, batch_id)
         scripted.gate.set()
 
         async def three_done() -> bool:
@@ -201,7 +186,7 @@ async def test_a_paused_batch_lets_its_running_items_finish_and_starts_none(
         batch = await get(database, batch_id)
         assert (batch.status, batch.processing, batch.pending) == (BatchStatus.PAUSED, 0, 7)
         assert batch.waiting_reason == "paused"
-        await turn(database, batches.resume, batch_id)
+        await turn(database, transitions.resume, batch_id)
         await ended(database, batch_id)
     assert scripted.runs.total() == 10
 
@@ -211,11 +196,7 @@ async def test_a_drain_returns_what_has_not_ended_and_uses_no_attempt(
 ) -> None:
     batch_id = await make_batch(database, script(*[{"do": "gate"}] * 10))
     async with working(database, scripted, concurrency=4, drain_seconds=0.1):
-
-        async def at_gate() -> bool:
-            return scripted.at_gate == 4
-
-        await eventually(at_gate)
+        await at_gate(scripted, 4)
     batch = await get(database, batch_id)
     assert (batch.processing, batch.pending) == (0, 10)
     assert await violations(database) == []
@@ -231,11 +212,7 @@ async def test_a_worker_declared_dead_takes_a_new_identity_and_goes_on(
 ) -> None:
     batch_id = await make_batch(database, script(*[{"do": "gate"}] * 4, *[{"do": "succeed"}] * 20))
     async with working(database, scripted, concurrency=4):
-
-        async def at_gate() -> bool:
-            return scripted.at_gate == 4
-
-        await eventually(at_gate)
+        await at_gate(scripted, 4)
         async with database.connection() as connection:
             await connection.execute("UPDATE worker SET dead = true")
 
@@ -267,9 +244,9 @@ async def test_counts_add_up_at_every_read_while_a_batch_is_paused_resumed_and_c
             reads += 1
             if batch.status in TERMINAL:
                 break
-            chosen = rng.choice([None, batches.pause, batches.resume, batches.resume])
+            chosen = rng.choice([None, transitions.pause, transitions.resume, transitions.resume])
             if reads == 60:
-                chosen = batches.cancel
+                chosen = transitions.cancel
             if chosen is not None:
                 await attempt(database, chosen, batch_id)
         await ended(database, batch_id)
@@ -315,11 +292,7 @@ async def test_items_that_wait_for_their_chat_keep_no_other_batch_waiting_for_th
     other = await make_batch(database, script({"do": "gate"}), priority=-100)
 
     async with working(database, scripted, poll_seconds=3600.0, concurrency=4):
-
-        async def both_at_gate() -> bool:
-            return scripted.at_gate == 2
-
-        await eventually(both_at_gate)
+        await at_gate(scripted, 2)
         scripted.gate.set()
         await ended(database, busy)
         await ended(database, other)

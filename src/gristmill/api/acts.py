@@ -1,7 +1,6 @@
 """The log of administrative acts: who made, rotated and revoked which API key; and who set which limit of the service."""
 
 from typing import Any
-from uuid import UUID
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -9,7 +8,6 @@ from starlette.responses import Response
 
 from gristmill.api import pages
 from gristmill.api.auth import caller
-from gristmill.api.envelope import listing
 from gristmill.api.openapi import LIST, PAGE, documented, paged, ref, responses
 from gristmill.api.parts import parts
 from gristmill.api.query import Query
@@ -52,8 +50,8 @@ async def list_acts(request: Request) -> Response:
             key.tenant_id,
             limit=page.fetch,
             offset=page.skip,
-            before=UUID(page.position) if page.position else None,
+            before=page.before,
             operates=key.allows(OPERATE),
         )
     rows = pages.rows(page, found, total, lambda act: act.id)
-    return listing([view(act) for act in rows.shown], pages.pagination(request, query, key, page, rows))
+    return pages.listing(page, rows, [view(act) for act in rows.shown])

@@ -17,7 +17,7 @@ from gristmill.api.agent_options import (
     McpServerOptions,
 )
 from gristmill.api.auth import caller
-from gristmill.api.envelope import answer, listing
+from gristmill.api.envelope import answer
 from gristmill.api.openapi import (
     CHANGE,
     LIST,
@@ -133,7 +133,7 @@ def _draft(of: Parts, given: AgentCreate) -> Draft:
 async def create_agent(request: Request) -> Response:
     """Version 1, not published yet."""
     key = await caller(request, "agents:write")
-    given = problems.checked(AgentCreate, await body.read_json(request, dict, MAX_BODY_BYTES))
+    given = await body.read_model(request, AgentCreate, MAX_BODY_BYTES)
     of = parts(request)
     async with of.database.engine.begin() as connection:
         agent = await agents.create(connection, of.vault, key.tenant_id, _draft(of, given))
@@ -149,7 +149,7 @@ async def create_agent(request: Request) -> Response:
 async def change_agent(request: Request, agent_id: str) -> Response:
     """A new version, not published yet: the latest one with these fields changed."""
     key = await caller(request, "agents:write")
-    given = problems.checked(AgentUpdate, await body.read_json(request, dict, MAX_BODY_BYTES))
+    given = await body.read_model(request, AgentUpdate, MAX_BODY_BYTES)
     return await _revise(
         request, key.tenant_id, agent_id, _changes(parts(request), given, given.model_fields_set)
     )
@@ -166,7 +166,7 @@ async def change_agent(request: Request, agent_id: str) -> Response:
 async def replace_agent(request: Request, agent_id: str) -> Response:
     """A new version, not published yet, with exactly these fields."""
     key = await caller(request, "agents:write")
-    given = problems.checked(AgentCreate, await body.read_json(request, dict, MAX_BODY_BYTES))
+    given = await body.read_model(request, AgentCreate, MAX_BODY_BYTES)
     return await _revise(
         request, key.tenant_id, agent_id, _changes(parts(request), given, set(AgentCreate.model_fields))
     )
@@ -217,15 +217,12 @@ async def list_agents(request: Request) -> Response:
     query = Query(request, pages.PARAMETERS)
     page = pages.asked(request, query, key, "agents")
     of = parts(request)
-    before = UUID(page.position) if page.position else None
     async with of.database.engine.connect() as connection:
         found, total = await agents.page(
-            connection, key.tenant_id, limit=page.fetch, offset=page.skip, before=before
+            connection, key.tenant_id, limit=page.fetch, offset=page.skip, before=page.before
         )
     rows = pages.rows(page, found, total, lambda agent: agent.id)
-    return listing(
-        [view(of.vault, one) for one in rows.shown], pages.pagination(request, query, key, page, rows)
-    )
+    return pages.listing(page, rows, [view(of.vault, one) for one in rows.shown])
 
 
 @router.get(
@@ -264,4 +261,4 @@ async def list_versions(request: Request, agent_id: str) -> Response:
         )
     rows = pages.rows(page, found, total, lambda one: one.version)
     shown = [_version_view(of.vault, one) for one in rows.shown]
-    return listing(shown, pages.pagination(request, query, key, page, rows))
+    return pages.listing(page, rows, shown)

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from gristmill.api import body, create, envelope, idempotency, pages, storing
 from gristmill.api.auth import caller
-from gristmill.api.envelope import answer, fragment, listing
+from gristmill.api.envelope import answer, fragment
 from gristmill.api.openapi import (
     CHANGE,
     LIST,
@@ -31,10 +31,11 @@ from gristmill.domain.errors import NotFound
 from gristmill.domain.limits import FailureThreshold
 from gristmill.domain.states import BatchStatus
 from gristmill.domain.webhooks import from_json
-from gristmill.intake import json, problems
-from gristmill.store import batches
-from gristmill.store.batches import Batch, BatchFilters, Changes
+from gristmill.intake import json
+from gristmill.store import batches, transitions
+from gristmill.store.batches import Batch, BatchFilters
 from gristmill.store.keys import Key
+from gristmill.store.transitions import Changes
 
 MAX_WAIT_SECONDS = 60
 _CHANGE_BYTES = 64 * 1024
@@ -196,10 +197,10 @@ async def list_batches(request: Request) -> Response:
             filters,
             limit=page.fetch,
             offset=page.skip,
-            before=UUID(page.position) if page.position else None,
+            before=page.before,
         )
     rows = pages.rows(page, found, total, lambda batch: batch.id)
-    return listing([view(batch) for batch in rows.shown], pages.pagination(request, query, key, page, rows))
+    return pages.listing(page, rows, [view(batch) for batch in rows.shown])
 
 
 def _filters(query: Query) -> BatchFilters:
@@ -262,11 +263,11 @@ async def change_batch(request: Request, batch_id: str) -> Response:
     key = await caller(request, "batches:write")
     Query(request, ()).check()
     of = parts(request)
-    given = problems.checked(BatchChange, await body.read_json(request, dict, _CHANGE_BYTES))
+    given = await body.read_model(request, BatchChange, _CHANGE_BYTES)
     unlimited = "max_concurrency" in given.model_fields_set and given.max_concurrency is None
     changes = Changes(**dict(given), any_concurrency=unlimited)
     async with of.database.transaction() as tx:
-        batch = await batches.change(tx, key.tenant_id, id_of(batch_id), changes)
+        batch = await transitions.change(tx, key.tenant_id, id_of(batch_id), changes)
     of.wake()
     return answer(view(batch))
 
@@ -283,7 +284,7 @@ async def pause_batch(request: Request, batch_id: str) -> Response:
     """No request starts after the answer; those in flight finish normally. Only from in_progress."""
     key = await _actor(request)
     async with parts(request).database.transaction() as tx:
-        batch = await batches.pause(tx, key.tenant_id, id_of(batch_id))
+        batch = await transitions.pause(tx, key.tenant_id, id_of(batch_id))
     return answer(view(batch), 202)
 
 
@@ -293,7 +294,7 @@ async def resume_batch(request: Request, batch_id: str) -> Response:
     key = await _actor(request)
     of = parts(request)
     async with of.database.transaction() as tx:
-        batch = await batches.resume(tx, key.tenant_id, id_of(batch_id))
+        batch = await transitions.resume(tx, key.tenant_id, id_of(batch_id))
     of.wake()
     return answer(view(batch), 202)
 
@@ -304,7 +305,7 @@ async def cancel_batch(request: Request, batch_id: str) -> Response:
     key = await _actor(request)
     of = parts(request)
     async with of.database.transaction() as tx:
-        batch = await batches.cancel(tx, key.tenant_id, id_of(batch_id))
+        batch = await transitions.cancel(tx, key.tenant_id, id_of(batch_id))
     of.wake()
     return answer(view(batch), 202)
 
@@ -329,5 +330,5 @@ async def delete_batch(request: Request, batch_id: str) -> Response:
     key = await caller(request, "batches:write")
     Query(request, ()).check()
     async with parts(request).database.transaction() as tx:
-        await batches.delete(tx, key.tenant_id, id_of(batch_id))
+        await transitions.delete(tx, key.tenant_id, id_of(batch_id))
     return Response(status_code=204)

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from gristmill.db import Transaction
-from gristmill.store.batches import NewBatch, NewItem
+from gristmill.store.new_batches import NewBatch, NewItem
 
 
 class Birth(Protocol):

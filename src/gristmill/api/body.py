@@ -10,7 +10,8 @@ from starlette.types import Message, Receive
 
 from gristmill.api.parts import parts
 from gristmill.domain.errors import Invalid, Problem, RequestTimeout, TooLarge, UnsupportedMediaType
-from gristmill.intake import json
+from gristmill.intake import json, problems
+from gristmill.intake.problems import Model
 
 IDLE_SECONDS = 10.0  # between two pieces of a body
 GRACE_SECONDS = 28.0  # until then any pace will do: refused and closed within 30 …
@@ -67,6 +68,11 @@ async def read(request: Request, max_bytes: int) -> bytes:
         room.take(request.scope, len(piece))
         held.append(piece)
     return b"".join(held)
+
+
+async def read_model(request: Request, model: type[Model], max_bytes: int) -> Model:
+    """The body as such a JSON object. Raises what `read_json` does, and Invalid with all that is wrong."""
+    return problems.checked(model, await read_json(request, dict, max_bytes))
 
 
 async def read_json(request: Request, kind: type[T], max_bytes: int) -> T:

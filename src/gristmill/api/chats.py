@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from gristmill.api import pages
 from gristmill.api.auth import caller
-from gristmill.api.envelope import answer, listing
+from gristmill.api.envelope import answer
 from gristmill.api.openapi import LIST, PAGE, READ, documented, enveloped, paged, parameter, ref, responses
 from gristmill.api.parts import parts
 from gristmill.api.query import Query
@@ -71,7 +71,7 @@ async def list_chats(request: Request) -> Response:
             connection, key.tenant_id, filters, limit=page.fetch, offset=page.skip, before=before
         )
     rows = pages.rows(page, found, total, lambda chat: chat.history_id)
-    return listing([view(one) for one in rows.shown], pages.pagination(request, query, key, page, rows))
+    return pages.listing(page, rows, [view(one) for one in rows.shown])
 
 
 @router.get(
@@ -110,4 +110,4 @@ async def list_messages(request: Request, history_id: str) -> Response:
     numbered = list(enumerate(messages, first + 1))
     rows = pages.rows(page, numbered[: page.fetch], 2 * total, lambda one: one[0])
     shown = [message for _, message in rows.shown]
-    return listing(shown, pages.pagination(request, query, key, page, rows))
+    return pages.listing(page, rows, shown)

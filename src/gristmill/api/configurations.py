@@ -12,7 +12,7 @@ from starlette.responses import Response
 from gristmill import processors
 from gristmill.api import body, pages
 from gristmill.api.auth import caller
-from gristmill.api.envelope import answer, listing
+from gristmill.api.envelope import answer
 from gristmill.api.openapi import (
     CHANGE,
     LIST,
@@ -32,7 +32,6 @@ from gristmill.api.query import Query, uuid_of
 from gristmill.api.schemas import Name, Strict
 from gristmill.domain.errors import Conflict, Invalid, NotFound, Problem
 from gristmill.domain.ids import uuid7
-from gristmill.intake import problems
 from gristmill.processors.agent_message import AgentMessage
 from gristmill.processors.base import Processor
 from gristmill.store import configurations
@@ -184,7 +183,7 @@ def _sealed(of: Parts, configuration_id: UUID, config: dict[str, Any]) -> bytes:
 async def create_configuration(request: Request) -> Response:
     """Batches name it by `configuration_id` and run with a copy of it."""
     key = await caller(request, "configurations:write")
-    given = problems.checked(ConfigurationCreate, await body.read_json(request, dict, MAX_BODY_BYTES))
+    given = await body.read_model(request, ConfigurationCreate, MAX_BODY_BYTES)
     of = parts(request)
     made = await create(of, key.tenant_id, given.name, given.processor, given.config)
     location = f"/api/v1/configurations/{PREFIX}{made.id}"
@@ -233,13 +232,13 @@ async def list_configurations(request: Request) -> Response:
             key.tenant_id,
             limit=page.fetch,
             offset=page.skip,
-            before=UUID(page.position) if page.position else None,
+            before=page.before,
             processor=processor,
             name=name,
         )
     rows = pages.rows(page, found, total, lambda one: one.id)
     shown = [view(of.vault, one) for one in rows.shown]
-    return listing(shown, pages.pagination(request, query, key, page, rows))
+    return pages.listing(page, rows, shown)
 
 
 @router.get(
@@ -258,7 +257,7 @@ async def list_presets(request: Request) -> Response:
     first = sum(one <= page.position for one in ids) if page.position else page.skip
     rows = pages.rows(page, ids[first : first + page.fetch], len(ids), str)
     shown = [_preset_view(one.removeprefix(PREFIX), presets[one]) for one in rows.shown]
-    return listing(shown, pages.pagination(request, query, key, page, rows))
+    return pages.listing(page, rows, shown)
 
 
 @router.get(
@@ -290,7 +289,7 @@ async def get_configuration(request: Request, configuration_id: str) -> Response
 async def change_configuration(request: Request, configuration_id: str) -> Response:
     """For batches made from now on. Those made before keep their copy."""
     key = await caller(request, "configurations:write")
-    given = problems.checked(ConfigurationUpdate, await body.read_json(request, dict, MAX_BODY_BYTES))
+    given = await body.read_model(request, ConfigurationUpdate, MAX_BODY_BYTES)
     of, its_id = parts(request), id_of(configuration_id)
     return answer(view(of.vault, await change(of, key.tenant_id, its_id, given)))
 

@@ -34,9 +34,9 @@ from gristmill.intake.problems import MAX_PROBLEMS
 from gristmill.net.addresses import AddressRefused, check_url
 from gristmill.processors.agent_message import AgentMessage
 from gristmill.processors.secrets import binding, taken_out, upstream_binding
-from gristmill.store import batches
-from gristmill.store.batches import NewBatch, NewItem, NewUpstream, NewWebhook
+from gristmill.store import new_batches
 from gristmill.store.keys import Key
+from gristmill.store.new_batches import NewBatch, NewItem, NewUpstream, NewWebhook
 
 Content = list[NewItem] | FromFile | FromDirectory
 
@@ -99,7 +99,7 @@ def _read(requests: Any, processor: AnyProcessor | None, draft: Draft, failing: 
 async def store(tx: Transaction, new: NewBatch, content: Content) -> None:
     """Whole or not at all: with the caller's transaction."""
     if isinstance(content, list):
-        await batches.create(tx, new, content)
+        await new_batches.create(tx, new, content)
     else:
         await content.create(tx, new)
 

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from gristmill.api import body, pages
 from gristmill.api.auth import caller
 from gristmill.api.batches import id_of
-from gristmill.api.envelope import answer, listing
+from gristmill.api.envelope import answer
 from gristmill.api.openapi import CHANGE, PAGE, READ, documented, enveloped, paged, ref, responses
 from gristmill.api.parts import parts
 from gristmill.api.query import Query, uuid_of
@@ -64,7 +64,7 @@ async def list_deliveries(request: Request, batch_id: str) -> Response:
     # A batch has few: one per event and run.
     first = next((i + 1 for i, one in enumerate(every) if str(one.id) == page.position), page.skip)
     rows = pages.rows(page, every[first : first + page.fetch], len(every), lambda one: one.id)
-    return listing([view(one) for one in rows.shown], pages.pagination(request, query, key, page, rows))
+    return pages.listing(page, rows, [view(one) for one in rows.shown])
 
 
 @router.post(

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from gristmill.api import body, incoming, pages
 from gristmill.api.archive import Archive, Member, check_kind
 from gristmill.api.auth import caller
-from gristmill.api.envelope import answer, listing
+from gristmill.api.envelope import answer
 from gristmill.api.file_options import DirectoryCreate, DirectoryFiles
 from gristmill.api.files import id_of as file_id_of
 from gristmill.api.files import view as file_view
@@ -35,7 +35,6 @@ from gristmill.api.parts import Parts, parts
 from gristmill.api.query import Query, uuid_of
 from gristmill.api.upload import Upload, discard
 from gristmill.domain.errors import Invalid, NotFound, Problem
-from gristmill.intake import problems
 from gristmill.store import directories, files
 from gristmill.store.directories import Directory, Entry
 from gristmill.store.files import NewFile
@@ -81,7 +80,7 @@ async def create_directory(request: Request) -> Response:
     """Empty at first. Names need not differ."""
     key = await caller(request, "files:write")
     Query(request, ()).check()
-    given = problems.checked(DirectoryCreate, await body.read_json(request, dict, _MAX_BODY_BYTES))
+    given = await body.read_model(request, DirectoryCreate, _MAX_BODY_BYTES)
     async with parts(request).database.engine.begin() as connection:
         made = await directories.create(connection, key.tenant_id, given.name)
     return answer(view(made), 201, headers={"Location": f"/api/v1/directories/{made.id}"})
@@ -103,13 +102,12 @@ async def list_directories(request: Request) -> Response:
     query = Query(request, (*pages.PARAMETERS, "name"))
     name = query.text("name")
     page = pages.asked(request, query, key, "directories")
-    before = UUID(page.position) if page.position else None
     async with parts(request).database.engine.connect() as connection:
         found, total = await directories.page(
-            connection, key.tenant_id, name, limit=page.fetch, offset=page.skip, before=before
+            connection, key.tenant_id, name, limit=page.fetch, offset=page.skip, before=page.before
         )
     rows = pages.rows(page, found, total, lambda one: one.id)
-    return listing([view(one) for one in rows.shown], pages.pagination(request, query, key, page, rows))
+    return pages.listing(page, rows, [view(one) for one in rows.shown])
 
 
 @router.get(
@@ -173,7 +171,6 @@ async def list_directory_files(request: Request, directory_id: str) -> Response:
     key = await caller(request, "files:read")
     query = Query(request, pages.PARAMETERS)
     page = pages.asked(request, query, key, f"directory:{directory_id.lower()}")
-    before = UUID(page.position) if page.position else None
     async with parts(request).database.engine.connect() as connection:
         found, total = await directories.entries(
             connection,
@@ -181,11 +178,11 @@ async def list_directory_files(request: Request, directory_id: str) -> Response:
             _id_of(directory_id),
             limit=page.fetch,
             offset=page.skip,
-            before=before,
+            before=page.before,
         )
     rows = pages.rows(page, found, total, lambda entry: entry.file.id)
     shown = [_entry_view(one) for one in rows.shown]
-    return listing(shown, pages.pagination(request, query, key, page, rows))
+    return pages.listing(page, rows, shown)
 
 
 @router.post(
@@ -198,7 +195,7 @@ async def add_directory_files(request: Request, directory_id: str) -> Response:
     """Files that were uploaded before, up to 1000 at a time; all of them or none. Those in it already stay."""
     key = await caller(request, "files:write")
     Query(request, ()).check()
-    given = problems.checked(DirectoryFiles, await body.read_json(request, dict, _MAX_BODY_BYTES))
+    given = await body.read_model(request, DirectoryFiles, _MAX_BODY_BYTES)
     found = _id_of(directory_id)
     async with parts(request).database.engine.begin() as connection:
         await directories.get(connection, key.tenant_id, found)

@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gristmill.api import answers
+from gristmill.api import answers, batch_answers, item_answers
 from gristmill.api.agent_options import AgentCreate, AgentPublish, AgentUpdate
 from gristmill.api.configurations import ConfigurationCreate, ConfigurationUpdate
 from gristmill.api.envelope import as_json
@@ -66,7 +66,8 @@ _POLICY = (
 _ASSETS = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
 _MODELS: tuple[type[BaseModel], ...] = (
     BatchCreate, BatchChange, RetryOptions, AgentCreate, AgentUpdate, AgentPublish, ConfigurationCreate, ConfigurationUpdate,
-    KeyCreate, KeyRotate, LimitPut, FileFromUrl, LinkOptions, DirectoryCreate, DirectoryFiles, *answers.MODELS,
+    KeyCreate, KeyRotate, LimitPut, FileFromUrl, LinkOptions, DirectoryCreate, DirectoryFiles,
+    *answers.MODELS, *batch_answers.MODELS, *item_answers.MODELS,
 )  # fmt: skip
 
 router = APIRouter(include_in_schema=False)

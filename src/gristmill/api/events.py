@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from gristmill.api import batches as batches_api
-from gristmill.api import results as results_api
+from gristmill.api import result_views
 from gristmill.api.auth import caller
 from gristmill.api.batches import find
 from gristmill.api.envelope import dumps
@@ -135,7 +135,7 @@ class _Teller:
 
     def __init__(self, batch: Batch) -> None:
         self._status = batch.status
-        self.staged = results_api.staged_by(batch)
+        self.staged = result_views.staged_by(batch)
         self._progress: dict[str, Any] = {}
         self._spoke = time.monotonic()
 
@@ -152,7 +152,7 @@ class _Teller:
 
     def _items(self, window: Window) -> Iterator[bytes]:
         for (run, place), result in window.ended:
-            yield _event("item", results_api.view(result, self.staged), f"{run}-{place}")
+            yield _event("item", result_views.view(result, self.staged), f"{run}-{place}")
 
     def _of(self, batch: Batch) -> Iterator[bytes]:
         view = batches_api.view(batch)

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from gristmill.api import content, incoming, pages
 from gristmill.api.auth import caller
-from gristmill.api.envelope import answer, listing
+from gristmill.api.envelope import answer
 from gristmill.api.openapi import (
     LIST,
     PAGE,
@@ -106,13 +106,12 @@ async def list_files(request: Request) -> Response:
     query = Query(request, (*pages.PARAMETERS, *_FILTERS))
     wanted = _filter(query)
     page = pages.asked(request, query, key, "files")
-    before = UUID(page.position) if page.position else None
     async with parts(request).database.engine.connect() as connection:
         found, total = await files.page(
-            connection, key.tenant_id, wanted, limit=page.fetch, offset=page.skip, before=before
+            connection, key.tenant_id, wanted, limit=page.fetch, offset=page.skip, before=page.before
         )
     rows = pages.rows(page, found, total, lambda file: file.id)
-    return listing([view(one) for one in rows.shown], pages.pagination(request, query, key, page, rows))
+    return pages.listing(page, rows, [view(one) for one in rows.shown])
 
 
 def _filter(query: Query) -> Filter:

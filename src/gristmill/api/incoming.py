@@ -16,7 +16,6 @@ from gristmill.api.query import Query
 from gristmill.api.upload import Upload
 from gristmill.domain.errors import Invalid, Problem
 from gristmill.domain.inspection import Inspection
-from gristmill.intake import problems
 from gristmill.net.download import UnexpectedStatus, download
 from gristmill.net.session import CallFailed
 from gristmill.storage.sources import URL_SECONDS, url_refused
@@ -92,7 +91,7 @@ async def whole(request: Request) -> AsyncIterator[bytes]:
 
 
 async def _from_url(request: Request, upload: Upload, purpose: str | None) -> NewFile:
-    given = problems.checked(FileFromUrl, await body.read_json(request, dict, _MAX_URL_BODY_BYTES))
+    given = await body.read_model(request, FileFromUrl, _MAX_URL_BODY_BYTES)
     name = None if given.filename is None else name_of(given.filename)
     [file_id] = await upload.expect()
     of = parts(request)

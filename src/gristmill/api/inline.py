@@ -29,8 +29,10 @@ from gristmill.intake.items import PROBLEMS_EACH
 from gristmill.intake.problems import MAX_PROBLEMS, pointer
 from gristmill.intake.source import FileOptions
 from gristmill.processors.agent_message import AgentMessage
-from gristmill.store.batches import Batch, NewBatch, Origin
+from gristmill.store.batches import Batch
 from gristmill.store.keys import Key
+from gristmill.store.new_batches import NewBatch
+from gristmill.store.origins import Origin
 
 CHUNK_BYTES = (
     2 * 1024 * 1024

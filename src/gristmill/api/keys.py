@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from gristmill.api import body, pages
 from gristmill.api.auth import actor, caller
-from gristmill.api.envelope import answer, listing
+from gristmill.api.envelope import answer
 from gristmill.api.openapi import (
     CHANGE,
     LIST,
@@ -109,7 +109,7 @@ def _check_touch(by: Key, one: Key) -> None:
 async def create_key(request: Request) -> Response:
     """`key` is shown in this answer only. A request sent twice makes two keys."""
     by = await caller(request, "keys:write")
-    given = problems.checked(KeyCreate, await body.read_json(request, dict, MAX_BODY_BYTES))
+    given = await body.read_model(request, KeyCreate, MAX_BODY_BYTES)
     if given.name == keys.CONFIGURED:
         raise Invalid([Problem("/name", "reserved_name", "this name is kept for the key of that setting")])
     _check_may_give(by, given.scopes)
@@ -150,10 +150,10 @@ async def list_keys(request: Request) -> Response:
             by.tenant_id,
             limit=page.fetch,
             offset=page.skip,
-            before=UUID(page.position) if page.position else None,
+            before=page.before,
         )
     rows = pages.rows(page, found, total, lambda key: key.id)
-    return listing([view(key) for key in rows.shown], pages.pagination(request, query, by, page, rows))
+    return pages.listing(page, rows, [view(key) for key in rows.shown])
 
 
 @router.get(

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from gristmill import processors
 from gristmill.api import body, pages
 from gristmill.api.auth import actor, caller
-from gristmill.api.envelope import answer, listing
+from gristmill.api.envelope import answer
 from gristmill.api.openapi import (
     CHANGE,
     LIST,
@@ -29,7 +29,6 @@ from gristmill.api.schemas import Strict
 from gristmill.db import Transaction
 from gristmill.domain import circuits
 from gristmill.domain.errors import Invalid, NotFound, Problem
-from gristmill.intake import problems
 from gristmill.store import service_limits
 from gristmill.store.service_limits import Kind, Use
 
@@ -113,7 +112,7 @@ async def list_limits(request: Request) -> Response:
             connection, limit=page.fetch, offset=page.skip, after=after and (after[0], after[2])
         )
     rows = pages.rows(page, found, total, lambda use: f"{use.limit.kind}/{use.limit.name}")
-    return listing([view(use) for use in rows.shown], pages.pagination(request, query, key, page, rows))
+    return pages.listing(page, rows, [view(use) for use in rows.shown])
 
 
 @router.get(
@@ -146,7 +145,7 @@ async def put_limit(request: Request, kind: str, name: str) -> Response:
     Query(request, ()).check()
     of = parts(request)
     of_kind, name = _named(of, kind, name)
-    given = problems.checked(LimitPut, await body.read_json(request, dict, MAX_BODY_BYTES))
+    given = await body.read_model(request, LimitPut, MAX_BODY_BYTES)
     _check(given, of_kind, name)
     async with of.database.transaction() as tx:
         if of_kind == "processor" and name not in processors.registry():

@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote, urlencode
+from uuid import UUID
 
 from starlette.requests import Request
+from starlette.responses import Response
 
+from gristmill.api import envelope
 from gristmill.api.parts import parts
 from gristmill.api.query import Query
 from gristmill.domain.errors import Invalid, Problem
@@ -28,10 +31,18 @@ Row = TypeVar("Row")
 class Page:
     """What was asked for. `position` is the text inside the cursor: the last row of the page before."""
 
+    request: Request
+    query: Query
+    key: Key
     limit: int
     offset: int
     position: str | None
     list_name: str
+
+    @property
+    def before(self) -> UUID | None:
+        """The position, in a list by id with the newest first."""
+        return UUID(self.position) if self.position else None
 
     @property
     def skip(self) -> int:
@@ -63,7 +74,7 @@ def asked(request: Request, query: Query, key: Key, list_name: str) -> Page:
     if cursor is not None and "offset" in query.values:
         raise Invalid([Problem("cursor", "cursor_and_offset", "give either cursor or offset, not both")])
     position = None if cursor is None else opened(request, key, list_name, cursor)
-    return Page(limit, offset, position, list_name)
+    return Page(request, query, key, limit, offset, position, list_name)
 
 
 def rows(page: Page, found: Sequence[Row], total: int, position: Any, *, cut: bool = False) -> Rows[Row]:
@@ -75,10 +86,18 @@ def rows(page: Page, found: Sequence[Row], total: int, position: Any, *, cut: bo
     return Rows(shown, total, more and bool(shown), str(position(shown[-1])) if shown else None, cut)
 
 
-def pagination(request: Request, query: Query, key: Key, page: Page, read: Rows[Any]) -> dict[str, Any]:
+def listing(page: Page, read: Rows[Any], shown: Any) -> Response:
+    """`shown`: the rows as they go out, a list or JSON text of one."""
+    return envelope.listing(shown, _pagination(page, read))
+
+
+def _pagination(page: Page, read: Rows[Any]) -> dict[str, Any]:
     """The object of seed 004, and `next_cursor` beside it. Links keep every filter."""
-    cursor = seal(request, key, page.list_name, read.last) if read.more and read.last is not None else None
-    filters = {name: value for name, value in query.values.items() if name not in PARAMETERS}
+    request = page.request
+    cursor = (
+        seal(request, page.key, page.list_name, read.last) if read.more and read.last is not None else None
+    )
+    filters = {name: value for name, value in page.query.values.items() if name not in PARAMETERS}
     by_offset = page.position is None
     step = len(read.shown) if read.cut else page.limit
     following = {"offset": page.offset + step} if by_offset else {"cursor": cursor}

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from gristmill import processors
 from gristmill.api import pages
 from gristmill.api.auth import caller
-from gristmill.api.envelope import answer, listing
+from gristmill.api.envelope import answer
 from gristmill.api.openapi import LIST, PAGE, READ, documented, enveloped, paged, ref, responses
 from gristmill.api.query import Query
 from gristmill.domain.errors import NotFound
@@ -47,7 +47,7 @@ async def list_processors(request: Request) -> Response:
     names = sorted(processors.registry())
     first = sum(name <= page.position for name in names) if page.position else page.skip
     rows = pages.rows(page, names[first : first + page.fetch], len(names), str)
-    return listing([_view(name) for name in rows.shown], pages.pagination(request, query, key, page, rows))
+    return pages.listing(page, rows, [_view(name) for name in rows.shown])
 
 
 @router.get(

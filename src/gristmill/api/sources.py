@@ -17,9 +17,9 @@ from gristmill.intake.draft import AnyProcessor, Draft
 from gristmill.intake.source import FileOptions, Format, NotReadable, take
 from gristmill.processors.completion import Completion, CompletionConfig
 from gristmill.storage.base import Missing, file_key
-from gristmill.store import batches, directories, files, ingests
-from gristmill.store.batches import NewBatch
+from gristmill.store import directories, files, ingests, new_batches
 from gristmill.store.files import File
+from gristmill.store.new_batches import NewBatch
 
 MAX_ITEMS = 1_000_000
 # Of a CSV file, for its header: that is checked before a row exists. The worker reads the rest.
@@ -47,7 +47,7 @@ class FromDirectory:
 
     async def create(self, tx: Transaction, new: NewBatch) -> None:
         """The set of files as it is now, by name. Raises NotFound if it was emptied or deleted meanwhile."""
-        await batches.create_of_directory(tx, new, self.directory_id)
+        await new_batches.create_of_directory(tx, new, self.directory_id)
 
 
 async def chosen(

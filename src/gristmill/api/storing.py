@@ -10,7 +10,8 @@ from gristmill.api.create import Content
 from gristmill.api.idempotency import Once
 from gristmill.api.parts import Parts
 from gristmill.store import batches
-from gristmill.store.batches import Batch, NewBatch
+from gristmill.store.batches import Batch
+from gristmill.store.new_batches import NewBatch
 
 New = tuple[NewBatch, Content]
 

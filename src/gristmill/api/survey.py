@@ -16,7 +16,7 @@ from gristmill.intake.source import NotReadable
 from gristmill.processors.agent_message import AgentMessage, AgentMessageConfig
 from gristmill.storage.base import Missing, file_key
 from gristmill.store import directories
-from gristmill.store.batches import NewBatch
+from gristmill.store.new_batches import NewBatch
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gristmill.api import pages, results
+from gristmill.api import pages, result_views
 from gristmill.api.auth import caller
 from gristmill.api.envelope import answer, as_json, fragment
 from gristmill.api.openapi import LIST, READ, documented, enveloped, paged, parameter, ref, responses
@@ -116,13 +116,13 @@ async def list_tasks(request: Request) -> Response:
 
 async def _stages(connection: Transaction, found: Sequence[Task]) -> list[dict[str, Any]]:
     """What each task shows of its stage; {}: its processor has none."""
-    staged = {task.processor: results.staged(task.processor) for task in found}
+    staged = {task.processor: result_views.staged(task.processor) for task in found}
     places = [(task.batch_id, task.ordinal) for task in found if staged[task.processor]]
     saved = await checkpoints.of_items(connection, places) if places else {}
     return [
         {}
         if (processor := staged[task.processor]) is None
-        else results.stage_view(task.status, saved.get((task.batch_id, task.ordinal)), processor)
+        else result_views.stage_view(task.status, saved.get((task.batch_id, task.ordinal)), processor)
         for task in found
     ]
 
@@ -193,8 +193,8 @@ async def get_task(request: Request, task_id: str) -> Response:
         batch = await batches.get(connection, key.tenant_id, batch_id)
         result, text, attempts = await one_result(connection, batch, task.custom_id)
         [stage] = await _stages(connection, [task])
-    detail = {"input": fragment(text), "attempts": [results.attempt_view(one) for one in attempts]}
-    return answer(view(task) | results.view(result) | stage | detail)
+    detail = {"input": fragment(text), "attempts": [result_views.attempt_view(one) for one in attempts]}
+    return answer(view(task) | result_views.view(result) | stage | detail)
 
 
 def id_of(task_id: str) -> tuple[UUID, int]:

@@ -18,7 +18,7 @@ from gristmill.api.parts import Parts, parts
 from gristmill.api.query import Query
 from gristmill.domain.errors import Conflict, InFlight, NotFound
 from gristmill.domain.states import BatchStatus
-from gristmill.store import batches
+from gristmill.store import batches, origins, transitions
 from gristmill.store.batches import Batch
 from gristmill.store.keys import Key
 
@@ -93,9 +93,9 @@ async def cancelled(
     time. Raises Conflict, in the words of `refused`, for one that has ended."""
     try:
         async with of.database.transaction() as tx:
-            found = await batches.cancel(tx, batch.tenant_id, batch.id)
+            found = await transitions.cancel(tx, batch.tenant_id, batch.id)
             if noted is not None:
-                await batches.note_facts(tx, batch.tenant_id, batch.id, noted)
+                await origins.note_facts(tx, batch.tenant_id, batch.id, noted)
                 found = await batches.get(tx, batch.tenant_id, batch.id)
     except Conflict:
         async with of.database.connection() as connection:

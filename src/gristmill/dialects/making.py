@@ -12,8 +12,9 @@ from gristmill.api.envelope import as_json
 from gristmill.api.idempotency import Once
 from gristmill.api.parts import Parts, parts
 from gristmill.intake import json
-from gristmill.store.batches import Batch, NewBatch
+from gristmill.store.batches import Batch
 from gristmill.store.keys import Key
+from gristmill.store.new_batches import NewBatch
 
 View = Callable[[Batch], dict[str, Any]]  # of a batch in the dialect's words, with its `id`
 

@@ -15,7 +15,7 @@ from gristmill.intake.problems import MAX_PROBLEMS, pointer
 from gristmill.intake.rows import Row
 from gristmill.intake.source import FileOptions, take
 from gristmill.processors.agent_message import AgentMessageConfig
-from gristmill.store.batches import NewItem
+from gristmill.store.new_batches import NewItem
 
 CHUNK = 500  # records; the loop is busy for some 3 ms with each
 

@@ -9,7 +9,7 @@ from gristmill.domain.outcomes import ItemError
 from gristmill.intake.draft import MAX_ITEM_BYTES, AnyProcessor, Draft
 from gristmill.intake.problems import pointer
 from gristmill.store import rejects
-from gristmill.store.batches import NewItem
+from gristmill.store.new_batches import NewItem
 
 PROBLEMS_EACH = 10  # told of a request that is stored as failed
 NAME_CHARACTERS = 255

@@ -12,8 +12,8 @@ import orjson
 
 from gristmill.db import Transaction
 from gristmill.domain.errors import Conflict, Problem
-from gristmill.store import batches, endings, schedules
-from gristmill.store.batches import NewBatch
+from gristmill.store import endings, new_batches, schedules
+from gristmill.store.new_batches import NewBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ async def create(
     `owned`: expected bytes (`files.expect`) that are no file, and belong to the batch from now on. Raises Conflict if they
     are not expected any more.
     """
-    await batches.insert(tx, new, total)
+    await new_batches.insert(tx, new, total)
     statement = "INSERT INTO ingest (batch_id, file_id, options, owned) VALUES ($1, $2, $3, $4)"
     await tx.execute(statement, new.id, file_id, options, owned)
     if owned:
@@ -92,7 +92,7 @@ async def complete(
     if config is not None:
         await tx.execute("UPDATE batch SET config = $2 WHERE id = $1", ingest.batch_id, config)
     ending = await tx.fetchrow("SELECT ending FROM batch WHERE id = $1 FOR UPDATE", ingest.batch_id)
-    await batches.lay_spans(tx, ingest.batch_id, ingest.total, failed)
+    await new_batches.lay_spans(tx, ingest.batch_id, ingest.total, failed)
     if ending is not None and ending["ending"] is None:
         await schedules.add(tx, ingest.batch_id)
     if failed:

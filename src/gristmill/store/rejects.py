@@ -18,7 +18,7 @@ SELECT $1, 1, coalesce(max(upto), 0) + cardinality($2::int[]), $2::int[] FROM re
 
 
 async def record(tx: Transaction, batch_id: UUID, refused: Sequence[tuple[int, str]]) -> None:
-    """Results of a new batch: (ordinal, error as JSON). `store/batches.create` counts them."""
+    """Results of a new batch: (ordinal, error as JSON). `store/new_batches.create` counts them."""
     await tx.copy_records_to_table(
         "result",
         columns=_COLUMNS,

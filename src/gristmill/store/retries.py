@@ -14,8 +14,9 @@ import orjson
 from gristmill.db import Transaction
 from gristmill.domain.errors import Invalid, Problem
 from gristmill.domain.states import TERMINAL, ResultStatus
-from gristmill.store import batches, schedules
-from gristmill.store.batches import Batch, NewUpstream
+from gristmill.store import batches, new_batches, schedules, transitions
+from gristmill.store.batches import Batch
+from gristmill.store.new_batches import NewUpstream
 from gristmill.store.spans import NEW_LEASE_ID
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ async def retry(
     """
     ended = await tx.fetchrow(_ENDED, batch_id, tenant_id, [status.value for status in TERMINAL])
     if ended is None:
-        raise await batches.refusal(tx, tenant_id, batch_id, "retry")
+        raise await transitions.refusal(tx, tenant_id, batch_id, "retry")
     _check_upstream(ended["upstream"], upstream, key_given)
     ordinals = (
         None
@@ -69,7 +70,7 @@ async def retry(
     await tx.execute(_UNCOUNT, batch_id, *moved)
     await tx.execute(_BEGIN, batch_id)
     if upstream is not None:
-        await batches.bring(tx, batch_id, upstream)
+        await new_batches.bring(tx, batch_id, upstream)
     await schedules.add(tx, batch_id)
     return await batches.get(tx, tenant_id, batch_id)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from gristmill.db import Transaction
 from gristmill.store import spans
 from gristmill.store.assignments import Assignment
-from gristmill.store.batches import NewBatch, NewItem
+from gristmill.store.new_batches import NewBatch, NewItem
 from gristmill.store.spans import ClaimedItem, Lease
 from gristmill.worker.items import Items, Offer
 
@@ -100,5 +100,5 @@ def _startable(given: Sequence[NewItem]) -> int:
 
 
 def _circuit(new: NewBatch) -> str | None:
-    """As `store/batches.bring` has it."""
+    """As `store/new_batches.bring` has it."""
     return new.circuit if new.circuit is None or new.upstream is None else new.upstream.circuit

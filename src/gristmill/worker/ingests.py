@@ -17,9 +17,9 @@ from gristmill.intake.ingest import BadSource, Reading, repeated
 from gristmill.intake.source import FileOptions, NotReadable
 from gristmill.processors.agent_message import AgentMessage, AgentMessageConfig
 from gristmill.processors.base import Processor, Services
-from gristmill.store import batches, ingests
-from gristmill.store.batches import NewItem
+from gristmill.store import ingests, new_batches
 from gristmill.store.ingests import Ingest
+from gristmill.store.new_batches import NewItem
 
 MOST_ATTEMPTS = 10  # to reach the storage, some minutes in all
 POSTPONE_SECONDS = 15.0
@@ -84,7 +84,7 @@ class Ingests:
         async with self._database.transaction(longest_seconds=LONGEST_SECONDS) as tx:
             async with aclosing(_ahead(reading.items(path))) as chunks:
                 async for items in chunks:
-                    await batches.add_items(tx, ingest.batch_id, stored, items)
+                    await new_batches.add_items(tx, ingest.batch_id, stored, items)
                     failed.extend(n for n, item in enumerate(items, stored) if item.error is not None)
                     stored += len(items)
             if stored != ingest.total:

@@ -9,7 +9,7 @@ import pytest
 import factories
 from gristmill.db import Database
 from gristmill.dialects.base import outward
-from gristmill.store.batches import Origin
+from gristmill.store.origins import Origin
 from service import Caller, new_key
 
 FORM = "multipart/form-data; boundary=b"

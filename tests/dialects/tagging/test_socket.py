@@ -11,7 +11,7 @@ import factories
 from gristmill.api.rates import Rates
 from gristmill.dialects.tagging import socket
 from gristmill.dialects.tagging.socket import Frame
-from gristmill.store.batches import Origin
+from gristmill.store.origins import Origin
 from service import Caller, Service
 
 

@@ -17,7 +17,7 @@ from gristmill.api.envelope import as_json, dumps
 from gristmill.api.idempotency import Once
 from gristmill.api.parts import Parts, parts
 from gristmill.api.query import Query
-from gristmill.api.results import windows
+from gristmill.api.result_streams import windows
 from gristmill.api.upload import Upload
 from gristmill.dialects import base
 from gristmill.dialects.anthropic.words import BATCH, NAME, outcome, status
@@ -29,8 +29,9 @@ from gristmill.intake.elements import Elements
 from gristmill.intake.problems import pointer
 from gristmill.intake.rows import MAX_LINE_BYTES
 from gristmill.processors.messages import Messages
-from gristmill.store import batches
-from gristmill.store.batches import Batch, BatchFilters, Origin
+from gristmill.store import batches, transitions
+from gristmill.store.batches import Batch, BatchFilters
+from gristmill.store.origins import Origin
 
 MAX_REQUESTS = 100_000
 MAX_BYTES = 256 * 1024 * 1024
@@ -151,7 +152,7 @@ async def delete_batch(request: Request, batch_id: str) -> Response:
     batch = await base.find(request, key, NAME, inward(BATCH, batch_id))
     try:
         async with parts(request).database.transaction() as tx:
-            await batches.delete(tx, key.tenant_id, batch.id)
+            await transitions.delete(tx, key.tenant_id, batch.id)
     except Conflict:
         detail = f"a batch whose processing_status is {status(batch)} cannot be deleted"
         raise Conflict(detail, code="wrong_status") from None

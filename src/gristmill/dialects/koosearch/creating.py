@@ -20,11 +20,10 @@ from gristmill.api.parts import Parts, parts
 from gristmill.api.query import uuid_of
 from gristmill.dialects.koosearch.words import NAME, PREFIX, PROCESSORS, RETRYING, TaskType, check_ids
 from gristmill.domain.errors import Conflict
-from gristmill.intake import problems
 from gristmill.intake.draft import MAX_ITEMS
 from gristmill.store import collections, files, quotas, retries
-from gristmill.store.batches import Origin
 from gristmill.store.keys import Key
+from gristmill.store.origins import Origin
 from gristmill.store.retries import Choice
 
 MAX_FILES = 10_000
@@ -68,7 +67,7 @@ class _Work:
 async def create_tasks(request: Request, project_id: str, application_id: str, repo_id: str) -> Response:
     key = await caller(request, "batches:write")
     check_ids(project_id, application_id, repo_id)
-    given = problems.checked(TasksCreate, await body.read_json(request, dict, _MAX_BYTES))
+    given = await body.read_model(request, TasksCreate, _MAX_BYTES)
     of, kind = parts(request), TaskType(given.task_type)
     inherits = bool(given.task_context and given.task_context.is_inherit_parser)
     file_ids = _canonical(given.file_ids)
@@ -91,7 +90,7 @@ async def retry_files(request: Request, project_id: str, application_id: str, re
     """The failed tasks of these files run again, under their ids and as they were configured."""
     key = await caller(request, "batches:write")
     check_ids(project_id, application_id, repo_id)
-    given = problems.checked(FilesRetry, await body.read_json(request, dict, _MAX_BYTES))
+    given = await body.read_model(request, FilesRetry, _MAX_BYTES)
     of, file_ids = parts(request), _canonical(given.file_ids)
     chosen = defaultdict[Any, list[str]](list)
     retried: set[str] = set()

@@ -25,8 +25,9 @@ from gristmill.dialects.making import Making
 from gristmill.domain.states import TERMINAL, ItemStatus
 from gristmill.intake import problems
 from gristmill.store import batches, directories, tasks
-from gristmill.store.batches import Batch, BatchFilters, Origin
+from gristmill.store.batches import Batch, BatchFilters
 from gristmill.store.keys import Key
+from gristmill.store.origins import Origin
 from gristmill.store.tasks import Task, TaskFilters
 
 _PATH = "/api/v2/batches"

@@ -21,7 +21,6 @@ from gristmill.dialects import base
 from gristmill.dialects.llamacloud import pages, parameters, words
 from gristmill.dialects.llamacloud.words import Lenient
 from gristmill.domain.errors import Conflict, Invalid, NotFound, Problem
-from gristmill.intake import problems
 from gristmill.store import configurations
 from gristmill.store.configurations import Configuration
 from gristmill.store.keys import Key
@@ -114,7 +113,7 @@ async def tier_of(of: Parts, key: Key, configuration_id: str) -> str | None:
 @router.post(_PATH)
 async def create_configuration(request: Request) -> Response:
     key = await caller(request, "configurations:write")
-    given = problems.checked(ConfigurationBody, await body.read_json(request, dict, canonical.MAX_BODY_BYTES))
+    given = await body.read_model(request, ConfigurationBody, canonical.MAX_BODY_BYTES)
     product_type = _product_type(given.parameters)
     config, remembered = parameters.read(product_type, given.parameters, "/parameters")
     of = parts(request)
@@ -170,9 +169,7 @@ async def get_configuration(request: Request, configuration_id: str) -> Response
 async def change_configuration(request: Request, configuration_id: str) -> Response:
     """For batches made from now on. Those made before keep their copy."""
     key = await caller(request, "configurations:write")
-    given = problems.checked(
-        ConfigurationChanges, await body.read_json(request, dict, canonical.MAX_BODY_BYTES)
-    )
+    given = await body.read_model(request, ConfigurationChanges, canonical.MAX_BODY_BYTES)
     of, its_id = parts(request), canonical.id_of(configuration_id)
     before = await find(of, key, configuration_id)
     update, remembered = canonical.ConfigurationUpdate(name=given.name), None

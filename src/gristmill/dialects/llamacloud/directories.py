@@ -18,7 +18,6 @@ from gristmill.dialects import base
 from gristmill.dialects.llamacloud import pages, words
 from gristmill.dialects.llamacloud.words import Lenient
 from gristmill.domain.errors import Invalid, Problem
-from gristmill.intake import problems
 from gristmill.store import directories
 from gristmill.store.directories import Directory
 from gristmill.store.keys import Key
@@ -62,7 +61,7 @@ def id_of(directory_id: str) -> UUID:
 async def create_directory(request: Request) -> Response:
     """An ephemeral one does not go by itself."""
     key = await caller(request, "files:write")
-    given = problems.checked(DirectoryBody, await body.read_json(request, dict, 64 * 1024))
+    given = await body.read_model(request, DirectoryBody, 64 * 1024)
     if given.connector_subscription_id is not None:
         detail = "nothing fills a directory by itself here: leave connector_subscription_id out"
         raise Invalid([Problem("/connector_subscription_id", "not_supported", detail)])

@@ -80,7 +80,7 @@ def _entry_id(text: str) -> UUID:
 async def add_file(request: Request, directory_id: str) -> Response:
     """A file that was uploaded before. One that is in it already stays as it is."""
     key = await caller(request, "files:write")
-    given = problems.checked(EntryBody, await body.read_json(request, dict, _MAX_BODY_BYTES))
+    given = await body.read_model(request, EntryBody, _MAX_BODY_BYTES)
     of, directory = parts(request), id_of(directory_id)
     file = await dialect_files.find(of, key, given.file_id)
     names = {file.id: given.display_name or file.filename}

@@ -18,8 +18,8 @@ from gristmill.processors.extract import Extract
 from gristmill.processors.fields import SecretHeaders
 from gristmill.processors.parse import Parse
 from gristmill.store import webhook_endpoints
-from gristmill.store.batches import NewBatch
 from gristmill.store.keys import Key
+from gristmill.store.new_batches import NewBatch
 from gristmill.store.webhook_endpoints import Endpoint
 
 PREFIX = "whc-"

@@ -24,9 +24,11 @@ from gristmill.dialects.llamacloud.words import JobId
 from gristmill.dialects.making import Making
 from gristmill.domain.errors import Conflict, NotFound
 from gristmill.domain.states import TERMINAL
-from gristmill.store import batches, results
-from gristmill.store.batches import Batch, BatchFilters, NewBatch, Origin
+from gristmill.store import batches, results, transitions
+from gristmill.store.batches import Batch, BatchFilters
 from gristmill.store.keys import Key
+from gristmill.store.new_batches import NewBatch
+from gristmill.store.origins import Origin
 from gristmill.store.results import Result
 
 MOST_LISTED = 100  # at a time: each is read with its result
@@ -200,5 +202,5 @@ async def delete(request: Request, key: Key, processor: str, job_id: str) -> Res
     if job.batch.dialect != words.JOBS or job.batch.status not in TERMINAL:
         raise Conflict("only a job of its own that has ended can be deleted", code="wrong_status")
     async with of.database.transaction() as tx:
-        await batches.delete(tx, key.tenant_id, job.batch.id)
+        await transitions.delete(tx, key.tenant_id, job.batch.id)
     return as_json({"id": job.id, "deleted": True})

@@ -8,7 +8,8 @@ from starlette.responses import Response
 
 from gristmill.dialects.making import Making, View
 from gristmill.domain.errors import Invalid, Problem
-from gristmill.store.batches import Batch, NewBatch
+from gristmill.store.batches import Batch
+from gristmill.store.new_batches import NewBatch
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_FILES = 1000  # of one batch

@@ -50,7 +50,7 @@ def view(of: Parts, key: Key, kept: Endpoint) -> dict[str, Any]:
 @router.post(_PATH)
 async def create_config(request: Request) -> Response:
     key = await caller(request, "configurations:write")
-    hook = problems.checked(Hook, await body.read_json(request, dict, _MAX_BODY_BYTES))
+    hook = await body.read_model(request, Hook, _MAX_BODY_BYTES)
     of, new_id = parts(request), uuid7()
     hooks.check(of, hook.webhook_url)
     sealed = hooks.sealed(of, new_id, hook)

@@ -13,9 +13,10 @@ from gristmill.api.parts import Parts
 from gristmill.dialects.nexent.words import NAME
 from gristmill.domain.errors import Conflict, NotFound, Unavailable
 from gristmill.domain.states import TERMINAL, ItemStatus
-from gristmill.store import batches, results
-from gristmill.store.batches import Batch, Origin
+from gristmill.store import results, transitions
+from gristmill.store.batches import Batch
 from gristmill.store.keys import Key
+from gristmill.store.origins import Origin
 
 LONGEST_SECONDS = 300
 _GRACE_SECONDS = 5.0  # so that it is the wait that ends first, and not the item by its own time limit
@@ -69,7 +70,7 @@ async def run(
 async def _cancel(of: Parts, batch: Batch) -> None:
     with suppress(Conflict, NotFound):  # it has just ended
         async with of.database.transaction() as tx:
-            await batches.cancel(tx, batch.tenant_id, batch.id)
+            await transitions.cancel(tx, batch.tenant_id, batch.id)
         of.wake()
 
 
@@ -94,4 +95,4 @@ async def forget(of: Parts, tenant_id: UUID, done: Done) -> None:
     batch_id = UUID(done.task_id.removesuffix("-0"))
     with suppress(Conflict, NotFound):
         async with of.database.transaction() as tx:
-            await batches.delete(tx, tenant_id, batch_id)
+            await transitions.delete(tx, tenant_id, batch_id)

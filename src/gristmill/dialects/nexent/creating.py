@@ -23,8 +23,9 @@ from gristmill.domain.outcomes import ItemError
 from gristmill.intake import json
 from gristmill.intake.draft import MAX_ITEMS
 from gristmill.processors.pipeline import Pipeline
-from gristmill.store.batches import NewBatch, NewItem, Origin
 from gristmill.store.keys import Key
+from gristmill.store.new_batches import NewBatch, NewItem
+from gristmill.store.origins import Origin
 
 MAX_SOURCES = 100_000
 MAX_INDICES = 100  # in one request: each is a batch of its own

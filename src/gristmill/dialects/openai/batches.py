@@ -35,8 +35,9 @@ from gristmill.domain.errors import Invalid, Problem
 from gristmill.intake import problems
 from gristmill.processors.completion import Completion
 from gristmill.store import batches, files
-from gristmill.store.batches import Batch, BatchFilters, Origin
+from gristmill.store.batches import Batch, BatchFilters
 from gristmill.store.keys import Key
+from gristmill.store.origins import Origin
 
 _PATH = "/v1/batches"
 _MAX_BODY_BYTES = 64 * 1024

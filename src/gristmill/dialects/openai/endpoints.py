@@ -17,8 +17,8 @@ from gristmill.domain.errors import NotFound
 from gristmill.domain.ids import uuid7
 from gristmill.domain.webhooks import EXPIRED, Form, Hook, Secrets, Signature, Wire, binding
 from gristmill.store import webhook_endpoints
-from gristmill.store.batches import NewBatch
 from gristmill.store.keys import Key
+from gristmill.store.new_batches import NewBatch
 from gristmill.store.webhook_endpoints import Endpoint
 
 PREFIX = "whe_"

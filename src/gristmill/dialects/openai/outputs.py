@@ -13,12 +13,12 @@ import orjson
 
 from gristmill.api.envelope import dumps, fragment
 from gristmill.api.parts import Parts
-from gristmill.api.results import windows
+from gristmill.api.result_streams import windows
 from gristmill.dialects.base import facts, inward, outward
 from gristmill.dialects.openai.words import BAD_SOURCE, BATCH, NAME, unix, why
 from gristmill.domain.errors import NotFound
 from gristmill.domain.states import ItemStatus
-from gristmill.store import batches
+from gristmill.store import batches, origins
 from gristmill.store.batches import Batch
 from gristmill.store.results import Result
 
@@ -69,7 +69,7 @@ class Output:
 
     async def _note(self, of: Parts, more: dict[str, Any]) -> None:
         async with of.database.transaction() as tx:
-            await batches.note_facts(tx, self.batch.tenant_id, self.batch.id, more)
+            await origins.note_facts(tx, self.batch.tenant_id, self.batch.id, more)
 
     async def view(self, of: Parts) -> dict[str, Any]:
         return {

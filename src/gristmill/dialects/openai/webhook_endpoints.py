@@ -89,7 +89,7 @@ async def list_event_types(request: Request) -> Response:
 @router.post(_PATH)
 async def create_endpoint(request: Request) -> Response:
     key = await caller(request, "configurations:write")
-    given = problems.checked(EndpointCreate, await body.read_json(request, dict, _MAX_BODY_BYTES))
+    given = await body.read_model(request, EndpointCreate, _MAX_BODY_BYTES)
     of = parts(request)
     _check(of, given.url, given.event_types)
     if len(await endpoints.all_of(of, key)) >= MAX_EACH:
@@ -134,7 +134,7 @@ async def get_endpoint(request: Request, endpoint_id: str) -> Response:
 async def update_endpoint(request: Request, endpoint_id: str) -> Response:
     """What is left out stays. Batches that run tell the new URL; which of their events was settled when they were made."""
     key = await caller(request, "configurations:write")
-    given = problems.checked(EndpointUpdate, await body.read_json(request, dict, _MAX_BODY_BYTES))
+    given = await body.read_model(request, EndpointUpdate, _MAX_BODY_BYTES)
     of = parts(request)
     before = await endpoints.find(of, key, endpoint_id)
     _check(of, given.url, given.event_types)
@@ -174,7 +174,7 @@ async def rotate_secret(request: Request, endpoint_id: str) -> Response:
 async def send_sample(request: Request, endpoint_id: str) -> Response:
     """At once, and once. Raises Invalid where nobody answers."""
     key = await caller(request, "configurations:write")
-    given = problems.checked(Sample, await body.read_json(request, dict, _MAX_BODY_BYTES))
+    given = await body.read_model(request, Sample, _MAX_BODY_BYTES)
     of = parts(request)
     kept = await endpoints.find(of, key, endpoint_id)
     if given.event_type not in EVENTS:

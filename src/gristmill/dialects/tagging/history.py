@@ -15,7 +15,7 @@ from gristmill.api.query import Query
 from gristmill.dialects import base
 from gristmill.dialects.tagging import words
 from gristmill.domain.states import BatchStatus
-from gristmill.store import batches, results
+from gristmill.store import batches, results, transitions
 from gristmill.store.batches import Batch, BatchFilters
 from gristmill.store.results import Result
 
@@ -78,7 +78,7 @@ async def delete_job(request: Request, job_id: str) -> Response:
     await base.ignore_body(request)
     batch = await words.job(request, key, job_id)
     async with parts(request).database.transaction() as tx:
-        await batches.delete(tx, key.tenant_id, batch.id)
+        await transitions.delete(tx, key.tenant_id, batch.id)
     return as_json({"message": "Job deleted successfully", "job_id": job_id})
 
 

@@ -14,7 +14,7 @@ from gristmill.api.parts import parts
 from gristmill.dialects import base
 from gristmill.dialects.tagging import words
 from gristmill.domain.states import BatchStatus
-from gristmill.store import batches
+from gristmill.store import batches, transitions
 from gristmill.store.batches import Batch, BatchFilters
 
 MOST_ACTIVE = 1000
@@ -31,18 +31,18 @@ async def get_status(request: Request, job_id: str) -> Response:
 @router.post("/api/batch/jobs/{job_id}/cancel")
 async def cancel(request: Request, job_id: str) -> Response:
     """What runs ends by itself; what waits ends at once."""
-    return await _turn(request, job_id, batches.cancel, "Job cancelled")
+    return await _turn(request, job_id, transitions.cancel, "Job cancelled")
 
 
 @router.post("/api/batch/jobs/{job_id}/pause")
 async def pause(request: Request, job_id: str) -> Response:
     """Shown as paused at once; the documents that are being processed are still completed."""
-    return await _turn(request, job_id, batches.pause, "Job paused")
+    return await _turn(request, job_id, transitions.pause, "Job paused")
 
 
 @router.post("/api/batch/jobs/{job_id}/resume")
 async def resume(request: Request, job_id: str) -> Response:
-    return await _turn(request, job_id, batches.resume, "Job resumed")
+    return await _turn(request, job_id, transitions.resume, "Job resumed")
 
 
 async def _turn(

@@ -17,8 +17,9 @@ from gristmill.dialects import base
 from gristmill.dialects.tagging import words
 from gristmill.domain.errors import Conflict, Invalid, NotFound, Problem
 from gristmill.intake import json
-from gristmill.store.batches import KEY_TAKEN, Batch, Origin
+from gristmill.store.batches import Batch
 from gristmill.store.keys import Key
+from gristmill.store.origins import KEY_TAKEN, Origin
 
 DEFAULT_MODEL = "openai/gpt-4o-mini"
 _CONFIG = ("num_pages", "num_tags")

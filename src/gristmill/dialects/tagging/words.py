@@ -10,7 +10,7 @@ from gristmill.api.parts import Parts, parts
 from gristmill.dialects.base import facts
 from gristmill.domain.errors import Invalid, NotFound, Problem
 from gristmill.domain.states import BatchStatus, ItemStatus
-from gristmill.store import batches
+from gristmill.store import origins
 from gristmill.store.batches import Batch
 from gristmill.store.keys import Key
 from gristmill.store.results import Result
@@ -45,7 +45,7 @@ async def find(of: Parts, key: Key, job_id: str) -> Batch:
     checked(job_id)
     async with of.database.connection() as connection:
         try:
-            return await batches.with_key(connection, key.tenant_id, NAME, job_id)
+            return await origins.with_key(connection, key.tenant_id, NAME, job_id)
         except NotFound:
             raise NotFound("Job does not exist") from None
 
