@@ -5,6 +5,7 @@ import time
 from uuid import UUID
 
 import pytest
+import uvloop
 
 from gristmill.upstream import permits
 from gristmill.upstream.caller import CALLER, Caller
@@ -53,6 +54,24 @@ async def test_no_more_call_than_the_share_and_who_waits_comes_in_turn() -> None
         await asyncio.gather(*map(call, range(20)))
     assert order == list(range(20))
     assert (one.calling, one.waiting) == (0, 0)
+
+
+def test_who_waits_asks_on_the_loop_that_workers_have_too() -> None:
+    """There a timer that is due at once has no time that could be asked for."""
+
+    async def work() -> None:
+        asked = asyncio.Event()
+        one = Permits("model", asking=asked.set)
+        one.limit(Limits(in_flight=1))
+        await asked.wait()
+        waiting = [asyncio.create_task(one.enter(0)) for _ in range(3)]  # each asks at once
+        await turns()
+        one.share = 3
+        one.serve()
+        await asyncio.gather(*waiting)
+        assert one.calling == 3
+
+    uvloop.run(work())
 
 
 async def test_a_share_of_a_worker_that_others_may_think_dead_is_not_used() -> None:

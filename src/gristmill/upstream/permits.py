@@ -80,7 +80,8 @@ class Permits:
         self._begun = (0, 0.0)  # calls and tokens since the last asking
         self._pace = 0.0  # calls a second, of late
         self._asked_at = float("-inf")
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None  # for what is due at once, uvloop's knows no time
+        self._timer_due = 0.0
         self._wants = False
         self._was_busy = False  # as Postgres was told when it was last asked
 
@@ -115,17 +116,17 @@ class Permits:
         self._note_peak()
 
     async def _wait_in_line(self, waiter: Waiter) -> None:
-        self._waiting.append(waiter)
         timer = None
         if not waiter.has_called:
             timer = asyncio.get_running_loop().call_later(WAIT_SECONDS, waiter.give_up)
         if waiter.caller is not None:
             waiter.caller.begin_wait(waiter.since)
-        self._note_peak()
-        if self._closed:
-            self._let_go()
-        self.ask_soon()
+        self._waiting.append(waiter)
         try:
+            self._note_peak()
+            if self._closed:
+                self._let_go()
+            self.ask_soon()
             await waiter.admitted
         except asyncio.CancelledError:
             if waiter.had_its_turn:
@@ -293,10 +294,10 @@ class Permits:
         loop = asyncio.get_running_loop()
         due = loop.time() + max(0.0, self._asked_at + pause - self._clock())
         if self._timer is not None:
-            if self._timer.when() <= due:
+            if self._timer_due <= due:
                 return
             self._timer.cancel()
-        self._timer = loop.call_at(due, self._ask)
+        self._timer, self._timer_due = loop.call_at(due, self._ask), due
 
     def _ask(self) -> None:
         self._timer, self._wants = None, True
