@@ -72,6 +72,7 @@ ODD = st.one_of(
         lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
     ),
 )
+COPIED = ODD.map(copy.deepcopy)  # what is changed in turn: a list that is put into itself has no end
 _NAMES = """agent_id processor config requests webhook name metadata collection priority deadline_seconds max_attempts
 item_timeout_seconds max_concurrency start_paused on_invalid source file_id directory_id format column_mapping
 status error_codes custom_ids model instructions parameters mcp_servers version url filename purpose file_ids x"""
@@ -146,11 +147,11 @@ def mutated(draw: Any, body: dict[str, Any]) -> dict[str, Any]:
     for _ in range(draw(st.integers(1, 3))):
         parent = draw(st.sampled_from(_parents(changed)))
         if isinstance(parent, list):
-            parent[draw(st.integers(0, len(parent) - 1))] = draw(ODD)
+            parent[draw(st.integers(0, len(parent) - 1))] = draw(COPIED)
         elif draw(st.booleans()):
-            parent[draw(st.sampled_from(sorted(parent)))] = draw(ODD)
+            parent[draw(st.sampled_from(sorted(parent)))] = draw(COPIED)
         else:
-            parent[draw(NAMES)] = draw(ODD)
+            parent[draw(NAMES)] = draw(COPIED)
         if not _parents(changed):
             break
     return changed
