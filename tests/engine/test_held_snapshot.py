@@ -19,7 +19,7 @@ SELECT gen_random_uuid(), 0, 0, 0, 0, now() FROM generate_series(1, {DEAD});
 INSERT INTO lease (id, batch_id, worker_id, first, last, remaining, attempt, losses, deadline_at)
 SELECT n, gen_random_uuid(), $1, 0, 0, 1, 1, 0, now() FROM generate_series(1, {DEAD}) AS n;
 INSERT INTO batch_schedule (batch_id, tenant_id, processor, weight, vtime, paused, deadline_at, limited)
-SELECT gen_random_uuid(), $2, 'noop', 1, {schedules._FRESH}, false, now(), false FROM generate_series(1, {DEAD});
+SELECT gen_random_uuid(), $2, 'noop', 1, {schedules._FRESH}, false, 'infinity', false FROM generate_series(1, {DEAD});
 UPDATE batch_schedule SET vtime = random();
 DELETE FROM span; DELETE FROM lease; DELETE FROM batch_schedule;
 """

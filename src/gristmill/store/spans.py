@@ -74,8 +74,9 @@ NEW_LEASE_ID = (
 )
 
 # Of the schedule row `s` of a batch and that of its circuit `c`, if there is one: whether the batch may start something.
+# IS TRUE: so that nobody looks for it in the index of deadlines, which has all that has gone of all tenants.
 _STARTABLE = """
-    NOT s.paused AND s.deadline_at > now() AND (c.until IS NULL OR c.until <= now())
+    NOT s.paused AND (s.deadline_at > now()) IS TRUE AND (c.until IS NULL OR c.until <= now())
     AND (NOT s.limited OR NOT EXISTS (
         SELECT FROM batch_count k WHERE k.batch_id = s.batch_id AND k.exceeded IS NOT NULL
     ))
