@@ -325,12 +325,15 @@ def bodies(name: str) -> st.SearchStrategy[bytes]:
     return st.one_of(kinds)
 
 
+OWN = "its own"  # in place of an id: what is drawn must not depend on what there is
+
+
 @st.composite
-def anything(draw: Any, operation: Operation, ids: dict[str, str]) -> dict[str, Any]:
-    """A request to that operation: the arguments of `Caller.send`."""
+def anything(draw: Any, operation: Operation) -> tuple[dict[str, str], dict[str, Any]]:
+    """A request to that operation: the ids of its path by their names, its query, and more arguments of `Caller.send`."""
     texts = ODD.map(str) | st.sampled_from([UUID, "0", "1", "cfg-1", f"{UUID}-0", "%2e%2e", ".."])
     chosen = {
-        name: quote(draw(st.just(ids[name]) | texts).encode("utf-8", "replace") or b"x", safe="")
+        name: quote(draw(st.just(OWN) | texts).encode("utf-8", "replace") or b"x", safe="")
         for name in operation.path_parameters
     }
     names = st.sampled_from([*operation.query, "x"]) | PARAMETERS
@@ -339,8 +342,8 @@ def anything(draw: Any, operation: Operation, ids: dict[str, str]) -> dict[str, 
     headers = {"content-type": draw(TYPES), "accept": draw(ACCEPTS)}
     if draw(st.booleans()):
         headers["idempotency-key"] = draw(KEYS)
-    sent = {"path": operation.path.format(**chosen) + f"?{query}" * bool(query), "headers": headers}
-    return sent if operation.method == "GET" else sent | {"content": draw(bodies(operation.name))}
+    sent = {"query": query, "headers": headers}
+    return chosen, sent if operation.method == "GET" else sent | {"content": draw(bodies(operation.name))}
 
 
 @pytest.fixture
@@ -355,8 +358,13 @@ async def test_any_request_to_any_route_is_answered_as_documented(
     operator: Caller, belongings: Belongings, documented: list[Operation], data: st.DataObject
 ) -> None:
     operation = data.draw(st.sampled_from(documented))
-    sent = data.draw(anything(operation, await belongings.ids()))
-    answer = await operator.send(operation.method, **sent)
+    chosen, sent = data.draw(anything(operation))
+    ids = await belongings.ids()
+    path = operation.path.format(
+        **{name: ids[name] if one == quote(OWN) else one for name, one in chosen.items()}
+    )
+    query = sent.pop("query")
+    answer = await operator.send(operation.method, path + f"?{query}" * bool(query), **sent)
     check(answer, documented)
     if answer.status_code == 204:
         belongings.gone(operation.path)
