@@ -215,6 +215,8 @@ async def test_any_bytes_are_taken_or_refused(
 async def test_any_query_is_answered(
     caller: Caller,
     documented: list[Operation],
+    batch_id: str,
+    agent_id: str,
     directory_id: str,
     path: str,
     query: list[tuple[str, str]],
