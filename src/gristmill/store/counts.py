@@ -58,8 +58,10 @@ _EXCEEDED = f"""
 # `rate` is the exponentially weighted number of items a second with a time constant of 30 s: it fades with the time
 # since the last result, then gets what ended now. Readers divide by 1 - exp(-age / 30) so that a young batch shows right.
 # The row stays locked until the commit: what is written into the log beside it is in the order of the commits.
+# One UPDATE locks its rows in no certain order, so they are locked before.
 _ADD = f"""
-WITH counted AS (
+WITH locked AS (SELECT batch_id FROM batch_count WHERE batch_id = ANY ($1) ORDER BY batch_id FOR UPDATE),
+counted AS (
 UPDATE batch_count c SET
     success = c.success + g.success, failed = c.failed + g.failed,
     cancelled = c.cancelled + g.cancelled, expired = c.expired + g.expired,
@@ -74,7 +76,7 @@ FROM unnest(
 ) AS g (
     batch_id, success, failed, cancelled, expired, calls, prompt_tokens, completion_tokens, cost_microusd, started_at, since
 )
-WHERE c.batch_id = g.batch_id
+WHERE c.batch_id = g.batch_id AND c.batch_id = ANY (ARRAY(SELECT batch_id FROM locked))
 RETURNING c.batch_id, c.success + c.failed AS upto, c.success + c.failed = c.total AS complete,
     ($12::int[])[since + 1:since + g.success + g.failed] AS ordinals
 ), logged AS (
@@ -90,10 +92,6 @@ async def add(tx: Transaction, tallies: Mapping[UUID, Tally]) -> list[UUID]:
     if not tallies:
         return []
     ids = sorted(tallies)
-    if len(ids) > 1:  # one UPDATE locks its rows in no certain order; all who count take them in this one
-        await tx.execute(
-            "SELECT FROM batch_count WHERE batch_id = ANY ($1) ORDER BY batch_id FOR UPDATE", ids
-        )
     rows = await tx.fetch(_ADD, ids, *_columns([tallies[batch_id] for batch_id in ids]))
     return sorted(row["batch_id"] for row in rows if row["complete"])
 
