@@ -54,6 +54,11 @@ LOST = (
 
 PING_SECONDS = 3.0  # for the shortest of statements, beside the work of a busy server
 _TRANSACTION_TIMEOUT_SINCE = 17  # the version of Postgres
+# Of all types that statements of the store take or give.
+_ARRAYS = "SELECT " + ", ".join(
+    f"NULL::{kind}[]"
+    for kind in ("bool", "bytea", "smallint", "int", "bigint", "float8", "text", "timestamptz", "uuid")
+)
 _FIRST_OF_OTHERS = 16384  # the number of the first type that is not Postgres' own
 
 
@@ -72,16 +77,16 @@ class _Connection(asyncpg.Connection):
     """
 
     _types: ClassVar[list[Any]] = []
-    _of: ClassVar[set[int]] = set()
+    asked: ClassVar[set[int]] = set()
 
     async def _introspect_types(self, typeoids: Collection[int], timeout: float) -> Any:
-        if not self._of.issuperset(typeoids):
-            types, asked = await super()._introspect_types(typeoids, timeout)  # type: ignore[misc]
+        if not self.asked.issuperset(typeoids):
+            types, statement = await super()._introspect_types(typeoids, timeout)  # type: ignore[misc]
             if max(typeoids) >= _FIRST_OF_OTHERS:
-                return types, asked
+                return types, statement
             self._types.extend(types)
-            self._of.update(typeoids)
-            return types, asked
+            self.asked.update(typeoids)
+            return types, statement
         return self._types, _Asked()
 
 
@@ -183,6 +188,8 @@ class Database:
             key: value for key, value in kwargs.items() if key in {"loop", "connection_class", "record_class"}
         }
         connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(**(self._options | options))
+        if not _Connection.asked:  # the first of the process, before several ask at a time
+            await connection.fetchrow(_ARRAYS)
         self._pooled[connection.get_server_pid()] = connection
         return connection
 

@@ -150,6 +150,30 @@ async def test_many_results_at_once_are_the_rows_that_each_alone_would_be(databa
         assert all(row[name] == value for name, value in given.items() if name != "started_at")
 
 
+async def test_a_flush_logs_the_ordinals_of_each_of_its_batches_in_the_order_in_which_they_ended(
+    database: Database,
+) -> None:
+    worker = await make_worker(database)
+    orders = [(0, 1, 2, 3), (3, 1, 0), (2,), (1, 2, 3), (0, 2, 3), (3, 2)]
+    flush, expected = Flush({}, []), {}
+    for order in orders:
+        batch_id = await make_batch(database, 4)
+        [lease] = await claim(database, worker, 4)
+        flush = Flush(
+            {**flush.remaining, lease.id: 4 - len(order)},
+            [*flush.ended, *(success(lease, ordinal) for ordinal in order)],
+        )
+        expected[batch_id] = list(order)
+
+    await record(database, worker, flush)
+
+    async with database.connection() as connection:
+        rows = await connection.fetch("SELECT batch_id, ordinals, upto FROM result_log")
+    assert {row["batch_id"]: row["ordinals"] for row in rows} == expected
+    assert all(row["upto"] == len(row["ordinals"]) for row in rows)
+    assert await violations(database) == []
+
+
 async def test_the_last_result_the_end_and_its_event_are_one_transaction(database: Database) -> None:
     batch_id = await make_batch(database, 3)
     worker = await make_worker(database)

@@ -4,7 +4,7 @@ Only results that were really inserted are counted. When the counts reach the to
 (`store/endings.py`), in the same transaction.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import accumulate, chain
@@ -72,13 +72,15 @@ UPDATE batch_count c SET
     last_result_at = clock_timestamp(), exceeded = {_EXCEEDED}
 FROM unnest(
     $1::uuid[], $2::int[], $3::int[], $4::int[], $5::int[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[],
-    $10::timestamptz[], $11::int[]
+    $10::timestamptz[], $11::int[], $12::int[]
 ) AS g (
-    batch_id, success, failed, cancelled, expired, calls, prompt_tokens, completion_tokens, cost_microusd, started_at, since
+    batch_id, success, failed, cancelled, expired, calls, prompt_tokens, completion_tokens, cost_microusd, started_at,
+    first, since
 )
 WHERE c.batch_id = g.batch_id AND c.batch_id = ANY (ARRAY(SELECT batch_id FROM locked))
 RETURNING c.batch_id, c.success + c.failed AS upto, c.success + c.failed = c.total AS complete,
-    ($12::int[])[since + 1:since + g.success + g.failed] AS ordinals
+    CASE WHEN g.first IS NULL THEN ($13::int[])[since + 1:since + g.success + g.failed]
+        ELSE ARRAY(SELECT generate_series(g.first, g.first + g.success + g.failed - 1)) END AS ordinals
 ), logged AS (
     INSERT INTO result_log (batch_id, run, upto, ordinals)
     SELECT batch.id, batch.run, upto, ordinals FROM counted JOIN batch ON batch.id = counted.batch_id
@@ -99,7 +101,14 @@ async def add(tx: Transaction, tallies: Mapping[UUID, Tally]) -> list[UUID]:
 def _columns(tallies: Collection[Tally]) -> list[list[object]]:
     *names, _ = Tally.__slots__
     columns: list[list[object]] = [[getattr(tally, name) for tally in tallies] for name in names]
+    firsts: list[object] = [_first(tally.ordinals) for tally in tallies]
     # Lists of several lengths are no array of Postgres: they go as one, and where in it each begins.
-    ordinals = list[object](chain.from_iterable(tally.ordinals for tally in tallies))
-    ends = list[object](accumulate((len(tally.ordinals) for tally in tallies), initial=0))
-    return [*columns, ends[:-1], ordinals]
+    lists = [tally.ordinals if first is None else [] for tally, first in zip(tallies, firsts, strict=True)]
+    ends = list[object](accumulate(map(len, lists), initial=0))
+    return [*columns, firsts, ends[:-1], list[object](chain.from_iterable(lists))]
+
+
+def _first(ordinals: Sequence[int]) -> int | None:
+    """Of consecutive ones, which says all; the driver takes 0.15 µs for each number of a list."""
+    first = ordinals[0] if ordinals else None
+    return first if first is not None and ordinals == [*range(first, first + len(ordinals))] else None
