@@ -72,11 +72,33 @@ def _listening(heard: list[Heard]) -> "type[asyncpg.Connection[asyncpg.Record]]"
         async def copy_to_table(self, table_name: str, *, source: Any, columns: Any, **more: Any) -> str:
             text = b"".join([piece async for piece in source])
             place = list(columns).index("batch_id")
-            batches = {line.split(b"\t")[place] for line in text.split(b"\n") if line}
+            if more.get("format") == "binary":
+                batches = {row[place] or b"" for row in unpacked(text)}
+            else:
+                batches = {line.split(b"\t")[place] for line in text.split(b"\n") if line}
             heard.append(Heard(_where() or "?", f"COPY {table_name}", (table_name, len(batches))))
             return await super().copy_to_table(table_name, source=BytesIO(text), columns=columns, **more)  # type: ignore[no-any-return]
 
     return Listening
+
+
+def unpacked(copied: bytes) -> list[list[bytes | None]]:
+    """The rows of a COPY in the binary form, field by field."""
+    rows, at = (
+        list[list[bytes | None]](),
+        19,
+    )  # behind signature, flags and the length of the rest of the header
+    while (count := int.from_bytes(copied[at : at + 2], signed=True)) != -1:
+        at += 2
+        row = list[bytes | None]()
+        for _ in range(count):
+            length = int.from_bytes(copied[at : at + 4], signed=True)
+            at += 4
+            row.append(None if length == -1 else copied[at : at + length])
+            at += max(length, 0)
+        rows.append(row)
+    assert at + 2 == len(copied)
+    return rows
 
 
 class HeardDatabase(Database):

@@ -244,3 +244,32 @@ async def test_a_statement_that_is_only_slow_costs_no_connection(
         assert await connection.fetchval("SELECT pg_backend_pid()") == before
     await slow.close()
     assert caplog.records == []
+
+
+async def test_a_transaction_is_begun_by_one_message_and_ended_by_another(database: Database) -> None:
+    asked: list[str] = []
+    async with database.connection() as connection:
+        connection.add_query_logger(lambda logged: asked.append(logged.query))
+    async with database.transaction(durable=False) as tx:
+        assert await tx.fetchval("SHOW synchronous_commit") == "off"
+        assert await tx.fetchval("SHOW idle_in_transaction_session_timeout") == "10s"
+    assert [query.split(";")[0] for query in asked] == [
+        "BEGIN",
+        "SHOW synchronous_commit",
+        "SHOW idle_in_transaction_session_timeout",
+        "COMMIT",
+    ]
+
+
+async def test_what_a_savepoint_has_done_is_undone_and_the_transaction_goes_on(database: Database) -> None:
+    async with database.transaction() as tx:
+        await tx.execute("CREATE TEMPORARY TABLE kept (n int) ON COMMIT DROP")
+        for n, breaks in ((1, False), (2, True), (3, False)):
+            try:
+                async with db.savepoint(tx):
+                    await tx.execute("INSERT INTO kept VALUES ($1)", n)
+                    if breaks:
+                        raise LookupError
+            except LookupError:
+                pass
+        assert [row["n"] for row in await tx.fetch("SELECT n FROM kept ORDER BY n")] == [1, 3]

@@ -99,7 +99,9 @@ class Database:
         self.timeout_seconds = timeout_seconds
         # Postgres ends a transaction whose process says nothing for so long: a process that was stopped, or whose host is
         # gone without a word, must not keep its locks. Set in the transaction, as PgBouncer refuses it at connect.
-        self._begin = f"SET LOCAL idle_in_transaction_session_timeout = {_milliseconds(timeout_seconds)}"
+        self._begin = (
+            f"BEGIN; SET LOCAL idle_in_transaction_session_timeout = {_milliseconds(timeout_seconds)}"
+        )
         self._pool_size = pool_size
         self._options = connect_options(url) | {"command_timeout": timeout_seconds}
         if not prepared:
@@ -125,7 +127,10 @@ class Database:
 
     async def open(self) -> "Database":
         self.pool = await asyncpg.create_pool(
-            min_size=1, max_size=self._pool_size, reset=_nothing, connect=self._connect_for_pool
+            min_size=1,
+            max_size=self._pool_size,
+            reset=_nothing,
+            connect=self._connect_for_pool,
         )
         return self
 
@@ -165,21 +170,19 @@ class Database:
         between two messages of one statement is not silent as Postgres sees it.
         """
         async with self.connection() as connection:
-            transaction = connection.transaction()
-            await transaction.start()
             try:
                 await self._begun(connection, durable=durable, longest_seconds=longest_seconds)
                 yield connection
-            except TimeoutError:  # a rollback might wait as long again
-                await self._doubt(connection, transaction.rollback)
+            except TimeoutError:  # a rollback might wait as long again: `connection` sees to it
                 raise
             except BaseException:
-                await transaction.rollback()
+                await connection.execute("ROLLBACK")
                 raise
             else:
-                await transaction.commit()
+                await connection.execute("COMMIT")
 
     async def _begun(self, connection: Transaction, *, durable: bool, longest_seconds: float | None) -> None:
+        """In one message: the driver's own transactions take a round trip to begin, and the settings one more."""
         begin = self._begin
         if connection.get_server_version().major >= _TRANSACTION_TIMEOUT_SINCE:
             longest = 6 * self.timeout_seconds if longest_seconds is None else longest_seconds
@@ -226,6 +229,22 @@ class Database:
         except Exception as error:
             self._distrust()
             raise InvalidatePoolError("the link to Postgres is dead") from error
+
+
+@asynccontextmanager
+async def savepoint(tx: Transaction) -> AsyncIterator[None]:
+    """What the block has done and locked is undone and let go if it raises; the transaction goes on.
+
+    The driver's own would not do: it knows no transaction that it has not begun.
+    """
+    await tx.execute("SAVEPOINT here")
+    try:
+        yield
+    except BaseException:
+        await tx.execute("ROLLBACK TO SAVEPOINT here")
+        raise
+    else:
+        await tx.execute("RELEASE SAVEPOINT here")
 
 
 def _is_fresh(_: object, record: ConnectionPoolEntry) -> None:

@@ -80,13 +80,13 @@ EXCEPTIONS: dict[str, tuple[str, set[str]]] = {
     "leases.disown": (DUTY, {"lease"}),
     "leases.reclaim": (DUTY, {"lease"}),
     "limits.enforce": (DUTY, {"batch", "batch_count", "batch_schedule", "span"}),
+    "recording._hold": (BY_KEY, {"lease"}),
     "retention.erase": (DUTY, {"batch_remains"}),
     "retention.expire": (DUTY, {"batch", "delivery"}),
     "schedules.forget_tenants": (DUTY, {"batch_schedule"}),
     "spans.born": (LOOKS_ROUND, {"batch_count", "batch_schedule", "lease", "span"}),
     "limited_claims.hold": (CHOOSES, {"batch", "batch_count", "batch_schedule", "lease", "span"}),
     "spans.claim": (CHOOSES, {"batch", "batch_count", "batch_schedule", "lease", "span"}),
-    "spans.hold": (BY_KEY, {"lease"}),
     "spans.set_remaining": (BY_KEY, {"lease"}),
 }
 # Statements on big tables for several batches at once, all of them given: those of whoever brings what ended in them.

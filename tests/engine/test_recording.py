@@ -1,3 +1,6 @@
+from datetime import UTC, datetime
+from typing import Any
+
 import asyncpg
 import pytest
 
@@ -19,7 +22,7 @@ from factories import (
     violations,
 )
 from gristmill.db import Database
-from gristmill.domain.states import BatchStatus
+from gristmill.domain.states import BatchStatus, ResultStatus
 from gristmill.store import recording, transitions
 from gristmill.store.recording import Flush
 
@@ -99,6 +102,75 @@ async def test_a_copy_that_meets_a_recorded_result_is_refused_whole(database: Da
 
     await record(database, worker, all_of(held), alone=False)
     assert (await get(database, batch_id)).success == 60
+    assert await violations(database) == []
+
+
+async def test_many_results_at_once_are_the_rows_that_each_alone_would_be(database: Database) -> None:
+    """All that a result may hold, packed for a COPY and given to an INSERT; more of it than is sent at a time."""
+    kinds: list[dict[str, Any]] = [
+        {},
+        {"content": "a\ttab, a\nline, \\N and \\., \r, \u00fc, \U0001f680", "output": None},
+        {"content": "both", "output": "[1]"},
+        {"output": None},
+        {"output": f'"{"x" * 300_000}"'},
+        {"error": '{"type":"odd"}'},
+        {"usage": '{"calls":[]}'},
+        {"usage": '{"calls":[]}', "content": "", "error": "{}"},
+        {"history_id": 2**40},
+        {"history_id": 2**40, "conversation_id": 2**62, "content": "said"},
+        {"status": ResultStatus.FAILED, "code": 408, "output": None, "error": "{}"},
+        {"status": ResultStatus.FAILED, "code": 500, "output": None, "usage": "{}", "history_id": 7},
+        {"attempt": 32_767},
+        {"started_at": None},
+        {"started_at": datetime(1999, 12, 31, 23, 59, 59, 999_999, UTC)},
+    ]
+    worker = await make_worker(database)
+    found = []
+    for alone in (True, False):
+        batch_id = await make_batch(database, 5 * len(kinds))
+        [lease] = await claim(database, worker, 5 * len(kinds))
+        ended = [success(lease, n, **kinds[n % len(kinds)]) for n in range(5 * len(kinds))]
+        assert len(ended) >= recording.COPY_FROM
+        await record(database, worker, Flush({lease.id: 0}, ended), alone=alone)
+        async with database.connection() as connection:
+            rows = await connection.fetch(
+                """
+                SELECT ordinal, status, code, attempt, content, output, error, usage, history_id, conversation_id,
+                    CASE WHEN started_at = $2 THEN 'as leased' ELSE started_at::text END AS started
+                FROM result WHERE batch_id = $1 ORDER BY ordinal
+                """,
+                batch_id,
+                lease.started_at,
+            )
+        found.append([dict(row) for row in rows])
+    copied, inserted = found
+    assert copied == inserted
+    for row in copied:
+        given = {"output": f'{{"was":{row["ordinal"]}}}', "code": None} | kinds[row["ordinal"] % len(kinds)]
+        assert all(row[name] == value for name, value in given.items() if name != "started_at")
+
+
+async def test_a_flush_logs_the_ordinals_of_each_of_its_batches_in_the_order_in_which_they_ended(
+    database: Database,
+) -> None:
+    worker = await make_worker(database)
+    orders = [(0, 1, 2, 3), (3, 1, 0), (2,), (1, 2, 3), (0, 2, 3), (3, 2)]
+    flush, expected = Flush({}, []), {}
+    for order in orders:
+        batch_id = await make_batch(database, 4)
+        [lease] = await claim(database, worker, 4)
+        flush = Flush(
+            {**flush.remaining, lease.id: 4 - len(order)},
+            [*flush.ended, *(success(lease, ordinal) for ordinal in order)],
+        )
+        expected[batch_id] = list(order)
+
+    await record(database, worker, flush)
+
+    async with database.connection() as connection:
+        rows = await connection.fetch("SELECT batch_id, ordinals, upto FROM result_log")
+    assert {row["batch_id"]: row["ordinals"] for row in rows} == expected
+    assert all(row["upto"] == len(row["ordinals"]) for row in rows)
     assert await violations(database) == []
 
 

@@ -89,7 +89,7 @@ async def test_the_sender_of_webhooks_is_woken_when_a_flush_was_sent_again_whose
 async def test_one_result_with_a_lone_surrogate_ends_as_failed_and_the_others_of_its_flush_as_they_are(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of so many results that they are copied as text; and it is not taken for a flush that has to be sent again."""
+    """Of so many results that they are copied; and it is not taken for a flush that has to be sent again."""
     batch_id = await make_batch(database, COPY_FROM + 10)
     worker, news = await make_worker(database), News()
     [lease] = await claim(database, worker, COPY_FROM + 10)

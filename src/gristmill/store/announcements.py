@@ -28,7 +28,7 @@ async def announce(tx: Transaction, batch_id: UUID, event: str) -> None:
     of the batch that the transition has changed, or that of its schedule."""
     row = await tx.fetchrow(_NOW, batch_id, event)
     if row is not None and _wanted(row, event):
-        await deliveries.queue(tx, event=event, **row)
+        await deliveries.queue(tx, [deliveries.Happened(event=event, **row)])
 
 
 def _wanted(row: Record, event: str) -> bool:

@@ -4,7 +4,7 @@ Only results that were really inserted are counted. When the counts reach the to
 (`store/endings.py`), in the same transaction.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import accumulate, chain
@@ -58,8 +58,10 @@ _EXCEEDED = f"""
 # `rate` is the exponentially weighted number of items a second with a time constant of 30 s: it fades with the time
 # since the last result, then gets what ended now. Readers divide by 1 - exp(-age / 30) so that a young batch shows right.
 # The row stays locked until the commit: what is written into the log beside it is in the order of the commits.
+# One UPDATE locks its rows in no certain order, so they are locked before.
 _ADD = f"""
-WITH counted AS (
+WITH locked AS (SELECT batch_id FROM batch_count WHERE batch_id = ANY ($1) ORDER BY batch_id FOR UPDATE),
+counted AS (
 UPDATE batch_count c SET
     success = c.success + g.success, failed = c.failed + g.failed,
     cancelled = c.cancelled + g.cancelled, expired = c.expired + g.expired,
@@ -70,13 +72,15 @@ UPDATE batch_count c SET
     last_result_at = clock_timestamp(), exceeded = {_EXCEEDED}
 FROM unnest(
     $1::uuid[], $2::int[], $3::int[], $4::int[], $5::int[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[],
-    $10::timestamptz[], $11::int[]
+    $10::timestamptz[], $11::int[], $12::int[]
 ) AS g (
-    batch_id, success, failed, cancelled, expired, calls, prompt_tokens, completion_tokens, cost_microusd, started_at, since
+    batch_id, success, failed, cancelled, expired, calls, prompt_tokens, completion_tokens, cost_microusd, started_at,
+    first, since
 )
-WHERE c.batch_id = g.batch_id
+WHERE c.batch_id = g.batch_id AND c.batch_id = ANY (ARRAY(SELECT batch_id FROM locked))
 RETURNING c.batch_id, c.success + c.failed AS upto, c.success + c.failed = c.total AS complete,
-    ($12::int[])[since + 1:since + g.success + g.failed] AS ordinals
+    CASE WHEN g.first IS NULL THEN ($13::int[])[since + 1:since + g.success + g.failed]
+        ELSE ARRAY(SELECT generate_series(g.first, g.first + g.success + g.failed - 1)) END AS ordinals
 ), logged AS (
     INSERT INTO result_log (batch_id, run, upto, ordinals)
     SELECT batch.id, batch.run, upto, ordinals FROM counted JOIN batch ON batch.id = counted.batch_id
@@ -90,10 +94,6 @@ async def add(tx: Transaction, tallies: Mapping[UUID, Tally]) -> list[UUID]:
     if not tallies:
         return []
     ids = sorted(tallies)
-    if len(ids) > 1:  # one UPDATE locks its rows in no certain order; all who count take them in this one
-        await tx.execute(
-            "SELECT FROM batch_count WHERE batch_id = ANY ($1) ORDER BY batch_id FOR UPDATE", ids
-        )
     rows = await tx.fetch(_ADD, ids, *_columns([tallies[batch_id] for batch_id in ids]))
     return sorted(row["batch_id"] for row in rows if row["complete"])
 
@@ -101,7 +101,14 @@ async def add(tx: Transaction, tallies: Mapping[UUID, Tally]) -> list[UUID]:
 def _columns(tallies: Collection[Tally]) -> list[list[object]]:
     *names, _ = Tally.__slots__
     columns: list[list[object]] = [[getattr(tally, name) for tally in tallies] for name in names]
+    firsts: list[object] = [_first(tally.ordinals) for tally in tallies]
     # Lists of several lengths are no array of Postgres: they go as one, and where in it each begins.
-    ordinals = list[object](chain.from_iterable(tally.ordinals for tally in tallies))
-    ends = list[object](accumulate((len(tally.ordinals) for tally in tallies), initial=0))
-    return [*columns, ends[:-1], ordinals]
+    lists = [tally.ordinals if first is None else [] for tally, first in zip(tallies, firsts, strict=True)]
+    ends = list[object](accumulate(map(len, lists), initial=0))
+    return [*columns, firsts, ends[:-1], list[object](chain.from_iterable(lists))]
+
+
+def _first(ordinals: Sequence[int]) -> int | None:
+    """Of consecutive ones, which says all; the driver takes 0.15 µs for each number of a list."""
+    first = ordinals[0] if ordinals else None
+    return first if first is not None and ordinals == [*range(first, first + len(ordinals))] else None

@@ -74,18 +74,41 @@ class Delivery:
     log: tuple[PastAttempt, ...]  # the newest 100, oldest first
 
 
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """That `event` came true for a run of a batch, how its items stood then, and the webhooks the batch has.
+
+    `webhook_secret` is encrypted for the batch; `webhooks` is its list as `domain/webhooks.as_json` has it.
+    """
+
+    batch_id: UUID
+    tenant_id: UUID
+    event: str
+    run: int
+    status: str
+    total: int
+    success: int
+    failed: int
+    at: datetime
+    webhook_url: str | None
+    webhook_events: Sequence[str] | None
+    webhook_secret: bytes | None
+    webhooks: str | None = None
+    occurrence: int = 1
+
+
 _QUEUE = """
 WITH written AS (
     INSERT INTO event (id, batch_id, tenant_id, type, run, body, created_at, occurrence)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+    SELECT * FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::text[], $5::int[], $6::text[], $7::timestamptz[], $8::int[])
     ON CONFLICT DO NOTHING
-    RETURNING id
+    RETURNING id, tenant_id
 )
 INSERT INTO delivery (id, event_id, batch_id, tenant_id, url, secret, hook, signatures, body)
-SELECT g.id, written.id, $2, $3, g.url, g.secret, g.hook, string_to_array(g.signatures, ' '), g.body
-FROM written
-CROSS JOIN unnest($9::uuid[], $10::text[], $11::bytea[], $12::int[], $13::text[], $14::text[])
-    AS g (id, url, secret, hook, signatures, body)
+SELECT g.id, g.event_id, g.batch_id, written.tenant_id, g.url, g.secret, g.hook, string_to_array(g.signatures, ' '), g.body
+FROM unnest($9::text[], $10::uuid[], $11::uuid[], $12::text[], $13::bytea[], $14::int[], $15::text[], $16::text[])
+    AS g (event_id, batch_id, id, url, secret, hook, signatures, body)
+JOIN written ON written.id = g.event_id
 """
 
 _EXPIRED = "SELECT ending = 'deadline' FROM batch WHERE id = $1"
@@ -93,53 +116,47 @@ _EXPIRED = "SELECT ending = 'deadline' FROM batch WHERE id = $1"
 _Row = tuple[UUID, str, bytes | None, int | None, str | None, str | None]
 
 
-async def queue(
-    tx: Transaction,
-    *,
-    batch_id: UUID,
-    tenant_id: UUID,
-    event: str,
-    run: int,
-    status: str,
-    total: int,
-    success: int,
-    failed: int,
-    at: datetime,
-    webhook_url: str | None,
-    webhook_events: Sequence[str] | None,
-    webhook_secret: bytes | None,
-    webhooks: str | None = None,
-    occurrence: int = 1,
-) -> None:
-    """Write down, once, that `event` happened to a run of a batch, and a delivery for each webhook that wants it.
+async def queue(tx: Transaction, happened: Sequence[Happened]) -> None:
+    """Write down, once each, what happened, and a delivery for each webhook that wants it.
 
-    The body is frozen here: every attempt sends these bytes. `webhook_secret` is encrypted for the batch; `webhooks` is
-    its list as `domain/webhooks.as_json` has it.
+    The body is frozen here: every attempt sends these bytes.
     """
-    identifier = event_id(batch_id, event, run, occurrence)
-    body = batch_event_body(
-        identifier=identifier,
-        event=event,
-        at=at,
-        batch_id=batch_id,
-        status=status,
-        total=total,
-        success=success,
-        failed=failed,
-    )
-    hooks = from_json(webhooks)
+    events, rows = list[tuple[Any, ...]](), list[tuple[Any, ...]]()
+    for one in happened:
+        identifier = event_id(one.batch_id, one.event, one.run, one.occurrence)
+        body = batch_event_body(
+            identifier=identifier,
+            event=one.event,
+            at=one.at,
+            batch_id=one.batch_id,
+            status=one.status,
+            total=one.total,
+            success=one.success,
+            failed=one.failed,
+        )
+        events.append(
+            (identifier, one.batch_id, one.tenant_id, one.event, one.run, body, one.at, one.occurrence)
+        )
+        rows += [(identifier, one.batch_id, *row) for row in await _rows(tx, one, body)]
+    await tx.execute(_QUEUE, *_columns(events, 8), *_columns(rows, 8))
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], count: int) -> list[list[Any]]:
+    return [[row[at] for row in rows] for at in range(count)]
+
+
+async def _rows(tx: Transaction, happened: Happened, body: str) -> list[_Row]:
+    event, hooks = happened.event, from_json(happened.webhooks)
     told = event
-    if event == "completed" and success == 0:
+    if event == "completed" and happened.success == 0:
         told = FRUITLESS
     elif event == "failed" and any(hook.knows(EXPIRED) for hook in hooks):
-        told = EXPIRED if await tx.fetchval(_EXPIRED, batch_id) else event
+        told = EXPIRED if await tx.fetchval(_EXPIRED, happened.batch_id) else event
     rows = list[_Row](_listed(hooks, event, told, body))
-    if webhook_url is not None and event in (
-        DEFAULT_SUBSCRIPTION if webhook_events is None else webhook_events
-    ):
-        rows.insert(0, (uuid7(), webhook_url, webhook_secret, None, None, None))
-    columns: list[list[Any]] = [list(column) for column in zip(*rows, strict=True)] or [[]] * 6
-    await tx.execute(_QUEUE, identifier, batch_id, tenant_id, event, run, body, at, occurrence, *columns)
+    wanted = DEFAULT_SUBSCRIPTION if happened.webhook_events is None else happened.webhook_events
+    if happened.webhook_url is not None and event in wanted:
+        rows.insert(0, (uuid7(), happened.webhook_url, happened.webhook_secret, None, None, None))
+    return rows
 
 
 def _listed(hooks: Sequence[Hook], event: str, told: str, body: str) -> Iterator[_Row]:

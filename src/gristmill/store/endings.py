@@ -20,8 +20,15 @@ CODES = {Ending.CANCEL: 499, Ending.DEADLINE: 408, Ending.THRESHOLD: 500, Ending
 _WHY = (
     "coalesce(ending, CASE WHEN c.exceeded = 'threshold' AND c.failure_action = 'fail' THEN 'threshold' END)"
 )
+# The schedules first, as pause and cancel do: the count of them is a condition for all, so that they are locked before any batch
+# is looked at. What a pause or cancel that was waited for has made of a batch is read again as its row is locked.
+# By arrays, not by joins: see `spans._SET_REMAINING`.
 _FINISH = f"""
-WITH judged AS (UPDATE batch_count SET exceeded = NULL WHERE batch_id = ANY ($1) AND exceeded IS NOT NULL)
+WITH scheduled AS (SELECT batch_id FROM batch_schedule WHERE batch_id = ANY ($1) ORDER BY batch_id FOR UPDATE),
+unscheduled AS (
+    DELETE FROM batch_schedule WHERE batch_id = ANY ($1) AND batch_id = ANY (ARRAY(SELECT batch_id FROM scheduled))
+),
+judged AS (UPDATE batch_count SET exceeded = NULL WHERE batch_id = ANY ($1) AND exceeded IS NOT NULL)
 UPDATE batch SET
     status = CASE WHEN {_WHY} IS NULL THEN 'completed' WHEN ending = 'cancel' THEN 'cancelled' ELSE 'failed' END,
     completed_at = CASE WHEN ending IS DISTINCT FROM 'cancel' THEN clock_timestamp() END,
@@ -40,6 +47,7 @@ UPDATE batch SET
     END
 FROM batch_count c
 WHERE batch.id = ANY ($1) AND c.batch_id = batch.id AND status IN ('in_progress', 'paused', 'cancelling')
+    AND (SELECT count(*) FROM scheduled) >= 0
 RETURNING batch.id, tenant_id, status, run, c.total, success, failed, coalesce(completed_at, cancelled_at) AS at,
     webhook_url, webhook_events, webhook_secret, webhooks
 """
@@ -53,30 +61,34 @@ async def finish(tx: Transaction, batch_ids: Sequence[UUID]) -> int:
     """
     if not batch_ids:
         return 0
-    await schedules.remove(tx, *batch_ids)  # before the batch rows: the order in which pause and cancel lock
     rows = await tx.fetch(_FINISH, batch_ids)
-    await _clear_spans(tx, rows)
-    for row in rows:
-        await _announce(tx, row)
+    if rows:
+        await _clear_spans(tx, rows)
+        await _announce(tx, rows)
     return len(rows)
 
 
-async def _announce(tx: Transaction, ended: Record) -> None:
+async def _announce(tx: Transaction, ended: Sequence[Record]) -> None:
     await deliveries.queue(
         tx,
-        batch_id=ended["id"],
-        tenant_id=ended["tenant_id"],
-        event=ended["status"],
-        run=ended["run"],
-        status=ended["status"],
-        total=ended["total"],
-        success=ended["success"],
-        failed=ended["failed"],
-        at=ended["at"],
-        webhook_url=ended["webhook_url"],
-        webhook_events=ended["webhook_events"],
-        webhook_secret=ended["webhook_secret"],
-        webhooks=ended["webhooks"],
+        [
+            deliveries.Happened(
+                batch_id=row["id"],
+                tenant_id=row["tenant_id"],
+                event=row["status"],
+                run=row["run"],
+                status=row["status"],
+                total=row["total"],
+                success=row["success"],
+                failed=row["failed"],
+                at=row["at"],
+                webhook_url=row["webhook_url"],
+                webhook_events=row["webhook_events"],
+                webhook_secret=row["webhook_secret"],
+                webhooks=row["webhooks"],
+            )
+            for row in ended
+        ],
     )
 
 
@@ -102,7 +114,7 @@ async def refuse(tx: Transaction, batch_id: UUID, error: str) -> None:
     """End a batch that has no items, because they could not be read. All of it counts as failed. `error` is JSON."""
     row = await tx.fetchrow(_REFUSE, batch_id, error)
     if row is not None:
-        await _announce(tx, row)
+        await _announce(tx, [row])
 
 
 async def _clear_spans(tx: Transaction, ended: Sequence[Record]) -> None:

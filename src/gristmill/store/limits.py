@@ -10,7 +10,7 @@ from uuid import UUID
 
 from asyncpg import Record
 
-from gristmill.db import Transaction
+from gristmill.db import Transaction, savepoint
 from gristmill.domain.limits import Budget, FailureThreshold, LimitAction
 from gristmill.store import announcements, schedules
 
@@ -124,7 +124,7 @@ async def begin_anew(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> None:
 
 async def wait_for_the_flush(tx: Transaction, batch_id: UUID) -> None:
     try:
-        async with tx.transaction():  # a savepoint: its end lets the row go
+        async with savepoint(tx):  # its end lets the row go
             await tx.fetch(_COUNTERS, batch_id)
             raise Busy
     except Busy:

@@ -8,17 +8,26 @@ by ascending batch, then batch and outbox.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from gristmill.db import Transaction
 from gristmill.domain.outcomes import Turn
 from gristmill.domain.states import ResultStatus
-from gristmill.store import checkpoints, copying, counts, endings, histories, retries, schedules, spans, turns
-from gristmill.store.copying import NULL, escaped
+from gristmill.store import (
+    checkpoints,
+    copying,
+    counts,
+    endings,
+    histories,
+    result_rows,
+    retries,
+    schedules,
+    spans,
+    turns,
+)
 from gristmill.store.counts import Tally
 
 # Below this many results one INSERT costs less than a COPY (docs/performance.md).
@@ -100,7 +109,7 @@ async def record(tx: Transaction, worker_id: int, flush: Flush, *, alone: bool =
     `alone`: nobody else can have recorded any of it, so rows go in by COPY, and a row that is there already raises
     UniqueViolationError: send it again, in a new transaction, with `alone=False`.
     """
-    held = await spans.hold(tx, worker_id, flush.remaining)
+    held = await _hold(tx, worker_id, flush.remaining)
     again = [r for r in flush.retried if r.ended.lease_id in held]
     alive = await schedules.alive(tx, {r.ended.batch_id for r in again}) if again else set()
     ended = [*flush.ended, *(r.ended for r in again if r.ended.batch_id not in alive)]
@@ -118,10 +127,35 @@ async def record(tx: Transaction, worker_id: int, flush: Flush, *, alone: bool =
     await _forget_checkpoints(tx, inserted)
     back = [_waiting(r) for r in again] + [w for lease_id, w in flush.unstarted if lease_id in held]
     await spans.put_back(tx, spans.joined(back))
-    await spans.set_remaining(
-        tx, {lease_id: n for lease_id, n in flush.remaining.items() if lease_id in held}
-    )
     return await endings.finish(tx, await counts.add(tx, _tallies(inserted)))
+
+
+# Rows are named by arrays, not by a join: see `spans._SET_REMAINING`.
+_HOLD = """
+WITH given AS (SELECT * FROM unnest($1::bigint[], $2::int[]) AS given (id, remaining)),
+held AS (
+    SELECT id FROM lease
+    WHERE id = ANY ($1::bigint[]) AND worker_id IS NOT DISTINCT FROM $3
+        AND remaining > ($2::int[])[array_position($1::bigint[], id)]
+    ORDER BY id FOR UPDATE
+),
+ended AS (DELETE FROM lease WHERE id = ANY (ARRAY(SELECT id FROM held JOIN given USING (id) WHERE remaining = 0))),
+lowered AS (
+    UPDATE lease SET remaining = (SELECT given.remaining FROM given WHERE given.id = lease.id)
+    WHERE id = ANY (ARRAY(SELECT id FROM held JOIN given USING (id) WHERE remaining > 0))
+)
+SELECT id FROM held
+"""
+
+
+async def _hold(tx: Transaction, worker_id: int, remaining: Mapping[int, int]) -> set[int]:
+    """Lock those leases that are still this worker's and have not yet been brought down to `remaining`, and bring them down.
+
+    A flush whose commit was not acknowledged is sent again: if it had committed, its leases are not held a second time,
+    so no item is put back twice.
+    """
+    rows = await tx.fetch(_HOLD, list(remaining), list(remaining.values()), worker_id)
+    return {row["id"] for row in rows}
 
 
 async def _of_batches_that_are_there(tx: Transaction, ended: Sequence[Ended], held: set[int]) -> list[Ended]:
@@ -133,67 +167,15 @@ async def _of_batches_that_are_there(tx: Transaction, ended: Sequence[Ended], he
     return [e for e in ended if e.batch_id not in gone]
 
 
-_COLUMNS = (
-    "batch_id",
-    "ordinal",
-    "status",
-    "code",
-    "attempt",
-    "content",
-    "output",
-    "error",
-    "usage",
-    "history_id",
-    "conversation_id",
-    "started_at",
-)
 _INSERT = f"""
-INSERT INTO result ({", ".join(_COLUMNS)})
-SELECT * FROM unnest(
-    $1::uuid[], $2::int[], $3::smallint[], $4::smallint[], $5::smallint[], $6::text[], $7::text[], $8::text[], $9::text[],
-    $10::bigint[], $11::bigint[], $12::timestamptz[]
-)
+INSERT INTO result ({", ".join(result_rows.COLUMNS)})
+SELECT * FROM unnest({", ".join(f"${at}::{kind}[]" for at, kind in enumerate(result_rows.COLUMNS.values(), 1))})
 ON CONFLICT DO NOTHING RETURNING batch_id, ordinal
 """
 
 
-def _row(e: Ended) -> tuple[Any, ...]:
-    return (
-        e.batch_id,
-        e.ordinal,
-        e.status,
-        e.code,
-        e.attempt,
-        e.content,
-        e.output,
-        e.error,
-        e.usage,
-        e.history_id,
-        e.conversation_id,
-        e.started_at,
-    )
-
-
-def _lines(ended: Sequence[Ended]) -> Iterator[str]:
-    """As `_row`, for COPY. What neighbours share, because they come from one lease, is put into words once."""
-    batch_id, batch = None, ""
-    started_at, started = None, NULL
-    for e in ended:
-        if e.batch_id is not batch_id:
-            batch_id, batch = e.batch_id, str(e.batch_id)
-        if e.started_at is not started_at:
-            started_at, started = e.started_at, NULL if e.started_at is None else e.started_at.isoformat()
-        yield (
-            f"{batch}\t{e.ordinal}\t{int(e.status)}\t{NULL if e.code is None else e.code}\t{e.attempt}\t"
-            f"{NULL if e.content is None else escaped(e.content)}\t{NULL if e.output is None else escaped(e.output)}\t"
-            f"{NULL if e.error is None else escaped(e.error)}\t{NULL if e.usage is None else escaped(e.usage)}\t"
-            f"{NULL if e.history_id is None else e.history_id}\t"
-            f"{NULL if e.conversation_id is None else e.conversation_id}\t{started}\n"
-        )
-
-
 async def _copy(tx: Transaction, ended: Sequence[Ended]) -> Sequence[Ended]:
-    await copying.copy(tx, "result", _COLUMNS, _lines(ended))
+    await copying.copy_binary(tx, "result", list(result_rows.COLUMNS), result_rows.packed(ended))
     return ended
 
 
@@ -201,7 +183,7 @@ async def _insert(tx: Transaction, ended: Sequence[Ended]) -> Sequence[Ended]:
     """In order of key, so that two flushes with the same rows wait for each other instead of deadlocking."""
     if not ended:
         return []
-    rows = sorted((_row(e) for e in ended), key=lambda row: row[:2])
+    rows = [result_rows.values(e) for e in sorted(ended, key=lambda e: (e.batch_id, e.ordinal))]
     new = {
         (r[0], r[1]) for r in await tx.fetch(_INSERT, *(list(column) for column in zip(*rows, strict=True)))
     }

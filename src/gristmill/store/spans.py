@@ -466,23 +466,6 @@ async def set_remaining(tx: Transaction, remaining: Mapping[int, int]) -> None:
     await tx.execute(_SET_REMAINING, list(remaining), list(remaining.values()))
 
 
-_HELD = """
-SELECT id FROM lease
-WHERE id = ANY ($1::bigint[]) AND worker_id IS NOT DISTINCT FROM $3 AND remaining > ($2::int[])[array_position($1::bigint[], id)]
-ORDER BY id FOR UPDATE
-"""
-
-
-async def hold(tx: Transaction, worker_id: int, remaining: Mapping[int, int]) -> set[int]:
-    """Lock those leases that are still this worker's and have not yet been brought down to `remaining`.
-
-    A flush whose commit was not acknowledged is sent again: if it had committed, its leases are not held a second time,
-    so no item is put back twice.
-    """
-    rows = await tx.fetch(_HELD, list(remaining), list(remaining.values()), worker_id)
-    return {row["id"] for row in rows}
-
-
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """Items of one lease that go back to wait: consecutive ordinals with the same history."""

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import orjson
 
-from gristmill.db import Transaction
+from gristmill.db import Transaction, savepoint
 from gristmill.domain.errors import Conflict, Gone, NotFound
 from gristmill.domain.states import TERMINAL, BatchStatus
 from gristmill.store import announcements, batches, histories, limits, retention, schedules
@@ -47,7 +47,7 @@ _PAUSED = "SELECT true FROM batch WHERE id = $1 AND tenant_id = $2 AND status = 
 async def _let_start(tx: Transaction, tenant_id: UUID, batch_id: UUID) -> bool:
     """Chats before counters, as a flush takes them. False: nothing has changed, and a flush is to be waited for."""
     try:
-        async with tx.transaction():  # a savepoint: its end lets the rows go
+        async with savepoint(tx):  # its end lets the rows go
             await schedules.lock(tx, batch_id)
             if await tx.fetchval(_PAUSED, batch_id, tenant_id):
                 await schedules.set_paused(tx, batch_id, False)

