@@ -7,8 +7,8 @@ request makes is freed by reference counts.
 
 import gc
 
-# Python's are 700, 10, 10. A thousand calls in flight make some 5,000 objects every few dozen calls, nearly all still in use: to
-# look through them that often takes a tenth of the CPU of a call. What has been looked at once is, as often as with 5,000, 20.
+# Python's are 700, 10, 10. With 5,000, 20, 50 a worker with a thousand calls in flight, whose objects are nearly all in use,
+# spent a tenth of a call's CPU here. What has been looked at once is looked at as often as with these.
 THRESHOLDS = (20_000, 5, 50)
 
 
