@@ -470,8 +470,10 @@ async def test_a_secret_of_255_characters_is_taken(caller: Caller) -> None:
     assert answer.status_code == 202
 
 
-async def test_an_item_of_more_than_a_mebibyte_is_refused(caller: Caller) -> None:
-    big = {"custom_id": "a", "input": {"text": "x" * (1024 * 1024)}}
+@pytest.mark.parametrize("text", ["x" * 1024 * 1024, "€" * 349_600, "😀" * 262_142], ids=[1, 3, 4])
+async def test_an_item_of_more_than_a_mebibyte_is_refused(caller: Caller, text: str) -> None:
+    """However many bytes each character has."""
+    big = {"custom_id": "a", "input": {"text": text}}
     answer = await caller.post(BATCHES, {"processor": "noop", "requests": [big]})
     assert problems(answer) == {"/requests/0/input": "item_too_large"}
 

@@ -199,6 +199,15 @@ def test_a_large_text_means_what_a_small_one_means(body: bytes, window: int) -> 
         assert meaning() == whole
 
 
+@pytest.mark.parametrize("before", range(20))
+def test_an_integer_beyond_64_bits_is_seen_wherever_it_stands(before: int) -> None:
+    """19 digits are its fewest."""
+    body = b'{"a":"%s","b":9223372036854775808}' % (b"x" * before)
+    with pytest.raises(Invalid) as refused:
+        json.parse(body, dict)
+    assert refused.value.code == "number_out_of_range"
+
+
 @pytest.mark.parametrize("levels", [63, 64])
 def test_levels_are_counted_through_the_pieces(levels: int) -> None:
     body = b'{"a":[' + b'{"a":' * (levels - 2) + b"1" + b"}" * (levels - 2) + b"]}"

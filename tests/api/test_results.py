@@ -342,6 +342,29 @@ async def test_a_stream_of_small_results_takes_few_reads(
     assert limits == [500, 500]
 
 
+async def test_a_window_is_asked_for_before_text_is_made_of_the_one_before(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that Postgres reads it meanwhile."""
+    batch = await caller.batch(9)
+    monkeypatch.setattr(result_streams, "WINDOW", 3)
+    seen, rows, of = [], routes.results.rows, ResultText.of
+
+    async def asked(*arguments: Any, **more: Any) -> Any:
+        seen.append("asked")
+        return await rows(*arguments, **more)
+
+    def made(text: ResultText, row: Any) -> str:
+        seen.append("made")
+        return of(text, row)
+
+    monkeypatch.setattr(routes.results, "rows", asked)
+    monkeypatch.setattr(ResultText, "of", made)
+    await stream(caller, str(batch["id"]), "application/x-ndjson")
+    window = ["made"] * 3
+    assert seen == ["asked", "asked", *window, "asked", *window, *window]
+
+
 async def test_a_stream_keeps_the_filters(
     caller: Caller, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -214,6 +214,16 @@ async def test_an_item_of_another_batch_is_not_found(database: Database) -> None
         await one(database, batch_id, "there")
 
 
+async def test_a_result_has_the_instants_of_its_row(database: Database) -> None:
+    batch_id = await mixed(database)
+    kept = await sql(database, "SELECT ordinal, started_at, processed_at FROM result ORDER BY ordinal")
+    found, _ = await page(database, batch_id)
+    assert [
+        (one.ordinal, one.started_at, one.processed_at) for one in found if one.status in (SUCCESS, FAILED)
+    ] == kept
+    assert {one.processed_at for one in found if one.status in (PENDING, PROCESSING)} == {None}
+
+
 @pytest.mark.parametrize("size", [1, 3, 7, 100])
 async def test_windows_hold_every_item_once_in_order(database: Database, size: int) -> None:
     batch_id = await mixed(database)

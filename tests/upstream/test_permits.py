@@ -330,6 +330,14 @@ async def test_what_was_not_used_goes_back_and_what_was_used_beyond_it_is_owed()
     assert one.handed_back() == (0, 40, 0)
 
 
+async def test_calls_of_the_time_without_a_limit_tell_what_is_wanted_when_there_is_one() -> None:
+    one = made()
+    async with Permit(one), Permit(one), Permit(one):
+        assert one.calling == 3
+    one.limit(Limits(in_flight=100))
+    assert (one.calling, one.wanted(64)) == (0, 3)
+
+
 async def test_who_has_work_waiting_wants_twice_what_it_has_and_who_has_not_what_it_used() -> None:
     one = made(in_flight=100)
     one.share = 4

@@ -53,14 +53,16 @@ async def windows(
 async def _windows(
     of: Parts, batch: Batch, filters: Filters, after: int | None
 ) -> AsyncIterator[Sequence[Row]]:
-    """Each is read while the one before is made text of and sent. So a stream holds two of them."""
-    reading = _reading(of, batch, filters, after)
+    """Each is asked for before the one before is made text of, and read while that is made and sent: Postgres and this
+    process work side by side. So a stream holds two of them."""
+    reading, _ = _reading(of, batch, filters, after)
     try:
         while True:
             found = await reading
             more = _goes_on(batch, found)
             if more:
-                reading = _reading(of, batch, filters, found[-1]["ordinal"])
+                reading, asked = _reading(of, batch, filters, found[-1]["ordinal"])
+                await asked.wait()
             if found:
                 yield found
             if not more:
@@ -75,23 +77,33 @@ def _goes_on(batch: Batch, found: Sequence[Row]) -> bool:
     return not ended_early and found[-1]["ordinal"] < batch.total - 1
 
 
-def _reading(of: Parts, batch: Batch, filters: Filters, after: int | None) -> asyncio.Task[list[Row]]:
+def _reading(
+    of: Parts, batch: Batch, filters: Filters, after: int | None
+) -> tuple[asyncio.Task[list[Row]], asyncio.Event]:
+    """And when Postgres has been asked: a task that was only made does nothing before its maker waits for something, and a
+    stream that is read fast enough waits for its next window only."""
+    asked = asyncio.Event()
+
     async def read() -> list[Row]:
-        async with of.database.connection() as connection:
-            found, _ = await results.rows(
-                connection,
-                batch,
-                limit=WINDOW,
-                most_bytes=WINDOW_BYTES,
-                after=after,
-                counted=False,
-                **filters,
-            )
-            return found
+        try:
+            async with of.database.connection() as connection:
+                asked.set()  # heard only when what follows waits for the answer
+                found, _ = await results.rows(
+                    connection,
+                    batch,
+                    limit=WINDOW,
+                    most_bytes=WINDOW_BYTES,
+                    after=after,
+                    counted=False,
+                    **filters,
+                )
+                return found
+        finally:
+            asked.set()
 
     task = asyncio.create_task(read())
     task.add_done_callback(_take_exception)  # its reader may have gone away
-    return task
+    return task, asked
 
 
 def _take_exception(reading: asyncio.Task[Any]) -> None:
@@ -106,7 +118,7 @@ async def _ndjson(of: Parts, batch: Batch, filters: Filters, after: int | None) 
         return
     text = ResultText(view)
     async for rows in _windows(of, batch, filters, after):
-        yield "".join([text.of(row) + "\n" for row in rows]).encode()
+        yield ("\n".join([text.of(row) for row in rows]) + "\n").encode()
 
 
 async def _csv(of: Parts, batch: Batch, filters: Filters, after: int | None) -> AsyncIterator[bytes]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
 from pydantic import BaseModel
 
 from gristmill import processors
@@ -27,6 +28,7 @@ class Draft:
     allow_private: bool = False  # as the setting is: for URLs among the inputs
     custom_ids: list[str] = field(default_factory=list)
     raw_inputs: list[Any] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)  # the same as JSON
     inputs: list[BaseModel | None] = field(default_factory=list)
     nested: set[int] = field(default_factory=set)  # requests that hold their input under `input`
     without: set[int] = field(default_factory=set)  # requests without any input: said already
@@ -90,9 +92,11 @@ def read_requests(
         draft.raw_inputs.append(
             request if flat and "input" not in request else _own_input(index, request, draft)
         )
+    # Not kept as bytes: those have the room in which they were written, eight times that of a long text.
+    draft.texts = [orjson.dumps(raw).decode() for raw in draft.raw_inputs]
     if processor is not None:
         draft.inputs, found = processors.validate(
-            processor, draft.raw_inputs, allow_private=draft.allow_private, each=each
+            processor, draft.raw_inputs, texts=draft.texts, allow_private=draft.allow_private, each=each
         )
         draft.problems += [_placed(one, draft) for one in found if _index(one) not in draft.without]
 
@@ -123,6 +127,8 @@ def _refuse_custom_id(index: int, given: object, seen: dict[str, int], draft: Dr
 def _own_input(index: int, request: dict[str, Any], draft: Draft) -> Any:
     """What a request holds under `input`, and nothing else beside it."""
     draft.nested.add(index)
+    if len(request) == 1 and "input" in request:
+        return request["input"]
     for name in request:
         if name != "input":
             draft.wrong(pointer("requests", index, name), "extra_forbidden", "Extra inputs are not permitted")

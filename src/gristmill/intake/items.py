@@ -13,22 +13,24 @@ from gristmill.store.new_batches import NewItem
 
 PROBLEMS_EACH = 10  # told of a request that is stored as failed
 NAME_CHARACTERS = 255
+_CERTAIN_CHARACTERS = MAX_ITEM_BYTES // 4  # no more bytes than there may be, whatever they are
 
 
 def texts(draft: Draft) -> list[str]:
     """The inputs as they are stored; null in place of one that is too large to be, which is a problem."""
-    found = []
-    for index, raw in enumerate(draft.raw_inputs):
-        text = orjson.dumps(raw)
-        if len(text) > MAX_ITEM_BYTES:
+    for index, text in enumerate(draft.texts):
+        if len(text) > _CERTAIN_CHARACTERS and len(text.encode()) > MAX_ITEM_BYTES:
             draft.wrong(draft.input_at(index), "item_too_large", f"larger than {MAX_ITEM_BYTES} bytes")
-            text = b"null"
-        found.append(text.decode())
-    return found
+            draft.texts[index] = "null"
+    return draft.texts
 
 
 def of(processor: AnyProcessor, draft: Draft, stored: Sequence[str]) -> list[NewItem]:
     """`stored`: what `texts` answered. Of a draft whose problems have been set aside, or that has none."""
+    if not (
+        draft.refused or processor.has_chats or processor.has_names
+    ):  # as with most: nothing to be found out
+        return [NewItem(custom_id, text) for custom_id, text in zip(draft.custom_ids, stored, strict=True)]
     return [_item(processor, draft, index, text) for index, text in enumerate(stored)]
 
 

@@ -18,7 +18,7 @@ def rows(path: Path) -> Iterator[Row]:
             if len(text) > MAX_LINE_BYTES:
                 _skip(file, text)
                 yield unreadable(line, "line_too_long", f"the line is longer than {MAX_LINE_BYTES} bytes")
-            elif text.strip():
+            elif not text.isspace():
                 yield _row(line, text)
 
 

@@ -163,3 +163,8 @@ class Processor(ABC, Generic[Input, Config]):
     def item_name(self, given: Input) -> str | None:
         """What lists of tasks call the item and find it by, such as the name of its file; cut to 255 characters."""
         return None
+
+    @property
+    def has_names(self) -> bool:
+        """Whether its items may have names: whether it says which."""
+        return type(self).item_name is not Processor.item_name

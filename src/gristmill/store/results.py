@@ -6,7 +6,8 @@ Unfiltered pages are windows over the dense ordinals, so any offset costs the sa
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from asyncpg import Record
@@ -84,9 +85,12 @@ def error_of(code: int | None, kept: str | None) -> str | None:
 _COVERED = "i.ordinal <@ (SELECT coalesce(range_agg(int4range(first, last, '[]')), '{{}}') FROM {} WHERE batch_id = $1)"
 _LEASED, _WAITING = _COVERED.format("lease"), _COVERED.format("span")
 
+# Instants as Postgres would send them: most rows share theirs with others, and as a `datetime` each takes the driver 0.5 µs, a
+# quarter of what it takes for all of the row (`instant_of`).
 _SELECT = f"""
 SELECT i.ordinal, i.custom_id, i.history_id AS given_history_id, r.status, r.code, r.attempt, r.content, r.output,
-    r.error, r.usage, r.history_id, r.conversation_id, r.started_at, r.processed_at,
+    r.error, r.usage, r.history_id, r.conversation_id,
+    timestamptz_send(r.started_at) AS started_at, timestamptz_send(r.processed_at) AS processed_at,
     r.status IS NULL
         AND {_LEASED} AND NOT {_WAITING} AS processing
 FROM item i LEFT JOIN result r ON r.batch_id = $1 AND r.ordinal = i.ordinal
@@ -103,7 +107,16 @@ _BY_KEY = "i.ordinal >= wanted.ordinal AND i.ordinal <= wanted.ordinal ORDER BY 
 _ITEM = f"{_EACH} AND {_BY_KEY}"
 _WINDOW = f"{_EACH} AND i.ordinal >= $2 AND i.ordinal < $3 ORDER BY i.ordinal"
 _STATUS = {1: ItemStatus.SUCCESS, 2: ItemStatus.FAILED}
-Row = Record  # of an item and its result, as `rows` finds it
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+# Of an item and its result, as `rows` finds it: the columns of _SELECT in their order, which `api/result_text.py` goes by, then
+# `size` and `upto` of _WITHIN.
+Row = Record
+
+
+@lru_cache(maxsize=1024)
+def instant_of(sent: bytes | None) -> datetime | None:
+    """An instant of a row: microseconds since 2000, eight bytes, the first ones first."""
+    return None if sent is None else _EPOCH + timedelta(microseconds=int.from_bytes(sent, signed=True))
 
 
 def result_of(row: Record) -> Result:
@@ -121,8 +134,8 @@ def result_of(row: Record) -> Result:
         history_id=row["history_id"] if row["history_id"] is not None else row["given_history_id"],
         conversation_id=row["conversation_id"],
         attempt=row["attempt"],
-        started_at=row["started_at"],
-        processed_at=row["processed_at"],
+        started_at=instant_of(row["started_at"]),
+        processed_at=instant_of(row["processed_at"]),
     )
 
 

@@ -21,7 +21,7 @@ from gristmill.settings import Settings
 from gristmill.upstream import answers, errors, usage
 from gristmill.upstream.circuit import Call, Circuit, HeldOff, Reason
 from gristmill.upstream.errors import UpstreamError
-from gristmill.upstream.large import LargeAnswer, LargeAnswers
+from gristmill.upstream.large import LARGE_BYTES, LargeAnswer, LargeAnswers
 from gristmill.upstream.outage import Outage
 from gristmill.upstream.permits import Crowded, Permit
 
@@ -194,10 +194,16 @@ class Upstream:
         if not 200 <= response.status < 300:
             told = await _excerpt(response)
             raise errors.of_status(response.status, response.headers, told, now=now, secret=self._secret)
+        content = response.content
+        if content.is_eof() and content.total_bytes <= LARGE_BYTES:
+            # As with most: all of it came with the head. There is nothing to watch, and no place to wait for.
+            return self._answered(response, content.read_nowait(), now)
         async with self._large.one() as answer:
-            raw = await _whole(response, MAX_ANSWER_BYTES, answer)
-            found = answers.read(response.status, response.content_type, raw, now=now, secret=self._secret)
-            return UpstreamAnswer(response.status, found)
+            return self._answered(response, await _whole(response, MAX_ANSWER_BYTES, answer), now)
+
+    def _answered(self, response: aiohttp.ClientResponse, raw: bytes, now: float) -> UpstreamAnswer:
+        found = answers.read(response.status, response.content_type, raw, now=now, secret=self._secret)
+        return UpstreamAnswer(response.status, found)
 
 
 def _base_url(text: str | None) -> URL:
@@ -218,8 +224,6 @@ def _base_url(text: str | None) -> URL:
 
 async def _whole(response: aiohttp.ClientResponse, max_bytes: int, answer: LargeAnswer) -> bytes:
     """The body. Raises UpstreamError as soon as it is larger than `max_bytes`, or silent for too long."""
-    if response.content.is_eof():  # as with most: all of it came with the head, and nothing is to be watched
-        return await _pieces(response, max_bytes, answer, None)
     try:
         async with asyncio.timeout(_SILENCE_SECONDS) as silence:
             return await _pieces(response, max_bytes, answer, silence)
@@ -230,7 +234,7 @@ async def _whole(response: aiohttp.ClientResponse, max_bytes: int, answer: Large
 
 
 async def _pieces(
-    response: aiohttp.ClientResponse, max_bytes: int, answer: LargeAnswer, silence: asyncio.Timeout | None
+    response: aiohttp.ClientResponse, max_bytes: int, answer: LargeAnswer, silence: asyncio.Timeout
 ) -> bytes:
     pieces: list[bytes] = []
     size = 0
@@ -239,11 +243,9 @@ async def _pieces(
         if size > max_bytes:
             raise errors.too_large(max_bytes)
         pieces.append(piece)
-        if silence is not None:
-            silence.reschedule(None)  # to wait for a place is no silence
+        silence.reschedule(None)  # to wait for a place is no silence
         await answer.grown_to(size)
-        if silence is not None:
-            silence.reschedule(asyncio.get_running_loop().time() + _SILENCE_SECONDS)
+        silence.reschedule(asyncio.get_running_loop().time() + _SILENCE_SECONDS)
     return b"".join(pieces)
 
 

@@ -58,6 +58,9 @@ class Line:
     def __len__(self) -> int:
         return len(self._again) + len(self._first)
 
+    def __bool__(self) -> bool:
+        return bool(self._first or self._again)
+
     def __iter__(self) -> Iterator[Waiter]:
         yield from self._again
         yield from self._first

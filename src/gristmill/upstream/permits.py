@@ -63,6 +63,7 @@ class Permits:
     ) -> None:
         self.name = name
         self.limits = Limits()
+        self._limited = False  # whether these say anything
         self._limit_id: UUID | None = None
         self.calling = 0
         self.share = 0  # so many calls at once, where they are limited
@@ -106,6 +107,15 @@ class Permits:
 
     # --- one call ---
 
+    def enter_freely(self) -> bool:
+        """Where nothing is limited and nobody waits, as mostly, a call is begun, like by `enter`, and the answer is True."""
+        if self._limited or self._waiting:
+            return False
+        self.calling += 1
+        if self.calling > self._peaks[0]:
+            self._peaks = (self.calling, self._peaks[1])
+        return True
+
     async def enter(self, tokens: float) -> None:
         """Raises Crowded. Every call that is begun is ended by `leave`."""
         caller = CALLER.get()
@@ -143,6 +153,8 @@ class Permits:
 
     def leave(self) -> None:
         self.calling -= 1
+        if not self._waiting:
+            return
         self.serve()
         if self._waiting and self.capped and self.calling < self.share:
             self.ask_soon(ASK_SECONDS)
@@ -224,7 +236,7 @@ class Permits:
             self.overdrawn = 0.0
         if limits.in_flight is None or self.limits.in_flight is None:
             self.share = 0
-        self.limits, self._limit_id = limits, limit_id
+        self.limits, self._limited, self._limit_id = limits, limits.some, limit_id
         if limits.some:
             self.ask_soon()
         self.serve()
@@ -325,7 +337,7 @@ class Permit:
         self._tokens: int | None = None  # that were taken for it
 
     async def __aenter__(self) -> Self:
-        if self._permits is not None:
+        if self._permits is not None and not self._permits.enter_freely():
             if (most := self._permits.limits.tokens_per_minute) is not None:
                 least, longest = self._estimated()
                 self._least, self._tokens = min(least, most), min(longest, most)
