@@ -57,6 +57,33 @@ async def test_a_flush_that_is_sent_again_counts_nothing_twice(database: Databas
     assert await violations(database) == []
 
 
+@pytest.mark.parametrize("items", [3, 2 * recording.COPY_FROM])
+async def test_what_is_in_a_flush_twice_since_a_crash_forgot_its_claim_counts_once(
+    database: Database, items: int
+) -> None:
+    """Claims do not wait for the disk, and the worker runs what Postgres has forgotten: here again, beside its second claim."""
+    batch_id = await make_batch(database, items + 1)
+    worker = await make_worker(database)
+    forgotten = await claim(database, worker, items)
+    await sql(database, "DELETE FROM lease")
+    await sql(database, "UPDATE span SET first = 0")
+    again = await claim(database, worker, items)
+    both = [
+        success(lease, item.ordinal, output=f'"{n}"')
+        for n, leases in enumerate((forgotten, again))
+        for lease in leases
+        for item in lease.items
+    ]
+    flush = Flush({lease.id: 0 for lease in [*forgotten, *again]}, both)
+    async with database.transaction() as tx:
+        await recording.record(tx, worker, flush, alone=False)
+
+    batch = await get(database, batch_id)
+    assert (batch.status, batch.success, batch.pending) == (BatchStatus.IN_PROGRESS, items, 1)
+    assert set(await sql(database, "SELECT output FROM result")) == {'"0"'}
+    assert await violations(database) == []
+
+
 async def test_results_recorded_by_a_worker_thought_dead_are_kept_and_not_run_again(
     database: Database,
 ) -> None:

@@ -180,14 +180,19 @@ async def _copy(tx: Transaction, ended: Sequence[Ended]) -> Sequence[Ended]:
 
 
 async def _insert(tx: Transaction, ended: Sequence[Ended]) -> Sequence[Ended]:
-    """In order of key, so that two flushes with the same rows wait for each other instead of deadlocking."""
-    if not ended:
+    """In order of key, so that two flushes with the same rows wait for each other instead of deadlocking.
+
+    An item may be in one flush twice: a crash of Postgres forgot its claim, and this worker, which ran it all the same, claimed
+    it again. Its first result is the one that goes in, and counts.
+    """
+    firsts = {(e.batch_id, e.ordinal): e for e in reversed(ended)}
+    if not firsts:
         return []
-    rows = [result_rows.values(e) for e in sorted(ended, key=lambda e: (e.batch_id, e.ordinal))]
+    rows = [result_rows.values(firsts[key]) for key in sorted(firsts)]
     new = {
         (r[0], r[1]) for r in await tx.fetch(_INSERT, *(list(column) for column in zip(*rows, strict=True)))
     }
-    return [e for e in ended if (e.batch_id, e.ordinal) in new]
+    return [e for e in ended if (key := (e.batch_id, e.ordinal)) in new and firsts[key] is e]
 
 
 async def _keep_attempts(tx: Transaction, again: Sequence[Retried]) -> None:
