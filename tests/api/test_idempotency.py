@@ -182,7 +182,7 @@ async def test_a_create_whose_connection_was_lost_at_its_commit_is_sent_again_an
         async with httpx2.AsyncClient(transport=transport, base_url="http://through.test") as client:
             unlucky = Caller(Service(app, through, client, asyncio.Event()), caller.tenant_id, caller.key)
             assert (await unlucky.get(BATCHES)).status_code == 200
-            cutter.cut_at(b"COMMIT;", when)
+            cutter.cut_at(b"COMMIT", when)
             lost = await create(unlucky, "k")
             assert (lost.status_code, "retry-after" in lost.headers, cutter.cuts) == (503, True, 1)
             assert await count(database) == (when == "after")

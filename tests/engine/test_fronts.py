@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from factories import TENANT, all_of, claim, get, make_batch, make_worker, record, sql, turn
+from factories import TENANT, all_of, bear, claim, get, make_batch, make_worker, record, sql, turn
 from gristmill.db import Database
 from gristmill.domain.errors import Conflict
 from gristmill.domain.states import TERMINAL
@@ -155,3 +155,32 @@ async def test_what_a_slow_transaction_left_in_front_is_found_when_all_is_read(d
         fronts.claimed(TENANT)
         await fronts.step()
     assert (await claim_from(database, worker, 5, fronts.known)).taken == 5
+
+
+async def test_a_create_that_is_open_during_one_look_is_found_by_the_next(database: Database) -> None:
+    worker, fronts = await make_worker(database), Fronts(database)
+    await make_batch(database, 500)
+    for _ in range(3):
+        await claim(database, worker, 5)
+        fronts.claimed(TENANT)
+        await fronts.step()
+    async with database.transaction() as tx:
+        batch_id, _ = await bear(tx, worker, 10, 0)
+        fronts.claimed(TENANT)
+        await fronts.step()
+    fronts.claimed(TENANT)
+    await fronts.step()
+    taken = await claim_from(database, worker, 5, fronts.known)
+    assert [lease.batch_id for lease in taken.leases] == [batch_id]
+
+
+async def test_a_worker_that_claims_nothing_gives_its_fronts_up(database: Database) -> None:
+    worker, fronts = await make_worker(database), Fronts(database)
+    await make_batch(database, 100)
+    for _ in range(3):
+        await claim(database, worker, 5)
+        fronts.claimed(TENANT)
+        await fronts.step()
+    assert fronts.known
+    await fronts.step()
+    assert not fronts.known

@@ -67,8 +67,7 @@ async def queue(
 ):
     batch_id = batch_id or uuid7()
     async with database.transaction() as tx:
-        await deliveries.queue(
-            tx,
+        happened = deliveries.Happened(
             batch_id=batch_id,
             tenant_id=tenant_id,
             event=event,
@@ -83,6 +82,7 @@ async def queue(
             webhook_secret=vault.encrypt(secret.encode(), f"webhook:{batch_id}") if secret else None,
             webhooks=webhooks,
         )
+        await deliveries.queue(tx, [happened])
     return batch_id
 
 

@@ -35,8 +35,7 @@ async def queue(database, *, batch_id=None, tenant_id=TENANT, event="completed",
         "webhook_secret": b"ciphertext",
     }
     async with database.transaction() as tx:
-        await deliveries.queue(
-            tx,
+        happened = deliveries.Happened(
             batch_id=batch_id,
             tenant_id=tenant_id,
             event=event,
@@ -44,6 +43,7 @@ async def queue(database, *, batch_id=None, tenant_id=TENANT, event="completed",
             webhook_url=url,
             **(given | changes),
         )
+        await deliveries.queue(tx, [happened])
     return batch_id
 
 

@@ -111,8 +111,8 @@ async def forget_tenants(tx: Transaction) -> int:
 
 
 class Front(NamedTuple):
-    """Virtual times of a tenant below which nothing waited: of batches that have not begun, and of those that have. It never
-    falls: what comes later is behind it, if its transaction is not older than the look. Rows that have gone are in front of
+    """Virtual times of a tenant below which nothing waited: of batches that have not begun, and of those that have. What comes
+    later is behind it, if its transaction is not older than the look. Rows that have gone are in front of
     it, and as long as somebody holds a snapshot, Postgres reads each of them before it finds one that is there."""
 
     tenant_id: UUID
@@ -120,7 +120,8 @@ class Front(NamedTuple):
     begun: float
 
 
-# Who is charged next comes to at least `batches_started`, so the front of those that have begun is not beyond it.
+# Who is charged next comes to at least `batches_started`, as its claim sees it, so the front of those that have begun is not
+# beyond it.
 _FRONTS = f"""
 SELECT t.tenant_id,
     coalesce((

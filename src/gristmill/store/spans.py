@@ -313,7 +313,7 @@ async def claim(
     batch's circuit where `held` has a number for it: (tenant, circuit, slots); likewise of its tenant: `capped`, whose limits
     the caller holds (store/limited_claims.py).
 
-    `suspect`: only such as were there when two workers died. No other claim takes those.
+    `suspect`: only such as were there when so many workers died. No other claim takes those.
 
     `plain`: the processors that have no chats; and the caller has no transaction open. Then what can be claimed by one
     statement, is: BEGIN and COMMIT would be two round trips more. Of the rest the answer is `in_full`.

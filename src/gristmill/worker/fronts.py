@@ -8,8 +8,8 @@ from gristmill.db import Database
 from gristmill.store import schedules
 from gristmill.store.schedules import Front
 
-# A front is used once it is as old as this: whatever was being committed when it was seen is there by then. A transaction that
-# takes longer may bring a batch that is in front of it, and is found when all is read again, every so many looks.
+# A front is used once this has passed, as low as it has been seen then and now: what was being committed at the first look is
+# there at the second. What a transaction that takes longer brings may be in front of both, and is found when all is read again.
 LOOK_SECONDS = 2.0
 READ_ALL = 5
 MOST_TENANTS = 50  # each claim names them to Postgres
@@ -34,13 +34,24 @@ class Fronts:
             self._tenants.popitem(last=False)
 
     async def step(self) -> int:
-        """Once in LOOK_SECONDS."""
-        if not self._moved:  # nor have the queues by this worker; what is known stays true
+        """Once in LOOK_SECONDS. Who claims nothing keeps no front: nothing is hidden from it, whatever has happened."""
+        if not self._moved:
+            self.known = self._seen = ()
             return 0
         self._moved = False
         self._looks += 1
         read_all = self._looks % READ_ALL == 0
-        self.known = self._seen
         async with self._database.connection() as connection:
-            self._seen = await schedules.fronts(connection, self._tenants, () if read_all else self.known)
+            seen = await schedules.fronts(connection, self._tenants, () if read_all else self.known)
+        self.known, self._seen = _lower(self._seen, seen), seen
         return 0
+
+
+def _lower(before: Sequence[Front], now: Sequence[Front]) -> list[Front]:
+    """Of the tenants that are in both."""
+    then = {front.tenant_id: front for front in before}
+    return [
+        Front(front.tenant_id, min(front.fresh, other.fresh), min(front.begun, other.begun))
+        for front in now
+        if (other := then.get(front.tenant_id)) is not None
+    ]

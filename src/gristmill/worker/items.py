@@ -149,7 +149,7 @@ class Items:
     async def _claimed(self, free: Mapping[str, int], suspect: bool) -> Claim:
         """In two round trips if one statement can do it, else in a transaction."""
         held = self._circuits.held(work.job.circuit for work in self.slots.ready)
-        limited, fronts = self._shares.limits_starts, self._fronts.known
+        limited, fronts = self._shares.limits_starts, () if suspect else self._fronts.known
         if not (suspect or limited or self._in_full):
             async with self._database.connection() as connection:
                 claim = await spans.claim(
