@@ -532,7 +532,7 @@ def test_whatever_happens_in_whatever_order_all_adds_up(database_url: str) -> No
         run_state_machine_as_test(
             Mill,
             settings=settings(
-                max_examples=500 if thorough else 32,
+                max_examples=500 if thorough else 16,
                 stateful_step_count=50 if thorough else 30,
                 derandomize=not thorough,
                 phases=Phase if thorough else (Phase.generate,),  # to make a failure small takes minutes

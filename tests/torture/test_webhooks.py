@@ -123,8 +123,7 @@ async def queue(database_url: str, url: str, count: int) -> None:
     for at in range(0, count, 500):
         async with database.transaction() as tx:
             for n in range(at, min(at + 500, count)):
-                await deliveries.queue(
-                    tx,
+                happened = deliveries.Happened(
                     batch_id=uuid7(),
                     tenant_id=OTHER,
                     event="completed",
@@ -138,4 +137,5 @@ async def queue(database_url: str, url: str, count: int) -> None:
                     webhook_events=None,
                     webhook_secret=None,
                 )
+                await deliveries.queue(tx, [happened])
     await database.close()
