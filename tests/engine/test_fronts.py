@@ -30,6 +30,14 @@ async def claim_from(database: Database, worker: int, slots: int, fronts: Sequen
         return await spans.claim(tx, worker, {"noop": slots}, fronts=fronts)
 
 
+async def in_use(fronts: Fronts, database: Database, worker: int) -> None:
+    for _ in range(3):
+        await claim(database, worker, 5)
+        fronts.claimed(TENANT)
+        await fronts.step()
+    assert fronts.known
+
+
 @pytest.mark.parametrize("seed", range(4))
 async def test_whatever_happens_no_batch_is_hidden_by_a_front(database: Database, seed: int) -> None:
     """Fronts are used the moment they are seen, and as long as chance wants; each empty claim is compared with one that reads
@@ -160,10 +168,7 @@ async def test_what_a_slow_transaction_left_in_front_is_found_when_all_is_read(d
 async def test_a_create_that_is_open_during_one_look_is_found_by_the_next(database: Database) -> None:
     worker, fronts = await make_worker(database), Fronts(database)
     await make_batch(database, 500)
-    for _ in range(3):
-        await claim(database, worker, 5)
-        fronts.claimed(TENANT)
-        await fronts.step()
+    await in_use(fronts, database, worker)
     async with database.transaction() as tx:
         batch_id, _ = await bear(tx, worker, 10, 0)
         fronts.claimed(TENANT)
@@ -177,10 +182,6 @@ async def test_a_create_that_is_open_during_one_look_is_found_by_the_next(databa
 async def test_a_worker_that_claims_nothing_gives_its_fronts_up(database: Database) -> None:
     worker, fronts = await make_worker(database), Fronts(database)
     await make_batch(database, 100)
-    for _ in range(3):
-        await claim(database, worker, 5)
-        fronts.claimed(TENANT)
-        await fronts.step()
-    assert fronts.known
+    await in_use(fronts, database, worker)
     await fronts.step()
     assert not fronts.known

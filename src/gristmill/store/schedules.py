@@ -112,8 +112,8 @@ async def forget_tenants(tx: Transaction) -> int:
 
 class Front(NamedTuple):
     """Virtual times of a tenant below which nothing waited: of batches that have not begun, and of those that have. What comes
-    later is behind it, if its transaction is not older than the look. Rows that have gone are in front of
-    it, and as long as somebody holds a snapshot, Postgres reads each of them before it finds one that is there."""
+    later is behind it, if its transaction is not older than the look. Rows that have gone are in front of it, and as long as
+    somebody holds a snapshot, Postgres reads each of them before it finds one that is there."""
 
     tenant_id: UUID
     fresh: float

@@ -63,7 +63,7 @@ class Permits:
     ) -> None:
         self.name = name
         self.limits = Limits()
-        self._limited = False  # whether these say anything
+        self._limited = False  # whether these say anything: looked at for each call
         self._limit_id: UUID | None = None
         self.calling = 0
         self.share = 0  # so many calls at once, where they are limited

@@ -49,9 +49,8 @@ class Recorder:
         self._unsent: Flush | None = None  # the same, once that has failed: to be sent again
         self._some = asyncio.Event()
         self._enough = asyncio.Event()
-        self._is_enough = (
-            False  # the same, for verdicts: to set an event takes a tenth of what there is to do for one
-        )
+        # The same, for verdicts: to set an event takes a tenth of what there is to do for one.
+        self._is_enough = False
 
     @property
     def backlog(self) -> int:
