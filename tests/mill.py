@@ -14,6 +14,7 @@ from factories import TENANT, get
 from gristmill.db import Database
 from gristmill.domain.outcomes import Failure, ItemError, Outcome, Retry, Success, Turn
 from gristmill.domain.states import TERMINAL
+from gristmill.metrics import REGISTRY
 from gristmill.net.session import HttpSession
 from gristmill.processors.base import Context, Processor, Services
 from gristmill.settings import Settings
@@ -168,3 +169,18 @@ async def at_gate(scripted: Scripted, count: int) -> None:
         return scripted.at_gate == count
 
     await eventually(there)
+
+
+async def looked() -> None:
+    """The worker has taken another step of its claiming."""
+
+    def at() -> float:
+        name, labels = "gristmill_loop_last_step_timestamp_seconds", {"loop": "items"}
+        return REGISTRY.get_sample_value(name, labels) or 0.0
+
+    before = at()
+
+    async def later() -> bool:
+        return at() > before
+
+    await eventually(later)

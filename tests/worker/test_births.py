@@ -25,13 +25,12 @@ from factories import (
 from gristmill.db import Database
 from gristmill.domain.errors import Conflict
 from gristmill.domain.states import BatchStatus
-from gristmill.metrics import REGISTRY
 from gristmill.store import assignments, new_batches, spans, transitions
 from gristmill.store.new_batches import NewItem
 from gristmill.store.transitions import Changes
 from gristmill.worker import Worker
 from gristmill.worker.births import Birth
-from mill import Scripted, at_gate, ended, eventually, working
+from mill import Scripted, at_gate, ended, eventually, looked, working
 
 NEVER = 3600.0  # no poll finds what is not told
 PATIENT = 60.0  # no worker is thought dead because the machine is busy
@@ -103,21 +102,6 @@ async def idle(worker: Worker) -> None:
         return items.worker_id != 0 and not (items._claiming or items._in_doubt or items.news.is_set())
 
     await eventually(waits)
-
-
-async def looked() -> None:
-    """The worker has taken another step of its claiming."""
-
-    def at() -> float:
-        name, labels = "gristmill_loop_last_step_timestamp_seconds", {"loop": "items"}
-        return REGISTRY.get_sample_value(name, labels) or 0.0
-
-    before = at()
-
-    async def later() -> bool:
-        return at() > before
-
-    await eventually(later)
 
 
 async def attempts(database: Database, batch_id: UUID) -> list[int]:

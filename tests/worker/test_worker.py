@@ -7,7 +7,7 @@ from uuid import UUID
 import orjson
 import pytest
 
-from factories import TENANT, events, get, make_batch, violations
+from factories import TENANT, events, get, make_batch, sql, violations
 from gristmill.db import Database
 from gristmill.domain.states import TERMINAL, BatchStatus, ItemStatus
 from gristmill.metrics import REGISTRY
@@ -15,8 +15,10 @@ from gristmill.store import results, transitions
 from gristmill.store.new_batches import NewItem
 from gristmill.store.results import Attempt, Result
 from gristmill.store.spans import ClaimedItem
+from gristmill.worker.items import AHEAD_SECONDS
+from gristmill.worker.slots import Slots
 from gristmill.worker.work import Work
-from mill import Scripted, at_gate, ended, eventually, working
+from mill import Scripted, at_gate, ended, eventually, looked, working
 
 
 def script(*steps: dict[str, Any]) -> list[NewItem]:
@@ -297,3 +299,30 @@ async def test_items_that_wait_for_their_chat_keep_no_other_batch_waiting_for_th
         await ended(database, busy)
         await ended(database, other)
     assert await violations(database) == []
+
+
+async def test_something_new_does_not_wait_for_what_was_claimed_ahead(
+    database: Database, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Slots, "_measure", lambda *_: None)
+    many = await make_batch(database, script(*[{"do": "gate"}] * 200))
+    async with working(database, scripted, concurrency=4, poll_seconds=0.05) as worker:
+        worker._items.slots.rate = 40 / AHEAD_SECONDS
+        await eventually(lambda: claimed(database, many, 44))
+        few = await make_batch(database, script({"do": "gate"}, {"do": "succeed"}))
+        worker.wake()
+        await eventually(lambda: claimed(database, few, 2))
+        for _ in range(5):
+            worker.wake()
+            await looked()
+        assert await sql(database, "SELECT sum(remaining)::int FROM lease") == [48]  # and no more than that
+        scripted.started.clear()
+        scripted.gate.set()
+        await ended(database, few)
+        assert scripted.started.index(1) < 20  # of the few: of the many, those with a low number had begun
+    assert await violations(database) == []
+
+
+async def claimed(database: Database, batch_id: UUID, items: int) -> bool:
+    query = "SELECT sum(remaining)::int FROM lease WHERE batch_id = $1"
+    return await sql(database, query, batch_id) == [items]

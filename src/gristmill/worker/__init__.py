@@ -123,7 +123,7 @@ class Worker:
 
     def wake(self) -> None:
         """There may be work: look now instead of at the next poll."""
-        self._items.news.set()
+        self._items.ring()
         if self._afterwards is None:
             self._afterwards = asyncio.get_running_loop().call_later(AFTERWARDS_SECONDS, self._wake_others)
 

@@ -29,7 +29,7 @@ from gristmill.worker.work import HeldLease, Job, Load, Work
 
 log = logging.getLogger(__name__)
 
-AHEAD_SECONDS = 0.2  # items so fast that their slots empty within a claim are claimed that far ahead
+AHEAD_SECONDS = 0.05  # items so fast that their slots empty within a few claims are claimed that far ahead
 AHEAD_MOST = 2000
 LINGER_SECONDS = 0.01  # how long a free slot may wait for others, so that a claim is worth its cost
 
@@ -62,6 +62,7 @@ class Items:
         trusted: Callable[[], bool],
     ) -> None:
         self.news = asyncio.Event()
+        self._rung = False  # there is something new since the last claim
         self.worker_id = 0
         self._database = database
         self._processors = processors
@@ -90,6 +91,11 @@ class Items:
 
     # --- claiming ---
 
+    def ring(self) -> None:
+        """There may be something new. It does not wait for what has been claimed ahead: a claim may take some more."""
+        self._rung = True
+        self.news.set()
+
     async def step(self) -> int:
         """Claim items of one batch for the free slots; answers with how many were taken from what waits: as long as any
         were, others may be there for the slots that are still free."""
@@ -97,8 +103,9 @@ class Items:
         if not self._trusted():
             self.slots.return_ready()
             return 0
-        free = self._free()
-        if not free or self._recorder.backlog >= FULL:
+        rung, self._rung = self._rung, False
+        free = self._free(rung)
+        if not free or (self._recorder.backlog >= FULL and not rung):
             return 0
         turn = await self._isolation.turn(self.worker_id)
         if turn is Turn.OTHERS:
@@ -148,7 +155,7 @@ class Items:
 
     async def _claimed(self, free: Mapping[str, int], suspect: bool) -> Claim:
         """In two round trips if one statement can do it, else in a transaction."""
-        held = self._circuits.held(work.job.circuit for work in self.slots.ready)
+        held = self._circuits.held(job.circuit for job in self.slots.ready)
         limited, fronts = self._shares.limits_starts, () if suspect else self._fronts.known
         if not (suspect or limited or self._in_full):
             async with self._database.connection() as connection:
@@ -179,10 +186,12 @@ class Items:
     def _in_hand(self) -> int:
         return sum(load.in_hand for load in self._loads.values())
 
-    def _free(self) -> dict[str, int]:
+    def _free(self, rung: bool = False) -> dict[str, int]:
         """How many items of each processor could start now, and a few more if they start and end in no time."""
         in_hand = self._in_hand()
         ahead = min(int(self.slots.rate * AHEAD_SECONDS), AHEAD_MOST)
+        if rung:
+            ahead += min(ahead, self._concurrency)
         free = {}
         for name, processor in self._processors.items():
             slots = self._concurrency - in_hand + ahead

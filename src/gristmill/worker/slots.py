@@ -4,21 +4,62 @@ timeout per item 5.9 (docs/performance.md). One watch ends what runs over its ti
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from uuid import UUID
 
 from gristmill import metrics
 from gristmill.domain.outcomes import Outcome, Retry
 from gristmill.upstream.circuit import CALLER, Caller, Circuit
 from gristmill.worker.circuits import Circuits
 from gristmill.worker.recorder import Recorder
-from gristmill.worker.work import Load, Work, excused, run, settle, timed_out
+from gristmill.worker.work import Job, Load, Work, excused, run, settle, timed_out
 
 WOKEN = 4  # slots that a claim wakes; each wakes two more while items are left, so that items that never wait stay in few
 INTERRUPT_SECONDS = 5.0  # how long items may take to end once they are interrupted
 # Items that never wait let the rest of the loop in after so long: each answer of Postgres to a claim or a flush waits as long.
 UNINTERRUPTED_SECONDS = 0.001
+
+
+class Ready:
+    """What waits for a slot: all of one batch in its order, and several batches in turns, so that what was claimed ahead of a
+    large one does not keep a few items of another waiting. `turn` is taken from by whoever has a slot."""
+
+    def __init__(self) -> None:
+        self.turn: deque[Work] = deque()  # of one batch, the one whose turn it is
+        self._others: dict[UUID, deque[Work]] = {}
+
+    def __len__(self) -> int:
+        return len(self.turn) + sum(map(len, self._others.values()))
+
+    def __bool__(self) -> bool:
+        return bool(self.turn or self._others)
+
+    def put(self, works: Sequence[Work]) -> None:
+        """Of one batch."""
+        batch_id = works[0].held.lease.batch_id
+        if not self or (self.turn and self.turn[0].held.lease.batch_id == batch_id):
+            self.turn.extend(works)
+        else:
+            self._others.setdefault(batch_id, deque()).extend(works)
+
+    def next_turn(self) -> bool:
+        """Of the batch that has waited longest for it; whether there is anything."""
+        if self._others:
+            over, self.turn = self.turn, self._others.pop(next(iter(self._others)))
+            if over:
+                self._others[over[0].held.lease.batch_id] = over
+        return bool(self.turn)
+
+    def jobs(self) -> Iterator[Job]:
+        """One for each item."""
+        return (work.job for works in (self.turn, *self._others.values()) for work in works)
+
+    def taken(self) -> Iterator[Work]:
+        """All there is, which is not there any more."""
+        while self.turn or self.next_turn():
+            yield self.turn.popleft()
 
 
 class Slots:
@@ -39,7 +80,7 @@ class Slots:
         self._loads = loads
         self._concurrency = concurrency
         self._freed = freed
-        self._ready: deque[Work] = deque()
+        self._ready = Ready()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._running: dict[asyncio.Task[None], float] = {}  # until when, on the loop's clock
         self._overdue: set[asyncio.Task[None]] = set()
@@ -52,15 +93,15 @@ class Slots:
         self._slice.set_result(None)
         self._ending = False
 
-    def put(self, works: Iterable[Work]) -> None:
-        """To be run, in this order; they are held already (`Job.hold`)."""
-        self._ready.extend(works)
+    def put(self, works: Sequence[Work]) -> None:
+        """To be run, in this order; they are of one batch, and held already (`Job.hold`)."""
+        self._ready.put(works)
         self._wake(WOKEN)
 
     @property
-    def ready(self) -> Iterable[Work]:
-        """What waits for a slot."""
-        return self._ready
+    def ready(self) -> Iterator[Job]:
+        """The job of each item that waits for a slot."""
+        return self._ready.jobs()
 
     @property
     def has_some(self) -> bool:
@@ -101,7 +142,7 @@ class Slots:
         assert task is not None
         fresh = True
         while not self._ending:
-            if not self._ready:
+            if not (self._ready.turn or self._ready.next_turn()):
                 self._freed()
                 await self._rest()
                 fresh = True
@@ -109,11 +150,11 @@ class Slots:
             if now > self._slice_ends:
                 await self._next_slice()
                 fresh = True
-            elif self._ready:
+            elif self._ready.turn:
                 if fresh:
                     self._wake(2)
                     fresh = False
-                work = self._ready.popleft()
+                work = self._ready.turn.popleft()
                 if work.job.circuit is None:
                     self._settle(work, await self._outcome(task, work, now))
                 else:
@@ -126,7 +167,8 @@ class Slots:
         return waiting
 
     def _next_slice(self) -> asyncio.Future[None]:
-        """Let the rest of the loop in. One slot goes on in the next round of the loop, and wakes others if it must."""
+        """Let the rest of the loop in, and then the next batch. One slot goes on in the next round of the loop, and wakes
+        others if it must."""
         if not self._slice.done():
             return self._rest()
         self._slice = self._loop.create_future()
@@ -135,6 +177,7 @@ class Slots:
 
     def _begin_slice(self) -> None:
         self._slice_ends = self._loop.time() + UNINTERRUPTED_SECONDS
+        self._ready.next_turn()
         if not self._slice.done():  # else the end of the worker interrupted whoever waits for it
             self._slice.set_result(None)
 
@@ -235,16 +278,14 @@ class Slots:
 
     def return_ready(self) -> None:
         """What has not started goes back."""
-        while self._ready:
-            work = self._ready.popleft()
+        for work in self._ready.taken():
             work.job.hold(-1)
             self._recorder.give_back(work.held, work.item.ordinal)
 
     def drop(self) -> None:
         """What has not started is others' now."""
-        for work in self._ready:
+        for work in self._ready.taken():
             work.job.hold(-1)
-        self._ready.clear()
 
     async def interrupt(self) -> None:
         """Nothing starts any more; what runs is given back once it has ended."""
