@@ -1,14 +1,16 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from uuid import UUID
 
 import pytest
 
 from factories import claim, get, make_batch, make_worker, sql, success, violations
-from gristmill.db import Database
+from gristmill.db import Database, Transaction
 from gristmill.domain.states import BatchStatus
 from gristmill.store.recording import COPY_FROM
-from gristmill.worker.recorder import Recorder
+from gristmill.store.spans import Lease
+from gristmill.worker.recorder import LARGE, Recorder
 from gristmill.worker.work import HeldLease
 from mill import eventually
 
@@ -105,4 +107,130 @@ async def test_one_result_with_a_lone_surrogate_ends_as_failed_and_the_others_of
     [error] = await sql(database, "SELECT error FROM result WHERE ordinal = 7")
     assert "unstorable_result" in error
     assert [one.message for one in caplog.records] == ["a result cannot be stored"]
+    assert await violations(database) == []
+
+
+# --- beside a large flush ---
+
+
+class Beside:
+    """A batch of many, a batch of five in two leases, and locks that hold their flushes up where they begin, and where they
+    end."""
+
+    def __init__(self, database: Database, many: UUID, few: UUID, leases: list[Lease]) -> None:
+        self.many, self.few, self.leases = many, few, leases
+        self._database = database
+
+    async def hold_up(self, tx: Transaction, batch_id: UUID) -> None:
+        await tx.execute("SELECT FROM batch_count WHERE batch_id = $1 FOR UPDATE", batch_id)
+
+    async def held_up(self, flushes: int) -> None:
+        async def so_many() -> bool:
+            return await sql(self._database, f"SELECT count(*) FROM pg_stat_activity WHERE {BLOCKED}") == [
+                flushes
+            ]
+
+        await eventually(so_many)
+
+    def tell(self, recorder: Recorder, *numbers: int) -> None:
+        """All items of these leases have ended."""
+        for lease in (self.leases[number] for number in numbers):
+            held = HeldLease(lease, len(lease.items))
+            for item in lease.items:
+                recorder.add(held, success(lease, item.ordinal))
+
+    async def has_ended(self, batch_id: UUID) -> None:
+        async def ended() -> bool:
+            return (await get(self._database, batch_id)).status is BatchStatus.COMPLETED
+
+        await eventually(ended)
+
+    async def is_under_way(self, batch_id: UUID) -> bool:
+        return (await get(self._database, batch_id)).status is BatchStatus.IN_PROGRESS
+
+
+async def beside(database: Database, worker_id: int) -> Beside:
+    many = await make_batch(database, LARGE)
+    leases = await claim(database, worker_id, LARGE)
+    few = await make_batch(database, 5)
+    for slots in (3, 2):
+        leases += await claim(database, worker_id, slots)
+    assert [len(lease.items) for lease in leases] == [LARGE, 3, 2]
+    return Beside(database, many, few, leases)
+
+
+async def test_what_a_few_items_came_to_passes_a_large_flush_of_another_batch(database: Database) -> None:
+    worker, news = await make_worker(database), News()
+    both = await beside(database, worker)
+    async with recording(database, worker, news) as recorder:
+        async with database.transaction() as tx:
+            await both.hold_up(tx, both.many)
+            both.tell(recorder, 0)
+            await both.held_up(1)
+            both.tell(recorder, 1, 2)
+            await both.has_ended(both.few)
+            assert await both.is_under_way(both.many)
+        await both.has_ended(both.many)
+    assert await violations(database) == []
+
+
+async def test_what_a_few_items_came_to_passes_a_large_flush_that_it_would_have_been_part_of(
+    database: Database,
+) -> None:
+    worker, news = await make_worker(database), News()
+    both = await beside(database, worker)
+    async with recording(database, worker, news) as recorder:
+        async with database.transaction() as tx:
+            await both.hold_up(tx, both.many)
+            both.tell(recorder, 0, 1, 2)
+            await both.has_ended(both.few)
+            assert await both.is_under_way(both.many)
+        await both.has_ended(both.many)
+    assert await violations(database) == []
+
+
+async def test_no_two_flushes_of_one_batch_are_under_way(database: Database) -> None:
+    """One could bring a lease down to less than the other had, which then would not count as held."""
+    worker, news = await make_worker(database), News()
+    both = await beside(database, worker)
+    async with recording(database, worker, news) as recorder:
+
+        async def looked() -> bool:
+            return not recorder._some.is_set()
+
+        async with database.transaction() as tx:
+            await both.hold_up(tx, both.few)
+            async with database.transaction() as other:
+                await both.hold_up(other, both.many)
+                both.tell(recorder, 0)
+                await both.held_up(1)
+                both.tell(recorder, 1)
+                await both.held_up(2)
+            await both.has_ended(both.many)
+            both.tell(recorder, 2)
+            await eventually(looked)
+            assert (len(recorder._sending), len(recorder._touched)) == (1, 1)
+        await both.has_ended(both.few)
+    assert await violations(database) == []
+
+
+async def test_at_the_end_what_passed_and_was_not_acknowledged_is_sent_again(database: Database) -> None:
+    worker, stop = await make_worker(database), asyncio.Event()
+    both = await beside(database, worker)
+    recorder = Recorder(database, ended_batches=lambda: None, drained=lambda: None)
+    recorder.worker_id = worker
+    running = asyncio.create_task(recorder.run(stop))
+    async with database.transaction() as tx:
+        await both.hold_up(tx, both.few)
+        async with database.transaction() as other:
+            await both.hold_up(other, both.many)
+            both.tell(recorder, 0)
+            await both.held_up(1)
+            both.tell(recorder, 1, 2)
+            await both.held_up(2)
+        await both.has_ended(both.many)
+        stop.set()
+        await tx.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {BLOCKED}")
+    await running
+    assert (await get(database, both.few)).status is BatchStatus.COMPLETED
     assert await violations(database) == []

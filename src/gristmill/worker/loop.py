@@ -54,8 +54,8 @@ async def guarded(name: str, step: Step) -> int:
     return done
 
 
-async def first_of(*events: asyncio.Event, seconds: float) -> None:
-    """Until one of the events is set, or the time is over."""
+async def first_of(*events: asyncio.Event, seconds: float | None = None) -> None:
+    """Until one of the events is set, or the time, if there is one, is over."""
     waits = [asyncio.ensure_future(event.wait()) for event in events]
     try:
         await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)

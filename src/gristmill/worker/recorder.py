@@ -1,14 +1,17 @@
 """The way back from a worker to the store: verdicts are collected and written many at a time, one flush after the other.
 
-While one flush is under way the next collects, so flushes grow with the speed of the items by themselves. A flush that
+While one flush is under way the next collects, so flushes grow with the speed of the items by themselves. What few items of
+one batch have come to does not wait for a large flush of others: it passes it, in a flush of its own beside it. A flush that
 was not acknowledged is sent again until it is; the store counts nothing twice.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Set
+from dataclasses import dataclass, replace
+from uuid import UUID
 
 import asyncpg
 import orjson
@@ -20,14 +23,23 @@ from gristmill.domain.states import ResultStatus
 from gristmill.store import recording
 from gristmill.store.recording import Ended, Flush, Retried
 from gristmill.store.spans import Waiting
+from gristmill.worker.loop import first_of
 from gristmill.worker.work import HeldLease
 
 log = logging.getLogger(__name__)
 
 FLUSH_ITEMS = 200  # beyond 200 to 500 a larger flush gains nothing (docs/performance.md)
+LARGE = 1000  # verdicts of a flush that takes so long that others pass it: some 10 ms
 LINGER_SECONDS = 0.05  # how long a verdict may wait for company while other items run
 RESEND_SECONDS = 0.2
 FULL = 4000  # verdicts waiting: the worker claims nothing more
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    flush: Flush
+    batches: Set[UUID]
+    verdicts: int
 
 
 class Recorder:
@@ -41,101 +53,161 @@ class Recorder:
         self.busy: Callable[[], bool] = lambda: (
             False
         )  # are items running, whose verdicts are worth waiting for?
-        self._ended: list[Ended] = []
-        self._retried: list[Retried] = []
-        self._unstarted: list[tuple[int, Waiting]] = []
-        self._touched: dict[int, HeldLease] = {}
-        self._sending: Flush | None = None  # handed to the database, not yet acknowledged
-        self._unsent: Flush | None = None  # the same, once that has failed: to be sent again
+        self._touched: dict[int, HeldLease] = {}  # with verdicts that no flush has taken
+        self._collected = 0  # verdicts of those
+        # Handed to the database, not yet acknowledged. No two of one batch: what is left of a lease is told in order.
+        self._sending: list[_Taken] = []
+        self._unsent: list[_Taken] = []  # the same, once that has failed: to be sent again
+        self._is_large = False  # a flush of many is under way
         self._some = asyncio.Event()
         self._enough = asyncio.Event()
-        # The same, for verdicts: to set an event takes a tenth of what there is to do for one.
+        self._passing = asyncio.Event()  # there may be something that need not wait for the large flush
+        # As `_enough`, for verdicts: to set an event takes a tenth of what there is to do for one.
         self._is_enough = False
 
     @property
     def backlog(self) -> int:
-        unsent = len(self._unsent.ended) if self._unsent else 0
-        return len(self._ended) + len(self._retried) + len(self._unstarted) + unsent
+        return self._collected + sum(taken.verdicts for taken in self._unsent)
 
     @property
     def unacknowledged(self) -> set[int]:
         """Leases with verdicts that the database may not know yet."""
-        return {*self._touched, *(self._sending.remaining if self._sending else ())}
+        sent = (*self._sending, *self._unsent)
+        return self._touched.keys() | {lease_id for taken in sent for lease_id in taken.flush.remaining}
 
     def add(self, held: HeldLease, verdict: Ended | Retried) -> None:
         if isinstance(verdict, Ended):
-            self._ended.append(verdict)
+            held.ended.append(verdict)
         else:
-            self._retried.append(verdict)
+            held.retried.append(verdict)
         self._touch(held)
 
     def give_back(self, held: HeldLease, ordinal: int) -> None:
         """The item was not run, or not to its end: it waits again and no attempt is used."""
         lease = held.lease
-        self._unstarted.append(
-            (lease.id, Waiting(lease.batch_id, ordinal, ordinal, lease.attempt - 1, lease.losses))
-        )
+        held.unstarted.append(Waiting(lease.batch_id, ordinal, ordinal, lease.attempt - 1, lease.losses))
         self._touch(held)
 
     def _touch(self, held: HeldLease) -> None:
         held.remaining -= 1
+        self._collected += 1
         if held.lease.id not in self._touched:
             self._touched[held.lease.id] = held
             self._some.set()
-        if not self._is_enough and (len(self._ended) >= FLUSH_ITEMS or not self.busy()):
+        if not self._is_enough and (self._collected >= FLUSH_ITEMS or not self.busy()):
             self._is_enough = True
             self._enough.set()
+        if not held.remaining and self._is_large:
+            self._passing.set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Flush until `stop` is set and nothing is left to write."""
-        while not (stop.is_set() and self.backlog == 0):
-            await self._wait(stop)
-            if self.backlog:
+        passing = asyncio.create_task(self._pass(stop))
+        try:
+            while not (stop.is_set() and passing.done() and self.backlog == 0):
+                await self._wait(stop)
+                if stop.is_set():
+                    await passing
+                self._some.clear()
+                self._enough.clear()
+                self._is_enough = False
                 await self._flush()
+        finally:
+            passing.cancel()
 
     async def _wait(self, stop: asyncio.Event) -> None:
-        if self._unsent is not None:  # it has waited already, and perhaps no other verdict will ever come
+        if self._unsent:  # it has waited already, and perhaps no other verdict will ever come
             return
         if not self._some.is_set():
-            some, end = asyncio.ensure_future(self._some.wait()), asyncio.ensure_future(stop.wait())
-            await asyncio.wait((some, end), return_when=asyncio.FIRST_COMPLETED)
-            some.cancel()
-            end.cancel()
+            await first_of(self._some, stop)
         if not self._enough.is_set() and not stop.is_set():
             timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._enough.set)
             await self._enough.wait()
             timer.cancel()
 
     async def _flush(self) -> None:
-        first_time = self._unsent is None
-        flush = self._sending = self._unsent or self._take()
+        """What was sent before, else all that has collected; if that is much, without what may pass it."""
+        if self._unsent:
+            await self._send(self._unsent.pop(0), first_time=False)
+            self._look_again()
+            return
+        self._is_large = self._collected >= LARGE
+        passes = self._few() if self._is_large else set()
+        if passes:
+            self._passing.set()
+        if taken := self._take(self._free() - passes):
+            await self._send(taken, first_time=True)
+        self._is_large = False
+        if passes:
+            self._look_again()
+
+    async def _pass(self, stop: asyncio.Event) -> None:
+        """Beside large flushes, write what few items of other batches have come to."""
+        while not stop.is_set():
+            await first_of(self._passing, stop)
+            self._passing.clear()
+            if self._is_large and (taken := self._take(self._few())):
+                await self._send(taken, first_time=True)
+                self._look_again()
+
+    def _look_again(self) -> None:
+        """There may be what had to wait for the flush beside, or what that could not send."""
+        if self.backlog:
+            self._some.set()
+            self._enough.set()
+
+    def _free(self) -> set[UUID]:
+        """The batches of which something has collected and nothing is under way."""
+        sent = {batch_id for taken in (*self._sending, *self._unsent) for batch_id in taken.batches}
+        return {held.lease.batch_id for held in self._touched.values()} - sent
+
+    def _few(self) -> set[UUID]:
+        """Those of them that pass a large flush: of which all that was claimed has ended, and which are few together."""
+        running = {held.lease.batch_id for held in self._touched.values() if held.remaining}
+        sizes: Counter[UUID] = Counter()
+        for held in self._touched.values():
+            sizes[held.lease.batch_id] += held.verdicts
+        passing, room = set(), FLUSH_ITEMS
+        for batch_id in self._free() - running:
+            if sizes[batch_id] <= room:
+                passing.add(batch_id)
+                room -= sizes[batch_id]
+        return passing
+
+    def _take(self, batches: Set[UUID]) -> _Taken | None:
+        """All that has collected of them. `remaining` is read in the same breath, so that it fits the verdicts taken."""
+        some = [held for held in self._touched.values() if held.lease.batch_id in batches]
+        if not some:
+            return None
+        flush = Flush(
+            {held.lease.id: held.remaining for held in some},
+            [ended for held in some for ended in held.ended],
+            [retried for held in some for retried in held.retried],
+            [(held.lease.id, waiting) for held in some for waiting in held.unstarted],
+        )
+        verdicts = sum(held.verdicts for held in some)
+        for held in some:
+            del self._touched[held.lease.id]
+            held.ended, held.retried, held.unstarted = [], [], []
+        self._collected -= verdicts
+        return _Taken(flush, batches, verdicts)
+
+    async def _send(self, taken: _Taken, *, first_time: bool) -> None:
+        self._sending.append(taken)
         try:
-            ended = await self._write(flush, alone=first_time)
+            ended = await self._write(taken.flush, alone=first_time)
         except Exception as error:
             # Postgres is away, or chose this transaction to end a deadlock. What is sent again is not counted twice.
-            self._unsent = flush
-            extra = {"error": type(error).__name__, "items": len(flush.ended)}
+            self._unsent.append(taken)
+            extra = {"error": type(error).__name__, "items": len(taken.flush.ended)}
             log.warning("flush not acknowledged", extra=extra, exc_info=not unavailable(error))
             await asyncio.sleep(RESEND_SECONDS)
             return
-        self._sending = self._unsent = None
+        finally:
+            self._sending.remove(taken)
         if ended or not first_time:  # one that was sent before may have ended them then
             self._ended_batches()
         self._drained()
-
-    def _take(self) -> Flush:
-        """All that has collected. `remaining` is read in the same breath, so that it fits the verdicts taken."""
-        flush = Flush(
-            {lease_id: held.remaining for lease_id, held in self._touched.items()},
-            self._ended,
-            self._retried,
-            self._unstarted,
-        )
-        self._ended, self._retried, self._unstarted, self._touched = [], [], [], {}
-        self._some.clear()
-        self._enough.clear()
-        self._is_enough = False
-        return flush
 
     async def _write(self, flush: Flush, *, alone: bool) -> int:
         """Answers with how many batches ended by it."""

@@ -29,7 +29,7 @@ from gristmill.processors.base import Context, Processor, Services
 from gristmill.processors.secrets import binding, put_back, upstream_binding
 from gristmill.store.assignments import Assignment
 from gristmill.store.recording import Ended, Retried
-from gristmill.store.spans import ClaimedItem, Lease
+from gristmill.store.spans import ClaimedItem, Lease, Waiting
 from gristmill.upstream.circuit import Circuit
 from gristmill.vault import VaultError
 
@@ -40,10 +40,18 @@ _SUCCESS = ResultStatus.SUCCESS  # to look a member of an enumeration up takes 0
 
 @dataclass(slots=True)
 class HeldLease:
-    """A lease and how many of its items are still without a verdict."""
+    """A lease, how many of its items are still without a verdict, and the verdicts that are not on their way yet."""
 
     lease: Lease
     remaining: int
+    ended: list[Ended] = field(default_factory=list)
+    retried: list[Retried] = field(default_factory=list)
+    unstarted: list[Waiting] = field(default_factory=list)
+
+    @property
+    def verdicts(self) -> int:
+        """How many of them."""
+        return len(self.ended) + len(self.retried) + len(self.unstarted)
 
 
 @dataclass(slots=True)
