@@ -23,8 +23,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 SLOTS = 64
 ITEMS = 20_000
 SECONDS = 0.2  # of an item
-# A claim takes what is free, and what will be within a moment, and for something new some more. While two have work, start-time fair queueing lets one have at
-# most a largest claim of each more than the other (Goyal, Vin and Cheng 1996, theorem 1).
+# A claim takes what is free, and what will be within a moment, and for something new some more. While two have work,
+# start-time fair queueing lets one have at most a largest claim of each more than the other (Goyal, Vin and Cheng 1996,
+# theorem 1).
 MOST_AT_ONCE = SLOTS + 2 * int(SLOTS / SECONDS * AHEAD_SECONDS)
 B_ITEMS = 100
 ROUNDS = 7

@@ -52,21 +52,17 @@ HAS_NO_FENCE = [
         "AND $3::bigint IS NOT NULL\n",
     )
 ]
+_CLEARS = """\
+                self._some.clear()
+                self._enough.clear()
+                self._is_enough = False
+"""
 CLEARS_THE_FLAG_LATE = [
+    Change("worker/recorder.py", f"{_CLEARS}                if stop", "                if stop"),
     Change(
         "worker/recorder.py",
-        """
-                self._some.clear()
-                self._enough.clear()
-                self._is_enough = False
-                await self._flush()
-""",
-        """
-                await self._flush()
-                self._some.clear()
-                self._enough.clear()
-                self._is_enough = False
-""",
+        "                await self._flush()\n        finally",
+        f"                await self._flush()\n{_CLEARS}        finally",
     ),
 ]
 ANNOUNCES_AFTERWARDS = [

@@ -10,7 +10,7 @@ from gristmill.db import Database, Transaction
 from gristmill.domain.states import BatchStatus
 from gristmill.store.recording import COPY_FROM
 from gristmill.store.spans import Lease
-from gristmill.worker.recorder import LARGE, Recorder
+from gristmill.worker.recorder import FLUSH_ITEMS, LARGE, Recorder
 from gristmill.worker.work import HeldLease
 from mill import eventually
 
@@ -114,63 +114,68 @@ async def test_one_result_with_a_lone_surrogate_ends_as_failed_and_the_others_of
 
 
 class Beside:
-    """A batch of many, a batch of five in two leases, and locks that hold their flushes up where they begin, and where they
-    end."""
+    """Some batches, leases of theirs, and locks that hold their flushes up before the end. The first has many items."""
 
-    def __init__(self, database: Database, many: UUID, few: UUID, leases: list[Lease]) -> None:
-        self.many, self.few, self.leases = many, few, leases
+    def __init__(self, database: Database, batches: list[UUID], leases: list[list[Lease]]) -> None:
         self._database = database
+        self._batches = batches
+        self._leases = leases
 
-    async def hold_up(self, tx: Transaction, batch_id: UUID) -> None:
-        await tx.execute("SELECT FROM batch_count WHERE batch_id = $1 FOR UPDATE", batch_id)
+    async def hold_up(self, tx: Transaction, batch: int) -> None:
+        await tx.execute("SELECT FROM batch_count WHERE batch_id = $1 FOR UPDATE", self._batches[batch])
 
     async def held_up(self, flushes: int) -> None:
         async def so_many() -> bool:
-            return await sql(self._database, f"SELECT count(*) FROM pg_stat_activity WHERE {BLOCKED}") == [
-                flushes
-            ]
+            query = f"SELECT count(*) FROM pg_stat_activity WHERE {BLOCKED}"
+            return await sql(self._database, query) == [flushes]
 
         await eventually(so_many)
 
-    def tell(self, recorder: Recorder, *numbers: int) -> None:
-        """All items of these leases have ended."""
-        for lease in (self.leases[number] for number in numbers):
-            held = HeldLease(lease, len(lease.items))
-            for item in lease.items:
-                recorder.add(held, success(lease, item.ordinal))
+    def tell(self, recorder: Recorder, batch: int, number: int = 0) -> None:
+        """All items of this lease of the batch have ended."""
+        lease = self._leases[batch][number]
+        held = HeldLease(lease, len(lease.items))
+        for item in lease.items:
+            recorder.add(held, success(lease, item.ordinal))
 
-    async def has_ended(self, batch_id: UUID) -> None:
+    async def has_ended(self, batch: int) -> None:
         async def ended() -> bool:
-            return (await get(self._database, batch_id)).status is BatchStatus.COMPLETED
+            return not await self.is_under_way(batch)
 
         await eventually(ended)
 
-    async def is_under_way(self, batch_id: UUID) -> bool:
-        return (await get(self._database, batch_id)).status is BatchStatus.IN_PROGRESS
+    async def is_under_way(self, batch: int) -> bool:
+        return (await get(self._database, self._batches[batch])).status is BatchStatus.IN_PROGRESS
 
 
-async def beside(database: Database, worker_id: int) -> Beside:
-    many = await make_batch(database, LARGE)
-    leases = await claim(database, worker_id, LARGE)
-    few = await make_batch(database, 5)
-    for slots in (3, 2):
-        leases += await claim(database, worker_id, slots)
-    assert [len(lease.items) for lease in leases] == [LARGE, 3, 2]
-    return Beside(database, many, few, leases)
+MANY, FEW, OTHERS, MORE = 0, 1, 2, 3
+
+
+async def beside(database: Database, worker_id: int, *batches: tuple[int, ...]) -> Beside:
+    """Batches with leases of so many items."""
+    ids, leases = [], []
+    for sizes in batches:
+        ids.append(await make_batch(database, sum(sizes)))
+        leases.append([one for slots in sizes for one in await claim(database, worker_id, slots)])
+        assert [len(lease.items) for lease in leases[-1]] == list(sizes)
+    return Beside(database, ids, leases)
 
 
 async def test_what_a_few_items_came_to_passes_a_large_flush_of_another_batch(database: Database) -> None:
+    """One after the other, also those that are too many together."""
     worker, news = await make_worker(database), News()
-    both = await beside(database, worker)
+    all_of = await beside(database, worker, (LARGE,), (FLUSH_ITEMS - 10,), (20,))
     async with recording(database, worker, news) as recorder:
         async with database.transaction() as tx:
-            await both.hold_up(tx, both.many)
-            both.tell(recorder, 0)
-            await both.held_up(1)
-            both.tell(recorder, 1, 2)
-            await both.has_ended(both.few)
-            assert await both.is_under_way(both.many)
-        await both.has_ended(both.many)
+            await all_of.hold_up(tx, MANY)
+            all_of.tell(recorder, MANY)
+            await all_of.held_up(1)
+            all_of.tell(recorder, FEW)
+            all_of.tell(recorder, OTHERS)
+            await all_of.has_ended(FEW)
+            await all_of.has_ended(OTHERS)
+            assert await all_of.is_under_way(MANY)
+        await all_of.has_ended(MANY)
     assert await violations(database) == []
 
 
@@ -178,59 +183,91 @@ async def test_what_a_few_items_came_to_passes_a_large_flush_that_it_would_have_
     database: Database,
 ) -> None:
     worker, news = await make_worker(database), News()
-    both = await beside(database, worker)
+    both = await beside(database, worker, (LARGE,), (3,))
     async with recording(database, worker, news) as recorder:
         async with database.transaction() as tx:
-            await both.hold_up(tx, both.many)
-            both.tell(recorder, 0, 1, 2)
-            await both.has_ended(both.few)
-            assert await both.is_under_way(both.many)
-        await both.has_ended(both.many)
+            await both.hold_up(tx, MANY)
+            both.tell(recorder, MANY)
+            both.tell(recorder, FEW)
+            await both.has_ended(FEW)
+            assert await both.is_under_way(MANY)
+        await both.has_ended(MANY)
     assert await violations(database) == []
 
 
 async def test_no_two_flushes_of_one_batch_are_under_way(database: Database) -> None:
     """One could bring a lease down to less than the other had, which then would not count as held."""
     worker, news = await make_worker(database), News()
-    both = await beside(database, worker)
+    both = await beside(database, worker, (LARGE,), (3, 2))
     async with recording(database, worker, news) as recorder:
 
         async def looked() -> bool:
             return not recorder._some.is_set()
 
         async with database.transaction() as tx:
-            await both.hold_up(tx, both.few)
+            await both.hold_up(tx, FEW)
             async with database.transaction() as other:
-                await both.hold_up(other, both.many)
-                both.tell(recorder, 0)
+                await both.hold_up(other, MANY)
+                both.tell(recorder, MANY)
                 await both.held_up(1)
-                both.tell(recorder, 1)
+                both.tell(recorder, FEW, 0)
                 await both.held_up(2)
-            await both.has_ended(both.many)
-            both.tell(recorder, 2)
+            await both.has_ended(MANY)
+            both.tell(recorder, FEW, 1)
             await eventually(looked)
             assert (len(recorder._sending), len(recorder._touched)) == (1, 1)
-        await both.has_ended(both.few)
+        await both.has_ended(FEW)
     assert await violations(database) == []
 
 
-async def test_at_the_end_what_passed_and_was_not_acknowledged_is_sent_again(database: Database) -> None:
+@pytest.mark.timeout(60, method="signal")  # a loop that never waits would let no other time limit end it
+async def test_while_what_passes_is_held_up_all_others_go_on(database: Database) -> None:
+    """Many of its own batch, that may not be taken; many and few of others, that may."""
+    worker, news = await make_worker(database), News()
+    all_of = await beside(database, worker, (LARGE, LARGE), (3, LARGE), (3,), (3,))
+    async with recording(database, worker, news) as recorder:
+        async with database.transaction() as tx:
+            await all_of.hold_up(tx, FEW)
+            async with database.transaction() as other:
+                await all_of.hold_up(other, MANY)
+                all_of.tell(recorder, MANY, 0)
+                await all_of.held_up(1)
+                all_of.tell(recorder, FEW, 0)
+                await all_of.held_up(2)
+                all_of.tell(recorder, FEW, 1)
+            await all_of.held_up(1)
+            all_of.tell(recorder, OTHERS)
+            await all_of.has_ended(OTHERS)
+            all_of.tell(recorder, MANY, 1)
+            all_of.tell(recorder, MORE)
+            await all_of.has_ended(MANY)
+            await all_of.has_ended(MORE)
+            assert await all_of.is_under_way(FEW)
+        await all_of.has_ended(FEW)
+    assert await violations(database) == []
+
+
+async def test_at_the_end_what_passes_holds_up_no_others_and_is_sent_again_if_it_was_not_acknowledged(
+    database: Database,
+) -> None:
     worker, stop = await make_worker(database), asyncio.Event()
-    both = await beside(database, worker)
+    all_of = await beside(database, worker, (LARGE,), (5,), (3,))
     recorder = Recorder(database, ended_batches=lambda: None, drained=lambda: None)
     recorder.worker_id = worker
     running = asyncio.create_task(recorder.run(stop))
     async with database.transaction() as tx:
-        await both.hold_up(tx, both.few)
+        await all_of.hold_up(tx, FEW)
         async with database.transaction() as other:
-            await both.hold_up(other, both.many)
-            both.tell(recorder, 0)
-            await both.held_up(1)
-            both.tell(recorder, 1, 2)
-            await both.held_up(2)
-        await both.has_ended(both.many)
+            await all_of.hold_up(other, MANY)
+            all_of.tell(recorder, MANY)
+            await all_of.held_up(1)
+            all_of.tell(recorder, FEW)
+            await all_of.held_up(2)
+        await all_of.has_ended(MANY)
+        all_of.tell(recorder, OTHERS)
         stop.set()
+        await all_of.has_ended(OTHERS)
         await tx.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {BLOCKED}")
     await running
-    assert (await get(database, both.few)).status is BatchStatus.COMPLETED
+    assert not await all_of.is_under_way(FEW)
     assert await violations(database) == []

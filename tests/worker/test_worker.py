@@ -16,6 +16,7 @@ from gristmill.store.new_batches import NewItem
 from gristmill.store.results import Attempt, Result
 from gristmill.store.spans import ClaimedItem
 from gristmill.worker.items import AHEAD_SECONDS
+from gristmill.worker.recorder import FULL, Recorder
 from gristmill.worker.slots import Slots
 from gristmill.worker.work import Work
 from mill import Scripted, at_gate, ended, eventually, looked, working
@@ -321,6 +322,28 @@ async def test_something_new_does_not_wait_for_what_was_claimed_ahead(
         await ended(database, few)
         assert scripted.started.index(1) < 20  # of the few: of the many, those with a low number had begun
     assert await violations(database) == []
+
+
+async def test_rings_take_little_past_a_recorder_that_is_behind_and_nothing_past_one_that_is_far_behind(
+    database: Database, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Slots, "_measure", lambda *_: None)
+    async with working(database, scripted, concurrency=4, poll_seconds=0.05) as worker:
+        worker._items.slots.rate = 40 / AHEAD_SECONDS
+        with monkeypatch.context() as behind:
+            behind.setattr(Recorder, "backlog", FULL)
+            batch_id = await make_batch(database, script(*[{"do": "gate"}] * 200))
+            await looked()
+            assert await sql(database, "SELECT count(*) FROM lease") == [0]
+            worker.wake()
+            await eventually(lambda: claimed(database, batch_id, 4))
+            behind.setattr(Recorder, "backlog", 2 * FULL)
+            worker.wake()
+            await looked()
+            await looked()
+            assert await claimed(database, batch_id, 4)
+        scripted.gate.set()
+        await ended(database, batch_id)
 
 
 async def claimed(database: Database, batch_id: UUID, items: int) -> bool:

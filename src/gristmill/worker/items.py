@@ -92,7 +92,8 @@ class Items:
     # --- claiming ---
 
     def ring(self) -> None:
-        """There may be something new. It does not wait for what has been claimed ahead: a claim may take some more."""
+        """There may be something new. It waits neither for what has been claimed ahead nor for what is to be recorded: the next
+        claim may take some more. How much, is bounded, however often this is called."""
         self._rung = True
         self.news.set()
 
@@ -103,12 +104,12 @@ class Items:
         if not self._trusted():
             self.slots.return_ready()
             return 0
-        rung, self._rung = self._rung, False
-        free = self._free(rung)
-        if not free or (self._recorder.backlog >= FULL and not rung):
+        free = self._room()
+        if not free:
             return 0
         turn = await self._isolation.turn(self.worker_id)
         if turn is Turn.OTHERS:
+            self._rung = False
             taken = await self._claim(free)
             idle = not taken and not self._is_busy()
             looks = idle or self._isolation.is_time
@@ -185,6 +186,15 @@ class Items:
 
     def _in_hand(self) -> int:
         return sum(load.in_hand for load in self._loads.values())
+
+    def _room(self) -> dict[str, int]:
+        """What a claim may take: nothing while many verdicts wait to be recorded, a little of what is new until they are twice
+        as many."""
+        if self._recorder.backlog < FULL:
+            return self._free(self._rung)
+        if not self._rung or self._recorder.backlog >= 2 * FULL:
+            return {}
+        return {name: min(slots, self._concurrency) for name, slots in self._free(rung=True).items()}
 
     def _free(self, rung: bool = False) -> dict[str, int]:
         """How many items of each processor could start now, and a few more if they start and end in no time."""

@@ -1,4 +1,4 @@
-"""The way back from a worker to the store: verdicts are collected and written many at a time, one flush after the other.
+"""The way back from a worker to the store: verdicts are collected and written many at a time.
 
 While one flush is under way the next collects, so flushes grow with the speed of the items by themselves. What few items of
 one batch have come to does not wait for a large flush of others: it passes it, in a flush of its own beside it. A flush that
@@ -106,14 +106,15 @@ class Recorder:
         try:
             while not (stop.is_set() and passing.done() and self.backlog == 0):
                 await self._wait(stop)
-                if stop.is_set():
-                    await passing
                 self._some.clear()
                 self._enough.clear()
                 self._is_enough = False
+                if stop.is_set() and not self._unsent and not self._free():
+                    await passing  # there may be what has to wait for it, or what it could not send
                 await self._flush()
         finally:
             passing.cancel()
+            await asyncio.gather(passing, return_exceptions=True)
 
     async def _wait(self, stop: asyncio.Event) -> None:
         if self._unsent:  # it has waited already, and perhaps no other verdict will ever come
@@ -128,25 +129,31 @@ class Recorder:
     async def _flush(self) -> None:
         """What was sent before, else all that has collected; if that is much, without what may pass it."""
         if self._unsent:
-            await self._send(self._unsent.pop(0), first_time=False)
+            await self._send_before_others(self._unsent.pop(0), first_time=False)
             self._look_again()
             return
-        self._is_large = self._collected >= LARGE
-        passes = self._few() if self._is_large else set()
-        if passes:
-            self._passing.set()
+        # While something passes, nothing else would pick up what is left out here.
+        passes = self._few() if self._collected >= LARGE and not self._sending else set()
         if taken := self._take(self._free() - passes):
-            await self._send(taken, first_time=True)
-        self._is_large = False
+            await self._send_before_others(taken, first_time=True, passes=bool(passes))
         if passes:
             self._look_again()
+
+    async def _send_before_others(self, taken: _Taken, *, first_time: bool, passes: bool = False) -> None:
+        self._is_large = passes or taken.verdicts >= LARGE
+        if passes:
+            self._passing.set()
+        try:
+            await self._send(taken, first_time=first_time)
+        finally:
+            self._is_large = False
 
     async def _pass(self, stop: asyncio.Event) -> None:
         """Beside large flushes, write what few items of other batches have come to."""
         while not stop.is_set():
             await first_of(self._passing, stop)
             self._passing.clear()
-            if self._is_large and (taken := self._take(self._few())):
+            while self._is_large and (taken := self._take(self._few())):
                 await self._send(taken, first_time=True)
                 self._look_again()
 
@@ -162,16 +169,17 @@ class Recorder:
         return {held.lease.batch_id for held in self._touched.values()} - sent
 
     def _few(self) -> set[UUID]:
-        """Those of them that pass a large flush: of which all that was claimed has ended, and which are few together."""
+        """Those of them that pass a large flush, the first first: of which nothing is to come in the leases that have ended
+        in part, and which are few together."""
         running = {held.lease.batch_id for held in self._touched.values() if held.remaining}
         sizes: Counter[UUID] = Counter()
         for held in self._touched.values():
             sizes[held.lease.batch_id] += held.verdicts
-        passing, room = set(), FLUSH_ITEMS
-        for batch_id in self._free() - running:
-            if sizes[batch_id] <= room:
+        free, passing, room = self._free() - running, set(), FLUSH_ITEMS
+        for batch_id, size in sizes.items():
+            if batch_id in free and size <= room:
                 passing.add(batch_id)
-                room -= sizes[batch_id]
+                room -= size
         return passing
 
     def _take(self, batches: Set[UUID]) -> _Taken | None:
