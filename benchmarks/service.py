@@ -103,14 +103,18 @@ class Service:
 
     def client_of(self, tenant: str) -> Client:
         """Of another tenant, with a key of its own."""
-        made = subprocess.run(
-            [sys.executable, "-m", "gristmill", "keys", "create", "bench", "--tenant", tenant],
+        return Client(self.url, self.command("keys", "create", "bench", "--tenant", tenant).split()[-1])
+
+    def command(self, *words: str) -> str:
+        """What `gristmill` with these words says."""
+        said = subprocess.run(
+            [sys.executable, "-m", "gristmill", *words],
             env=self.environment,
             capture_output=True,
             text=True,
             check=True,
         )
-        return Client(self.url, made.stdout.split()[-1])
+        return said.stdout
 
 
 @contextmanager

@@ -5,6 +5,8 @@ calls are at it in each moment, and answers 429 to what comes beyond its limit. 
 flight as the endpoint takes works a batch off. CPU is that of the worker and of Postgres, claims, calls and records included;
 the server is idle. Slots are busy while a call is at the endpoint: so the share is the integral of its calls over the time
 between the moment at which all slots were first taken and the last at which as many items as slots were left.
+
+`--workers 2`: so many share the slots, which are a limit of the service (docs/scaling.md); each could take all of them.
 """
 
 import argparse
@@ -26,6 +28,7 @@ from benchmarks.postgres import Postgres, running
 from benchmarks.service import Service, serving
 
 END_SECONDS = 300.0
+KNOWN_SECONDS = 5.0  # by then all workers know a limit (docs/scaling.md)
 PER_BATCH = 1000
 _PROMPT = "Summarise in one sentence what a grist mill does, number %d, and say nothing else about it please."
 _ANSWER = "A grist mill grinds grain into flour between two stones that are driven by water, wind, animals or engines."
@@ -185,6 +188,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--slots", type=int, default=1000)
     parser.add_argument("--latency", type=float, default=0.5, help="seconds until the endpoint answers")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=1, help="more than one share the slots")
     parser.add_argument("--processor", choices=("completion", "agent_message"), default="completion")
     parser.add_argument(
         "--endpoint", nargs=2, metavar=("SECONDS", "LIMIT"), help="only be the endpoint; used by this program"
@@ -194,18 +198,27 @@ def _options() -> argparse.Namespace:
 
 def _round(postgres: Postgres, given: argparse.Namespace) -> Round:
     with _endpoint(given.latency, given.slots) as (url, endpoint_cpu):
+        in_hand = (
+            given.slots if given.workers == 1 else given.slots * 5 // 4
+        )  # with those that wait for a permit
         settings = {
             "GRISTMILL_LLM_BASE_URL": f"{url}/v1",
             "GRISTMILL_LLM_MODEL": "bench",
-            "GRISTMILL_CONCURRENCY": str(given.slots),
-            "GRISTMILL_LLM_CONCURRENCY": str(given.slots),
+            "GRISTMILL_CONCURRENCY": str(in_hand),
+            "GRISTMILL_LLM_CONCURRENCY": str(in_hand),
         }
-        with serving(postgres, "bench_upstream", lone_worker=True, settings=settings) as service:
-            assert service.worker is not None
-            service.worker.hold()
+        with serving(
+            postgres, "bench_upstream", lone_worker=True, workers=given.workers, settings=settings
+        ) as service:
+            if given.workers > 1:
+                service.command("limits", "set", "upstream", "model", "--in-flight", str(given.slots))
+                time.sleep(KNOWN_SECONDS)
+            for worker in service.workers:
+                worker.hold()
             ids = _create(service, given)
             with Meter(service.cpu | {"endpoint": endpoint_cpu}) as measured:
-                service.worker.go()
+                for worker in service.workers:
+                    worker.go()
                 service.client.until_ended(len(ids), timeout_seconds=END_SECONDS)
             _check(service, ids, given.calls)
         seen = _seen(url)
@@ -296,8 +309,8 @@ def _table(rounds: list[Round], given: argparse.Namespace) -> list[str]:
 
     cpu = statistics.median(one.worker_us + one.postgres_us for one in rounds)
     return [
-        f"{given.calls:,} calls of {given.latency:g} s, {given.slots:,} slots, one worker, {given.processor}; medians "
-        "[least - most].",
+        f"{given.calls:,} calls of {given.latency:g} s, {given.slots:,} slots, workers: {given.workers}, {given.processor}; "
+        "medians [least - most].",
         "",
         "| calls/s | slots busy | CPU µs a call: worker | Postgres | together | at the endpoint | refused | strangers |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
