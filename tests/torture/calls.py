@@ -107,16 +107,25 @@ async def lives(
 
 @dataclass(frozen=True)
 class Carried:
-    """Calls of a worker that was declared dead while it was stopped. It had a permit for each: `sent` went on when it was
-    stopped, `late` came after that. `share`: what it had then."""
+    """Calls of a worker that was declared dead while it was stopped. It had a permit for each: `sent` had gone out before,
+    `late` came when it went on. `share`: what it had when it was stopped."""
 
     sent: int
     late: int
     share: int
 
 
-def carried(calls: Iterable[Call], worker: str, stopped_at: float, again_at: float, share: int) -> Carried:
-    """`again_at`: when it had joined anew; from then on it has another share."""
-    own = [one for one in calls if one.worker == worker and one.began_at < again_at]
-    sent = sum(one.began_at <= stopped_at < one.ended_at for one in own)
-    return Carried(sent, sum(one.began_at > stopped_at for one in own), share)
+@dataclass
+class Stop:
+    """Of a worker that was declared dead meanwhile. `again_at`: when it had joined anew; from then on it has another share."""
+
+    worker: Worker
+    at: float
+    share: int = 0
+    on_at: float = 0.0  # when it went on
+    again_at: float = 0.0
+
+    def carried(self, calls: Iterable[Call]) -> Carried:
+        own = [one for one in calls if one.worker == self.worker.name and one.began_at < self.again_at]
+        sent = sum(one.began_at < self.on_at and one.ended_at > self.at for one in own)
+        return Carried(sent, sum(one.began_at >= self.on_at for one in own), self.share)

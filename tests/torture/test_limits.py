@@ -2,7 +2,7 @@
 
 import random
 import signal
-from dataclasses import dataclass
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from fakes.llm import FakeLLM
 from gristmill.db import Database
 from gristmill.store import service_limits
-from torture.calls import Call, Calls, Life, carried, lives, most_at_once, of_the_living
+from torture.calls import Call, Calls, Life, Stop, lives, most_at_once, of_the_living
 from torture.fleet import Worker
 from torture.test_upstreams import BATCHES, Mill, milling, until
 
@@ -18,16 +18,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(500)]
 
 LIMIT = 12  # of three workers with 16 slots each
 LEASE_SECONDS = 3
-
-
-@dataclass
-class Stop:
-    """Of a worker that was declared dead meanwhile. `granted`: what its share was when it was stopped."""
-
-    worker: Worker
-    at: float
-    granted: int
-    again_at: float = 0.0  # when it had joined anew
 
 
 async def test_the_living_never_call_an_endpoint_more_at_once_than_its_limit_while_workers_are_killed_and_stopped(
@@ -93,12 +83,12 @@ async def _stop(mill: Mill, worker: Worker) -> Stop:
 
     await until(has_its_part, 60)
     worker.strike(signal.SIGSTOP)
-    stop = Stop(worker, worker.struck_at[-1], 0)
+    stop = Stop(worker, worker.struck_at[-1])
 
     async def is_dead() -> bool:
         row = await mill.connection.fetchrow(_LAST_LIFE, worker.pid)
         assert row is not None
-        stop.granted = row["granted"] or stop.granted
+        stop.share = row["granted"] or stop.share
         return bool(row["dead"])
 
     await until(is_dead, 60)
@@ -106,6 +96,7 @@ async def _stop(mill: Mill, worker: Worker) -> Stop:
 
 
 async def _go_on(mill: Mill, stop: Stop) -> None:
+    stop.on_at = time.time()
     stop.worker.strike(signal.SIGCONT)
 
     async def has_joined_anew() -> bool:
@@ -119,7 +110,7 @@ async def _go_on(mill: Mill, stop: Stop) -> None:
 
 def _check(calls: list[Call], lived: list[Life], stops: list[Stop]) -> None:
     living, most = most_at_once(of_the_living(calls, lived)), most_at_once(calls)
-    over = [carried(calls, one.worker.name, one.at, one.again_at, one.granted) for one in stops]
+    over = [one.carried(calls) for one in stops]
     told = (
         f"{len(calls)} calls, limit {LIMIT}: at most {living} at once of living workers, {most} with those of workers that were "
         f"declared dead while they were stopped: {over}"
