@@ -57,13 +57,18 @@ class Belongings:
         }
 
     async def _end(self, batch_id: UUID) -> None:
+        """With what comes before it."""
         assert self._worker is not None
-        leases = await factories.claim(self._database, self._worker, 100)
-        for lease in leases:
-            flush = factories.Flush(
-                {lease.id: 0}, [factories.success(lease, 0, turn=Turn("hello", "hi", None))]
-            )
-            await factories.record(self._database, self._worker, flush, alone=True)
+        ended: set[UUID] = set()
+        while batch_id not in ended:
+            for lease in await factories.claim(self._database, self._worker, 100):
+                results = [
+                    factories.success(lease, item.ordinal, turn=Turn("hello", "hi", None))
+                    for item in lease.items
+                ]
+                flush = factories.Flush({lease.id: 0}, results)
+                await factories.record(self._database, self._worker, flush, alone=True)
+                ended.add(lease.batch_id)
 
     async def _key(self) -> str:
         """Not the owner's own."""

@@ -27,8 +27,12 @@ class Operation:
     path: str  # with its {parameters}
     words: Mapping[str, Any]
 
-    def __repr__(self) -> str:  # Hypothesis shows those of failing cases
+    def __repr__(self) -> str:
         return f"{self.method} {self.path}"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """How Hypothesis shows it. Else it writes out the fields of dataclasses, for all operations more than it bears."""
+        printer.text(repr(self))
 
     @property
     def name(self) -> str:

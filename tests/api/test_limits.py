@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 import pytest
 
+from documented import check, operations
 from factories import claim, make_batch, make_worker, sql
 from gristmill.domain import circuits
 from gristmill.store import keys
@@ -49,6 +50,19 @@ async def test_a_limit_is_set_shown_replaced_listed_and_removed(operator: Caller
     assert (await operator.send("DELETE", f"{LIMITS}/upstream/model")).status_code == 204
     code_of(await operator.get(f"{LIMITS}/upstream/model"), 404)
     code_of(await operator.send("DELETE", f"{LIMITS}/upstream/model"), 404)
+
+
+async def test_a_body_that_comes_with_a_removal_is_refused_as_documented(
+    service: Service, operator: Caller
+) -> None:
+    await put(operator, "upstream/model", max_in_flight=10)
+    for content, sort in (("x", "text/plain"), ("{", "application/json"), (" " * 5000, "application/json")):
+        answer = await operator.send(
+            "DELETE", f"{LIMITS}/upstream/model", content=content, headers={"content-type": sort}
+        )
+        assert answer.status_code in (400, 413, 415)
+        check(answer, operations(service.app))
+    assert (await operator.data(f"{LIMITS}/upstream/model"))["max_in_flight"] == 10
 
 
 async def test_what_is_in_flight_of_a_tenant_and_a_processor_is_shown(

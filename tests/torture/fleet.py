@@ -63,7 +63,7 @@ class Fleet:
     """`async with` starts the APIs and the workers. `workers` are those at work, `gone` those that have left.
 
     `source`: a folder with another `gristmill` in it than the one that is installed. `program`: Python's arguments in place
-    of `-m gristmill`, for the workers.
+    of `-m gristmill`, for the workers. A setting that is a function is asked for each process, by its name.
     """
 
     def __init__(
@@ -201,7 +201,8 @@ class Fleet:
         url = urlsplit(self._database_url)
         named = url._replace(query=f"{url.query}&application_name={name}".lstrip("&")).geturl()
         settings = {"database_url": named} | self._settings
-        environment = {f"GRISTMILL_{key.upper()}": str(value) for key, value in settings.items()}
+        own = {key: value(name) if callable(value) else value for key, value in settings.items()}
+        environment = {f"GRISTMILL_{key.upper()}": str(value) for key, value in own.items()}
         if self._source is not None:
             environment["PYTHONPATH"] = str(self._source)
         return Command(environment, program, log=self._folder / f"{name}.log")

@@ -88,6 +88,23 @@ async def test_a_share_of_a_worker_that_others_may_think_dead_is_not_used() -> N
     assert one.calling == 1
 
 
+async def test_who_was_let_in_just_before_the_worker_was_stopped_waits_once_more() -> None:
+    trusted = True
+    one = Permits("model", trusted=lambda: trusted)
+    one.limit(Limits(in_flight=1))
+    waiting = asyncio.create_task(one.enter(0))
+    await turns()
+    one.share = 1
+    one.serve()  # it has its turn, and does not know yet
+    trusted = False
+    await turns()
+    assert (one.calling, one.waiting) == (0, 1)
+    trusted = True
+    one.serve()
+    await waiting
+    assert (one.calling, one.waiting) == (1, 0)
+
+
 async def test_a_call_that_is_cancelled_while_it_waits_or_just_when_its_turn_comes_leaves_no_trace() -> None:
     one = made(in_flight=1)
     waiting = [asyncio.create_task(one.enter(0)) for _ in range(3)]

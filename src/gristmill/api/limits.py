@@ -162,7 +162,7 @@ async def put_limit(request: Request, kind: str, name: str) -> Response:
     "/{kind}/{name:path}",
     status_code=204,
     summary="Remove a limit of the service",
-    responses=responses(*READ),
+    responses=responses(*CHANGE),
     openapi_extra=documented(),
 )
 async def delete_limit(request: Request, kind: str, name: str) -> Response:

@@ -123,6 +123,9 @@ class Permits:
             self._begin(tokens)
         else:
             await self._wait_in_line(Waiter(tokens, caller, self._clock()))
+            while self._limited and not self._trusted():
+                self.leave()  # stopped since it was let in: its share may be others' by now
+                await self._wait_in_line(Waiter(tokens, caller, self._clock()))
         self._note_peak()
 
     async def _wait_in_line(self, waiter: Waiter) -> None:
