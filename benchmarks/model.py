@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from benchmarks.clock import Clock, Cores, Gate, Steps, Thread
 
 POST_ITEMS = 1000
-CLAIM_TRIPS = 6  # begin, its settings, choose and cut, items, announce or settle, commit
-FLUSH_TRIPS = 7  # begin, its settings, leases, COPY, leases, counters, commit
+CLAIM_TRIPS = 2  # choose and cut, items
+FLUSH_TRIPS = 5  # begin, leases, COPY, counters, commit
 END_TRIPS = 4  # of a flush that ends batches
 FLUSH_ITEMS, LINGER_SECONDS = 200, 0.05  # worker/recorder.py
-AHEAD_SECONDS, AHEAD_MOST = 0.2, 2000  # worker/items.py
+AHEAD_SECONDS, AHEAD_MOST = 0.05, 2000  # worker/items.py
 WATCH_SECONDS = 0.1
 TURN_SECONDS = 0.001  # for so long items that never wait keep the loop
 CLAIM_SHARE = 0.4  # of what an item costs in Postgres; the rest is the flush
@@ -24,22 +24,16 @@ CLAIM_SHARE = 0.4  # of what an item costs in Postgres; the rest is the flush
 
 @dataclass(frozen=True)
 class Costs:
-    """Microseconds of CPU for each item unless it says otherwise. From docs/performance.md, 2026-11-25, quiet machine.
+    """Microseconds of CPU for each item unless it says otherwise. From docs/performance.md, 2026-11-25, quiet machine."""
 
-    One of them was not measured by itself but **fitted**: `claim_trip`. With `trip` in its place the drain of one worker comes
-    out at 104,925 items/s instead of 99,414, where 91,833 were measured. So the model says nothing about how long a claim takes.
-    """
-
-    post_python: float = 6.4
-    post_postgres: float = 4.5
+    post_python: float = 5.8
+    post_postgres: float = 4.4
     post_client: float = 0.7
-    python: float = 8.9  # of a drain, in chunks of about 700
-    postgres: float = 5.2
+    python: float = 6.8  # of a drain, in chunks of about 700
+    postgres: float = 5.6
     chunk: float = 850.0  # of a claim and its flush, however few items; half of it in Postgres
     trip: float = 43.0  # a read by primary key, there and back (db.py)
-    claim_trip: float = (
-        3700 / 6
-    )  # fitted: what was measured from commit to start, spread over the round trips of a claim
+    claim_trip: float = 400.0  # a claim takes 0.7 to 0.9 ms (docs/decisions/0018-fronts.md)
     disk: float = 72.0  # 8 kB reach the disk
     log: float = 2.8  # 1.4 KB at 500 MB/s, which nobody measured: one flush after the other
 
@@ -166,11 +160,10 @@ class Worker:
         fixed = self._costs.chunk / 2 * CLAIM_SHARE
         each = (fixed + taken * self._postgres * CLAIM_SHARE) / 1e6 / CLAIM_TRIPS
         tenant = self._mill.tenants[batch.number % self._plan.tenants]
-        for trips in (2, CLAIM_TRIPS - 2):
-            yield from self._mill.statements(self.thread, trips, each * trips, self._costs.claim_trip)
-            if trips == 2:
-                yield tenant.take  # its row is charged, and others wait for the commit
+        yield tenant.take  # its row is charged, and others wait for the commit, which is part of the statement
+        yield from self._mill.statements(self.thread, 1, each, self._costs.claim_trip)
         tenant.leave()
+        yield from self._mill.statements(self.thread, CLAIM_TRIPS - 1, each, self._costs.claim_trip)
         batch.claimed = False
         yield self.thread.use(fixed / 1e6)
         self._claiming = False
