@@ -64,9 +64,14 @@ async def check(
     parts: Parts, key: Key, body: dict[str, Any], run: Run = at_once, laid_out: FromFile | None = None
 ) -> Checked:
     """Everything that a create looks at; stores nothing."""
-    options, found = problems.check(BatchOptions, {name: body[name] for name in body if name != "requests"})
+    told = {name: body[name] for name in body if name != "requests"}
+    options, found = await run(problems.check, BatchOptions, told)
     # Where an option is wrong, what the requests are for may still be clear: then they are checked, too.
-    kind = options or problems.check(BatchOptions, {name: body[name] for name in _KIND if name in body})[0]
+    kind = options
+    if kind is None:
+        kind, _ = await run(
+            problems.check, BatchOptions, {name: body[name] for name in _KIND if name in body}
+        )
     draft = Draft(found, parts.settings.allow_private_addresses)
     if kind and kind.configuration_id is not None:
         kind = await _configured(parts, key, kind, draft)

@@ -17,7 +17,8 @@ from gristmill.intake.source import FileOptions, take
 from gristmill.processors.agent_message import AgentMessageConfig
 from gristmill.store.new_batches import NewItem
 
-CHUNK = 1000  # records; the loop is busy for some 2 ms with each
+CHUNK = 1000  # records; the loop is busy for some 2 ms with each …
+LARGE_SIZE = 256 * 1024  # … but with more than so much text it could be 50, and it is done in a thread
 
 
 class BadSource(Exception):
@@ -72,7 +73,10 @@ class Reading:
         draft = Draft(allow_private=self._allow_private)
         each = PROBLEMS_EACH if failing else None
         requests = [_unreadable(row) if row.request is None else row.request for row in rows]
-        read_requests(requests, self._processor, draft, each=each)
+        if sum(row.size for row in rows) <= LARGE_SIZE:
+            read_requests(requests, self._processor, draft, each=each)
+        else:
+            await asyncio.to_thread(read_requests, requests, self._processor, draft, each=each)
         if self.agents is not None:
             default = self.agents.agent_id
             found = await snapshots.of_agents(self._database, self._tenant_id, default, draft, self.agents)

@@ -60,6 +60,8 @@ def _put_back(values: list[Any], body: bytes, cut_out: list[tuple[int, int]]) ->
     for index, value in enumerate(values):
         if type(value) is list:
             begin, end = cut_out[value[0]]
+            if end - begin > MAX_PIECE_BYTES:  # before it is copied
+                raise _too_many_in_a_piece()
             values[index] = _value(body[begin:end], levels=MAX_DEPTH - 2)
 
 
@@ -79,11 +81,15 @@ def _value(text: bytes, levels: int = MAX_DEPTH) -> Any:
 
 def _check_piece(text: bytes) -> None:
     if len(text) > MAX_PIECE_BYTES or sum(map(text.count, (b",", b"{", b"["))) > MAX_PIECE_MARKS:
-        raise _refusal(
-            "too_many_values",
-            f"a request, or what is beside the requests, has more than {MAX_PIECE_BYTES} bytes, or more than "
-            f"{MAX_PIECE_MARKS} times {{, [ or a comma",
-        )
+        raise _too_many_in_a_piece()
+
+
+def _too_many_in_a_piece() -> Invalid:
+    return _refusal(
+        "too_many_values",
+        f"a request, or what is beside the requests, has more than {MAX_PIECE_BYTES} bytes, or more than "
+        f"{MAX_PIECE_MARKS} times {{, [ or a comma",
+    )
 
 
 def _check_values(body: bytes) -> None:
