@@ -2,20 +2,24 @@
 
 64 MiB of JSON take a second or more to read and check. On the event loop, nobody would be answered meanwhile; several at
 once would hold several times ten times their size. A thread alone does not help: the parser lets nobody else run, so that it gets
-a large body in pieces (`intake/pieces.py`), and the validator gets what has very many parts in another process
-(`intake/beside.py`).
+a large body in pieces (`intake/pieces.py`, `intake/runs.py`), and the validator gets what has very many parts in another
+process (`intake/beside.py`).
 """
 
 import asyncio
 import gc
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
 LARGE_BYTES = 512 * 1024  # below, all of it takes a few milliseconds: less than others notice …
-# … unless it is made of small values. So many {, [ and commas take 10 ms, 30 if each is a problem; a create of 1,000 requests
-# has some 5,000.
+# … unless it is made of small values. So many lists and objects take 10 ms …
+LARGE_CONTAINERS = 20_000
+# … so many {, [ and commas 40 if each of them is a problem. Commas are only counted where a body has taken so long to parse: a
+# create of 1,000 requests takes half of that.
 LARGE_MARKS = 30_000
+_DOUBTFUL_SECONDS = 0.0015
 
 T = TypeVar("T")
 Run = Callable[..., Awaitable[Any]]  # (function, *arguments) → its result
@@ -25,11 +29,14 @@ async def at_once(function: Callable[..., T], *arguments: Any) -> T:
     return function(*arguments)
 
 
-def large(texts: tuple[bytes, ...]) -> bool:
+def large(*texts: bytes) -> bool:
+    """Whether to parse them takes long for others, as far as that can be said before."""
     size = sum(map(len, texts))
-    if size > LARGE_BYTES or size <= LARGE_MARKS:
-        return size > LARGE_BYTES
-    return sum(text.count(mark) for text in texts for mark in (b",", b"{", b"[")) > LARGE_MARKS
+    return size > LARGE_BYTES or (size > LARGE_CONTAINERS and _count(texts, b"{", b"[") > LARGE_CONTAINERS)
+
+
+def _count(texts: tuple[bytes, ...], *marks: bytes) -> int:
+    return sum(text.count(mark) for text in texts for mark in marks)
 
 
 class Aside:
@@ -37,15 +44,49 @@ class Aside:
         self._turn = asyncio.Lock()
 
     @asynccontextmanager
-    async def turn(self, *texts: bytes) -> AsyncIterator[Run]:
-        """How to run what works on a body of these texts, and its turn to do so."""
-        if not large(texts):
-            yield at_once
-            return
+    async def turn(self, *texts: bytes, parsed: bool = False) -> AsyncIterator[Run]:
+        """How to run what works on a body of these texts, and its turn to do so. If they are not `parsed`, that comes first."""
+        async with AsyncExitStack() as stack:
+            if not large(*texts):
+                seconds = 2 * _DOUBTFUL_SECONDS if parsed else 0.0
+                yield _Small(texts, lambda: stack.enter_async_context(self._alone()), seconds)
+            else:
+                await stack.enter_async_context(self._alone())
+                yield asyncio.to_thread
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
         async with self._turn:
             # A million values are many to look through for cycles, which JSON has none of; nothing else runs meanwhile.
             gc.disable()
             try:
-                yield asyncio.to_thread
+                yield
             finally:
                 gc.enable()
+
+
+class _Small:
+    """Runs at once, until it shows that the body is made of so many values that the rest is better done as that of large ones."""
+
+    def __init__(
+        self, texts: tuple[bytes, ...], alone: Callable[[], Awaitable[None]], seconds: float
+    ) -> None:
+        self._texts = texts
+        self._alone = alone
+        self._seconds = seconds
+        self._run: Run | None = None
+
+    async def __call__(self, function: Callable[..., T], *arguments: Any) -> T:
+        if self._run is None and self._seconds > _DOUBTFUL_SECONDS:
+            self._run = at_once
+            if _count(self._texts, b",", b"{", b"[") > LARGE_MARKS:
+                await self._alone()
+                self._run = asyncio.to_thread
+        if self._run is not None:
+            found: T = await self._run(function, *arguments)
+            return found
+        began = time.thread_time()
+        try:
+            return function(*arguments)
+        finally:
+            self._seconds += time.thread_time() - began

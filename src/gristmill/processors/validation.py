@@ -63,7 +63,10 @@ def validate(
             continue
         chunk = raw_inputs[first : first + len(some)]
         found, details = _check_chunk(processor.input_model, some, allow_private)
-        inputs += found if keep else [None if one is None else VALID for one in found]
+        if keep or details:
+            inputs += found if keep else [one and VALID for one in found]
+        else:
+            inputs += [VALID] * len(found)
         few = details[: _left(problems, each)] if each is None else _few(details, each)
         problems += [_problem(chunk, detail, first, inside) for detail in few]
     return inputs, problems

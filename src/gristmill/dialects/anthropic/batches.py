@@ -89,7 +89,7 @@ async def _requests(request: Request, once: Once) -> AsyncIterator[dict[str, Any
     async for piece in body.stream(request, MAX_BYTES):
         digest.update(piece)
         for text in elements.feed(piece):
-            yield await asyncio.to_thread(_read, index, text) if large((text,)) else _read(index, text)
+            yield await asyncio.to_thread(_read, index, text) if large(text) else _read(index, text)
             index += 1
     elements.rest()
     once.fingerprint(digest.digest())
