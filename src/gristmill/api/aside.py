@@ -10,16 +10,16 @@ import asyncio
 import gc
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 LARGE_BYTES = 512 * 1024  # below, all of it takes a few milliseconds: less than others notice …
 # … unless it is made of small values. So many lists and objects take 10 ms …
 LARGE_CONTAINERS = 20_000
-# … so many {, [ and commas 40 if each of them is a problem. Commas are only counted where a body has taken so long to parse: a
-# create of 1,000 requests takes half of that.
+# … so many {, [ and commas 40 if each of them is a problem. Commas are only counted where one step has taken so long, such as
+# the parsing: a create of 1,000 requests takes half of that.
 LARGE_MARKS = 30_000
-_DOUBTFUL_SECONDS = 0.0015
+_DOUBTFUL_SECONDS = 0.002
 
 T = TypeVar("T")
 Run = Callable[..., Awaitable[Any]]  # (function, *arguments) → its result
@@ -46,47 +46,47 @@ class Aside:
     @asynccontextmanager
     async def turn(self, *texts: bytes, parsed: bool = False) -> AsyncIterator[Run]:
         """How to run what works on a body of these texts, and its turn to do so. If they are not `parsed`, that comes first."""
-        async with AsyncExitStack() as stack:
-            if not large(*texts):
-                seconds = 2 * _DOUBTFUL_SECONDS if parsed else 0.0
-                yield _Small(texts, lambda: stack.enter_async_context(self._alone()), seconds)
-            else:
-                await stack.enter_async_context(self._alone())
-                yield asyncio.to_thread
-
-    @asynccontextmanager
-    async def _alone(self) -> AsyncIterator[None]:
-        async with self._turn:
-            # A million values are many to look through for cycles, which JSON has none of; nothing else runs meanwhile.
-            gc.disable()
-            try:
-                yield
-            finally:
-                gc.enable()
+        run = _Running(self._turn, texts, 2 * _DOUBTFUL_SECONDS if parsed else 0.0)
+        try:
+            if large(*texts):
+                await run.aside()
+            yield run
+        finally:
+            run.end()
 
 
-class _Small:
+class _Running:
     """Runs at once, until it shows that the body is made of so many values that the rest is better done as that of large ones."""
 
-    def __init__(
-        self, texts: tuple[bytes, ...], alone: Callable[[], Awaitable[None]], seconds: float
-    ) -> None:
+    def __init__(self, turn: asyncio.Lock, texts: tuple[bytes, ...], seconds: float) -> None:
+        self._turn = turn
         self._texts = texts
-        self._alone = alone
         self._seconds = seconds
-        self._run: Run | None = None
+        self._aside = self._known = False
+
+    async def aside(self) -> None:
+        """From now on in a thread, and alone."""
+        await self._turn.acquire()
+        self._aside = self._known = True
+        # A million values are many to look through for cycles, which JSON has none of; nothing else runs meanwhile.
+        gc.disable()
+
+    def end(self) -> None:
+        if self._aside:
+            gc.enable()
+            self._turn.release()
 
     async def __call__(self, function: Callable[..., T], *arguments: Any) -> T:
-        if self._run is None and self._seconds > _DOUBTFUL_SECONDS:
-            self._run = at_once
+        if not self._known and self._seconds > _DOUBTFUL_SECONDS:
+            self._known = True
             if _count(self._texts, b",", b"{", b"[") > LARGE_MARKS:
-                await self._alone()
-                self._run = asyncio.to_thread
-        if self._run is not None:
-            found: T = await self._run(function, *arguments)
-            return found
+                await self.aside()
+        if self._aside:
+            return await asyncio.to_thread(function, *arguments)
+        if self._known:
+            return function(*arguments)
         began = time.thread_time()
         try:
             return function(*arguments)
         finally:
-            self._seconds += time.thread_time() - began
+            self._seconds = max(self._seconds, time.thread_time() - began)
