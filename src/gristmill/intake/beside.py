@@ -30,7 +30,9 @@ IDLE_SECONDS = 60.0
 MEMORY_BYTES = 1024 * 1024 * 1024  # of the process; the largest value takes some 200 MiB
 SIZE_BYTES = 8  # in front of every order and every answer
 # The same modules as here, processors of other packages included.
-_BOOT = "import sys; sys.path[:] = {path!r}; from gristmill.intake.checking import main; main()"
+_BOOT = (
+    "import sys; sys.path[:] = {path!r}; from gristmill.intake.checking import main; main({idle_seconds!r})"
+)
 
 
 def heavy(text: str | bytes) -> bool:
@@ -48,7 +50,8 @@ class Lost(Exception):
 class Beside:
     """For threads: to ask waits for the answer, and for those who have asked before."""
 
-    def __init__(self) -> None:
+    def __init__(self, idle_seconds: float = IDLE_SECONDS) -> None:
+        self._idle_seconds = idle_seconds
         self._turn = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -79,7 +82,7 @@ class Beside:
 
     def _ask(self, what: bytes, text: bytes) -> bytes:
         """Raises Lost, OSError."""
-        process = self._process = self._process or _started()
+        process = self._process = self._process or _started(self._idle_seconds)
         assert process.stdin is not None
         assert process.stdout is not None
         ends = time.monotonic() + MOST_SECONDS
@@ -96,9 +99,9 @@ class Beside:
                 pass
 
 
-def _started() -> "subprocess.Popen[bytes]":
+def _started(idle_seconds: float) -> "subprocess.Popen[bytes]":
     process = subprocess.Popen(  # noqa: S603  ourselves
-        [sys.executable, "-P", "-c", _BOOT.format(path=sys.path)],
+        [sys.executable, "-P", "-c", _BOOT.format(path=sys.path, idle_seconds=idle_seconds)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # what a validator complains about may be the input

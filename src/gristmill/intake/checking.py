@@ -15,14 +15,14 @@ from typing import Any
 import orjson
 
 from gristmill.intake import problems
-from gristmill.intake.beside import IDLE_SECONDS, MEMORY_BYTES, SIZE_BYTES
+from gristmill.intake.beside import MEMORY_BYTES, SIZE_BYTES
 from gristmill.processors import registry, validation
 
 _IN, _OUT = 0, 1
 _Found = list[tuple[str, str, str]]
 
 
-def main() -> None:
+def main(idle_seconds: float) -> None:
     """Until nobody is there any more, or nothing has come for a while."""
     for number in (signal.SIGINT, signal.SIGTERM):  # those of the service, which then ends us
         signal.signal(number, signal.SIG_IGN)
@@ -30,7 +30,7 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), _OUT)  # whatever a package prints
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
-    while select.select([_IN], [], [], IDLE_SECONDS)[0]:
+    while select.select([_IN], [], [], idle_seconds)[0]:
         order, text = _part(), _part()
         if order is None or text is None:
             return
