@@ -229,6 +229,38 @@ def test_levels_are_counted_through_the_pieces(levels: int, in_runs: bool) -> No
         assert refused.value.code == "too_deep"
 
 
+BROKEN = [
+    (b"[1,]", "invalid_json"),
+    (b"[,1]", "invalid_json"),
+    (b"[1,,2]", "invalid_json"),
+    (b"[1,2,[[1]],]", "invalid_json"),
+    (b"[1,2,[[1,2]] [1]]", "invalid_json"),
+    (b"[1,2,[[1,2]] 3,4]", "invalid_json"),
+    (b"[1,2 [3,4]]", "invalid_json"),
+    (b'{"a":1,"b" [[1,2]]}', "invalid_json"),
+    (b'{"a":1,5:[[1,2]]}', "invalid_json"),
+    (b'{"a":1,"b":[[1,2]],}', "invalid_json"),
+    (b'{"a":1,[1,2]}', "invalid_json"),
+    (b"[1,2,[3,4}]", "invalid_json"),
+    (b"[1,2,[3,4]", "invalid_json"),
+    (b'[1,2,"a', "invalid_json"),
+    (b"[1,2,[" + b"[" * 70, "too_deep"),
+]
+
+
+@pytest.mark.parametrize(("text", "code"), BROKEN, ids=range(len(BROKEN)))
+@pytest.mark.parametrize("around", [b"%s", b'{"a":%s}', b"[[%s]]"])
+def test_what_is_broken_is_refused_in_runs_too(text: bytes, code: str, around: bytes) -> None:
+    with (
+        mock.patch.object(json, "_AT_ONCE_BYTES", 0),
+        mock.patch.object(json, "_RUN_MARKS", 0),
+        mock.patch.object(runs, "WINDOW_BYTES", 2),
+        pytest.raises(Invalid) as refused,
+    ):
+        json.parse(b'{"a":[%s]}' % (around % text), dict)
+    assert refused.value.code == code
+
+
 def test_a_request_with_very_many_parts_is_taken_as_it_is() -> None:
     """Large enough to be parsed in runs, whatever it is nested in."""
     inner = {f"{n:x}": [{"a": n}, [], "},{"] for n in range(60_000)}
