@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,6 +20,7 @@ from gristmill.store.new_batches import NewItem
 
 CHUNK = 1000  # records; the loop is busy for some 2 ms with each …
 LARGE_SIZE = 256 * 1024  # … but with more than so much text it could be 50, and it is done in a thread
+_SIZE = attrgetter("size")
 
 
 class BadSource(Exception):
@@ -73,7 +75,7 @@ class Reading:
         draft = Draft(allow_private=self._allow_private)
         each = PROBLEMS_EACH if failing else None
         requests = [_unreadable(row) if row.request is None else row.request for row in rows]
-        if sum(row.size for row in rows) <= LARGE_SIZE:
+        if sum(map(_SIZE, rows)) <= LARGE_SIZE:
             read_requests(requests, self._processor, draft, each=each)
         else:
             await asyncio.to_thread(read_requests, requests, self._processor, draft, each=each)

@@ -70,9 +70,7 @@ def _put_back(values: list[Any], body: bytes, cut_out: list[tuple[int, int]]) ->
 
 
 def _value(text: bytes, levels: int = MAX_DEPTH) -> Any:
-    if len(text) > _AT_ONCE_BYTES:
-        _check_piece(text)
-    value = _in_runs(text, levels) if _is_long(text) else _loads(text)
+    value = _loads(text) if len(text) <= _AT_ONCE_BYTES else _long(text, levels)
     if (type(value) is dict or type(value) is list) and (
         len(text) > _SHORT_BYTES or text.count(b"{") + text.count(b"[") > levels
     ):
@@ -85,11 +83,10 @@ def _value(text: bytes, levels: int = MAX_DEPTH) -> Any:
     return value
 
 
-def _is_long(text: bytes) -> bool:
-    return len(text) > _AT_ONCE_BYTES and sum(map(text.count, (b"{", b"[", b":"))) > _RUN_MARKS
-
-
-def _in_runs(text: bytes, levels: int) -> Any:
+def _long(text: bytes, levels: int) -> Any:
+    _check_piece(text)
+    if sum(map(text.count, (b"{", b"[", b":"))) <= _RUN_MARKS:
+        return _loads(text)
     try:
         return runs.parse(text, _loads, levels)
     except runs.Broken:
