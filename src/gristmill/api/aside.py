@@ -7,11 +7,12 @@ process (`intake/beside.py`).
 """
 
 import asyncio
-import gc
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
+
+from gristmill.intake import cycles
 
 LARGE_BYTES = 512 * 1024  # below, all of it takes a few milliseconds: less than others notice …
 # … unless it is made of small values. So many lists and objects take 10 ms …
@@ -63,17 +64,17 @@ class _Running:
         self._texts = texts
         self._seconds = seconds
         self._aside = self._known = False
+        self._cycles = cycles.left_alone()
 
     async def aside(self) -> None:
         """From now on in a thread, and alone."""
         await self._turn.acquire()
         self._aside = self._known = True
-        # A million values are many to look through for cycles, which JSON has none of; nothing else runs meanwhile.
-        gc.disable()
+        self._cycles.__enter__()
 
     def end(self) -> None:
         if self._aside:
-            gc.enable()
+            self._cycles.__exit__(None, None, None)
             self._turn.release()
 
     async def __call__(self, function: Callable[..., T], *arguments: Any) -> T:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from gristmill.db import Database
 from gristmill.domain.errors import Problem
-from gristmill.intake import items, snapshots
+from gristmill.intake import cycles, items, snapshots
 from gristmill.intake.draft import AnyProcessor, Draft, read_requests
 from gristmill.intake.items import PROBLEMS_EACH
 from gristmill.intake.problems import MAX_PROBLEMS, pointer
@@ -58,8 +58,12 @@ class Reading:
         That a custom id comes twice is only seen within a thousand records: elsewhere the table sees it.
         """
         rows = await asyncio.to_thread(self._options.rows, path, self._processor.input_model)
-        while chunk := await asyncio.to_thread(take, rows, CHUNK):
-            checked = await self._checked(chunk)
+        while True:
+            with cycles.left_alone():
+                chunk = await asyncio.to_thread(take, rows, CHUNK)
+                checked = await self._checked(chunk) if chunk else []
+            if not chunk:
+                break
             if not self._problems:
                 yield checked
             elif len(self._problems) >= MAX_PROBLEMS:
