@@ -9,9 +9,8 @@ transaction mode works.
 import asyncio
 import os
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from weakref import WeakValueDictionary
@@ -173,13 +172,14 @@ class Database:
             try:
                 await self._begun(connection, durable=durable, longest_seconds=longest_seconds)
                 yield connection
-            except TimeoutError:  # a rollback might wait as long again: `connection` sees to it
-                raise
-            except BaseException:
-                await connection.execute("ROLLBACK")
-                raise
-            else:
                 await connection.execute("COMMIT")
+            except TimeoutError:  # `connection` sees to it
+                raise
+            except (
+                BaseException
+            ):  # a COMMIT that was cancelled may have taken effect or not: then there is nothing to undo
+                await self._doubt(connection)
+                raise
 
     async def _begun(self, connection: Transaction, *, durable: bool, longest_seconds: float | None) -> None:
         """In one message: the driver's own transactions take a round trip to begin, and the settings one more."""
@@ -198,20 +198,19 @@ class Database:
             try:
                 yield connection
             except TimeoutError:
-                if not connection.is_closed():
-                    await self._doubt(connection, partial(connection.execute, "ROLLBACK"))
+                if _is_closed(connection):  # a savepoint has found out already
+                    self._distrust()
+                else:
+                    await self._doubt(connection)
                 raise
             finally:
                 self._busy.discard(pid)
 
-    async def _doubt(self, connection: Transaction, rollback: Callable[[], Awaitable[object]]) -> None:
-        """It did not answer in time. If the link is dead, those of all idle connections may be: one after the other would
-        cost its time. A server that is only slow has cancelled the statement by now, as the driver asked it to."""
-        try:
-            async with asyncio.timeout(PING_SECONDS):
-                await rollback()
-        except Exception:
-            connection.terminate()
+    async def _doubt(self, connection: Transaction) -> None:
+        """It did not answer in time, or somebody was cancelled. If the link is dead, those of all idle connections may be: one
+        after the other would cost its time. A server that is only slow has cancelled the statement by now, as the driver asked
+        it to."""
+        if not await _undone(connection, "ROLLBACK"):
             self._distrust()
 
     def _distrust(self) -> None:
@@ -241,10 +240,35 @@ async def savepoint(tx: Transaction) -> AsyncIterator[None]:
     try:
         yield
     except BaseException:
-        await tx.execute("ROLLBACK TO SAVEPOINT here")
+        await _undone(tx, "ROLLBACK TO SAVEPOINT here")
         raise
     else:
         await tx.execute("RELEASE SAVEPOINT here")
+
+
+async def _undone(connection: Transaction, rollback: str) -> bool:
+    """False: the server has not said so, however long that took it. Then the connection is closed: nobody may use it as it is,
+    and who waits for a link that may be dead waits no longer than for a ping."""
+    if _is_closed(connection):
+        return True
+    try:
+        async with asyncio.timeout(PING_SECONDS):
+            await connection.execute(rollback)
+    except BaseException as error:
+        if not _is_closed(connection):
+            connection.terminate()
+        if not isinstance(error, Exception):  # cancelled once more
+            raise
+        return False
+    return True
+
+
+def _is_closed(connection: Transaction) -> bool:
+    """The pool takes away what the driver has closed, and then says nothing more about it."""
+    try:
+        return connection.is_closed()
+    except asyncpg.InterfaceError:
+        return True
 
 
 def _is_fresh(_: object, record: ConnectionPoolEntry) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gristmill.db import Database
 from gristmill.domain.errors import Invalid
-from gristmill.intake import json, pieces
+from gristmill.intake import json, pieces, runs
 from service import Caller, code_of
 
 BATCHES = "/api/v1/batches"
@@ -183,19 +183,25 @@ _pieces_of_json = st.lists(
 _documents = st.dictionaries(_text, st.lists(_values) | _values).map(orjson.dumps)
 
 
-@pytest.mark.parametrize("window", [2, 3, 7])
+@pytest.mark.parametrize("in_runs", [False, True])
+@pytest.mark.parametrize("window", [2, 3, 7, 30])
 @given(body=_pieces_of_json | _documents | st.tuples(_documents, _pieces_of_json).map(b"".join))
-def test_a_large_text_means_what_a_small_one_means(body: bytes, window: int) -> None:
-    """Cut into pieces, or parsed at once."""
+def test_a_large_text_means_what_a_small_one_means(body: bytes, window: int, in_runs: bool) -> None:
+    """Cut into pieces, each of them perhaps into runs, or parsed at once; the order of fields, too."""
 
     def meaning() -> Any:
         try:
-            return json.parse(body, dict)
+            return orjson.dumps(json.parse(body, dict))
         except Invalid:
             return None
 
     whole = meaning()
-    with mock.patch.object(json, "_AT_ONCE_BYTES", 0), mock.patch.object(pieces, "_WINDOW_BYTES", window):
+    with (
+        mock.patch.object(json, "_AT_ONCE_BYTES", 0),
+        mock.patch.object(json, "_RUN_MARKS", 0 if in_runs else json.MAX_PIECE_MARKS),
+        mock.patch.object(pieces, "_WINDOW_BYTES", window),
+        mock.patch.object(runs, "WINDOW_BYTES", window),
+    ):
         assert meaning() == whole
 
 
@@ -208,13 +214,59 @@ def test_an_integer_beyond_64_bits_is_seen_wherever_it_stands(before: int) -> No
     assert refused.value.code == "number_out_of_range"
 
 
+@pytest.mark.parametrize("in_runs", [False, True])
 @pytest.mark.parametrize("levels", [63, 64])
-def test_levels_are_counted_through_the_pieces(levels: int) -> None:
+def test_levels_are_counted_through_the_pieces(levels: int, in_runs: bool) -> None:
     body = b'{"a":[' + b'{"a":' * (levels - 2) + b"1" + b"}" * (levels - 2) + b"]}"
-    with mock.patch.object(json, "_AT_ONCE_BYTES", 0):
+    with (
+        mock.patch.object(json, "_AT_ONCE_BYTES", 0),
+        mock.patch.object(json, "_RUN_MARKS", 0 if in_runs else json.MAX_PIECE_MARKS),
+        mock.patch.object(runs, "WINDOW_BYTES", 2),
+    ):
         assert json.parse(body, dict)
-        with pytest.raises(Invalid):
+        with pytest.raises(Invalid) as refused:
             json.parse(body.replace(b"1", b'{"a":{"a":1}}'), dict)
+        assert refused.value.code == "too_deep"
+
+
+BROKEN = [
+    (b"[1,]", "invalid_json"),
+    (b"[,1]", "invalid_json"),
+    (b"[1,,2]", "invalid_json"),
+    (b"[1,2,[[1]],]", "invalid_json"),
+    (b"[1,2,[[1,2]] [1]]", "invalid_json"),
+    (b"[1,2,[[1,2]] 3,4]", "invalid_json"),
+    (b"[1,2 [3,4]]", "invalid_json"),
+    (b'{"a":1,"b" [[1,2]]}', "invalid_json"),
+    (b'{"a":1,5:[[1,2]]}', "invalid_json"),
+    (b'{"a":1,"b":[[1,2]],}', "invalid_json"),
+    (b'{"a":1,[1,2]}', "invalid_json"),
+    (b"[1,2,[3,4}]", "invalid_json"),
+    (b"[1,2,[3,4]", "invalid_json"),
+    (b'[1,2,"a', "invalid_json"),
+    (b"[1,2,[" + b"[" * 70, "too_deep"),
+]
+
+
+@pytest.mark.parametrize(("text", "code"), BROKEN, ids=range(len(BROKEN)))
+@pytest.mark.parametrize("around", [b"%s", b'{"a":%s}', b"[[%s]]"])
+def test_what_is_broken_is_refused_in_runs_too(text: bytes, code: str, around: bytes) -> None:
+    with (
+        mock.patch.object(json, "_AT_ONCE_BYTES", 0),
+        mock.patch.object(json, "_RUN_MARKS", 0),
+        mock.patch.object(runs, "WINDOW_BYTES", 2),
+        pytest.raises(Invalid) as refused,
+    ):
+        json.parse(b'{"a":[%s]}' % (around % text), dict)
+    assert refused.value.code == code
+
+
+def test_a_request_with_very_many_parts_is_taken_as_it_is() -> None:
+    """Large enough to be parsed in runs, whatever it is nested in."""
+    inner = {f"{n:x}": [{"a": n}, [], "},{"] for n in range(60_000)}
+    request = {"a": [[{"b": inner, "c": "x" * 100_000}]]}
+    given = {"requests": [request], "n": 1}
+    assert orjson.dumps(json.parse(orjson.dumps(given), dict)) == orjson.dumps(given)
 
 
 @given(st.binary(max_size=200))

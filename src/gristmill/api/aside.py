@@ -2,16 +2,25 @@
 
 64 MiB of JSON take a second or more to read and check. On the event loop, nobody would be answered meanwhile; several at
 once would hold several times ten times their size. A thread alone does not help: the parser lets nobody else run, so that it gets
-a large body in pieces (`intake/pieces.py`).
+a large body in pieces (`intake/pieces.py`, `intake/runs.py`), and the validator gets what has very many parts in another
+process (`intake/beside.py`).
 """
 
 import asyncio
-import gc
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-LARGE_BYTES = 512 * 1024  # below, all of it takes a few milliseconds: less than others notice
+from gristmill.intake import cycles
+
+LARGE_BYTES = 512 * 1024  # below, all of it takes a few milliseconds: less than others notice …
+# … unless it is made of small values. So many lists and objects take 10 ms …
+LARGE_CONTAINERS = 20_000
+# … so many {, [ and commas 40 if each of them is a problem. Commas are only counted where one step has taken so long, such as
+# the parsing: a create of 1,000 requests takes half of that.
+LARGE_MARKS = 30_000
+_DOUBTFUL_SECONDS = 0.002
 
 T = TypeVar("T")
 Run = Callable[..., Awaitable[Any]]  # (function, *arguments) → its result
@@ -21,20 +30,64 @@ async def at_once(function: Callable[..., T], *arguments: Any) -> T:
     return function(*arguments)
 
 
+def large(*texts: bytes) -> bool:
+    """Whether to parse them takes long for others, as far as that can be said before."""
+    size = sum(map(len, texts))
+    return size > LARGE_BYTES or (size > LARGE_CONTAINERS and _count(texts, b"{", b"[") > LARGE_CONTAINERS)
+
+
+def _count(texts: tuple[bytes, ...], *marks: bytes) -> int:
+    return sum(text.count(mark) for text in texts for mark in marks)
+
+
 class Aside:
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
 
     @asynccontextmanager
-    async def turn(self, size: int) -> AsyncIterator[Run]:
-        """How to run what works on a body of so many bytes, and its turn to do so."""
-        if size <= LARGE_BYTES:
-            yield at_once
-            return
-        async with self._turn:
-            # A million values are many to look through for cycles, which JSON has none of; nothing else runs meanwhile.
-            gc.disable()
-            try:
-                yield asyncio.to_thread
-            finally:
-                gc.enable()
+    async def turn(self, *texts: bytes, parsed: bool = False) -> AsyncIterator[Run]:
+        """How to run what works on a body of these texts, and its turn to do so. If they are not `parsed`, that comes first."""
+        run = _Running(self._turn, texts, 2 * _DOUBTFUL_SECONDS if parsed else 0.0)
+        try:
+            if large(*texts):
+                await run.aside()
+            yield run
+        finally:
+            run.end()
+
+
+class _Running:
+    """Runs at once, until it shows that the body is made of so many values that the rest is better done as that of large ones."""
+
+    def __init__(self, turn: asyncio.Lock, texts: tuple[bytes, ...], seconds: float) -> None:
+        self._turn = turn
+        self._texts = texts
+        self._seconds = seconds
+        self._aside = self._known = False
+        self._cycles = cycles.left_alone()
+
+    async def aside(self) -> None:
+        """From now on in a thread, and alone."""
+        await self._turn.acquire()
+        self._aside = self._known = True
+        self._cycles.__enter__()
+
+    def end(self) -> None:
+        if self._aside:
+            self._cycles.__exit__(None, None, None)
+            self._turn.release()
+
+    async def __call__(self, function: Callable[..., T], *arguments: Any) -> T:
+        if not self._known and self._seconds > _DOUBTFUL_SECONDS:
+            self._known = True
+            if _count(self._texts, b",", b"{", b"[") > LARGE_MARKS:
+                await self.aside()
+        if self._aside:
+            return await asyncio.to_thread(function, *arguments)
+        if self._known:
+            return function(*arguments)
+        began = time.thread_time()
+        try:
+            return function(*arguments)
+        finally:
+            self._seconds = max(self._seconds, time.thread_time() - began)

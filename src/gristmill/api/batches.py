@@ -148,7 +148,7 @@ async def create_batch(request: Request) -> Response:
     of = parts(request)
     once = idempotency.Once(of, request, key.tenant_id)
     text = await body.read_json_text(request, of.settings.body_max_bytes)
-    async with of.aside.turn(len(text)) as run:
+    async with of.aside.turn(text) as run:
         await run(once.fingerprint, text)
         if (before := await once.before()) is not None:
             return before

@@ -22,7 +22,7 @@ from gristmill.api.schemas import (
 from gristmill.api.sources import FromDirectory, FromFile
 from gristmill.db import Transaction
 from gristmill.domain import circuits
-from gristmill.domain.errors import Invalid
+from gristmill.domain.errors import Invalid, Problem
 from gristmill.domain.ids import uuid7
 from gristmill.domain.limits import Budget, FailureThreshold
 from gristmill.domain.webhooks import Hook, Signature
@@ -64,9 +64,7 @@ async def check(
     parts: Parts, key: Key, body: dict[str, Any], run: Run = at_once, laid_out: FromFile | None = None
 ) -> Checked:
     """Everything that a create looks at; stores nothing."""
-    options, found = problems.check(BatchOptions, {name: body[name] for name in body if name != "requests"})
-    # Where an option is wrong, what the requests are for may still be clear: then they are checked, too.
-    kind = options or problems.check(BatchOptions, {name: body[name] for name in _KIND if name in body})[0]
+    options, kind, found = await run(_options, body)
     draft = Draft(found, parts.settings.allow_private_addresses)
     if kind and kind.configuration_id is not None:
         kind = await _configured(parts, key, kind, draft)
@@ -89,6 +87,16 @@ async def check(
     new = _new(parts, key, options, processor, config)
     content: Content = await run(items.of, processor, draft, texts) if source is None else source
     return Checked(draft, (new, content))
+
+
+def _options(body: dict[str, Any]) -> tuple[BatchOptions | None, BatchOptions | None, list[Problem]]:
+    """What stands beside the requests; if it is wrong somewhere, as far as it says what they are for: then they are checked,
+    too."""
+    options, found = problems.check(BatchOptions, {name: body[name] for name in body if name != "requests"})
+    if options is not None:
+        return options, options, found
+    kind, _ = problems.check(BatchOptions, {name: body[name] for name in _KIND if name in body})
+    return None, kind, found
 
 
 def _read(requests: Any, processor: AnyProcessor | None, draft: Draft, failing: bool) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import orjson
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -44,7 +43,7 @@ async def validate_batch(request: Request) -> Response:
     key = await caller(request, "batches:write")
     of = parts(request)
     text = await body.read_json_text(request, of.settings.body_max_bytes)
-    async with of.aside.turn(len(text)) as run:
+    async with of.aside.turn(text) as run:
         given = await run(json.parse, text, dict)
         requests = given.get("requests")
         total = len(requests) if isinstance(requests, list) else 0
@@ -83,17 +82,16 @@ def _view(total: int, checked: Checked) -> dict[str, Any]:
         "valid": checked.batch is not None,
         "total_requests": total,
         "invalid_requests": len(bad),
-        **_sizes(draft.raw_inputs),
+        **_sizes(draft.texts),
         "errors": [asdict(problem) for problem in found[:MAX_PROBLEMS]],
     }
 
 
-def _sizes(inputs: Sequence[Any]) -> dict[str, Any]:
+def _sizes(texts: Sequence[str]) -> dict[str, Any]:
     """None where the requests are no list of a size that is read."""
-    if not inputs:
+    if not texts:
         return _size(None, None)
-    texts = [orjson.dumps(one) for one in inputs]
-    return _size(sum(len(text.decode()) for text in texts), sum(map(len, texts)))
+    return _size(sum(map(len, texts)), sum(len(text.encode()) for text in texts))
 
 
 def _size(characters: int | None, size: int | None) -> dict[str, Any]:

@@ -76,7 +76,7 @@ async def read(
     begun = [chunk async for chunk in _first(chunks, 2)]
     if len(begun) < 2:
         [first] = begun or [_Chunk()]
-        async with of.aside.turn(first.size) as run:
+        async with of.aside.turn(*first.texts, parsed=True) as run:
             return await create.new_batch(of, key, body | {"requests": first.requests}, run)
     checking = _Checking(of, body, most)
     [file_id] = await upload.expect()

@@ -16,7 +16,6 @@ from gristmill.api.openapi import CHANGE, documented, enveloped, json_body, ref,
 from gristmill.api.parts import parts
 from gristmill.api.query import Query
 from gristmill.api.schemas import CustomId, Strict, UpstreamOptions
-from gristmill.intake import problems
 from gristmill.store import quotas, retries
 from gristmill.store.retries import Choice
 
@@ -71,7 +70,7 @@ async def retry_batch(request: Request, batch_id: str) -> Response:
     Requests that were refused when the batch was made (400, attempt 0) are never run."""
     key = await caller(request, "batches:write")
     Query(request, ()).check()
-    options = problems.checked(RetryOptions, await body.read_optional(request, MAX_BYTES))
+    options = await body.read_optional_model(request, RetryOptions, MAX_BYTES)
     choice = Choice(options.error_codes, options.custom_ids)
     of, its_id, brought = parts(request), id_of(batch_id), options.upstream
     upstream = new_upstream(of, its_id, brought)

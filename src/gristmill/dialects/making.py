@@ -40,8 +40,10 @@ class Making:
     async def body(self, max_bytes: int) -> dict[str, Any]:
         """Raises what reading a body raises."""
         text = await body.read_json_text(self.request, max_bytes)
-        self.once.fingerprint(text)
-        return json.parse(text, dict)
+        async with self.of.aside.turn(text) as run:
+            self.once.fingerprint(text)
+            found: dict[str, Any] = await run(json.parse, text, dict)
+            return found
 
     async def made(
         self, canonical: Mapping[str, Any], finished: Callable[[NewBatch], NewBatch], view: View

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import orjson
@@ -9,6 +10,7 @@ from pydantic import BaseModel
 
 from gristmill import processors
 from gristmill.domain.errors import Problem
+from gristmill.intake.beside import beside, heavy
 from gristmill.intake.problems import pointer
 from gristmill.processors.agent_message import AgentMessage
 from gristmill.processors.base import Processor
@@ -17,18 +19,19 @@ AnyProcessor = Processor[Any, Any]
 MAX_ITEMS = 1000
 MAX_ITEM_BYTES = 1024 * 1024
 MAX_CUSTOM_ID = 256
+_LONG_CHARACTERS = 512 * 1024  # of all inputs as JSON; those of fewer are free within 10 ms
 _ABSENT = object()
 
 
 @dataclass(slots=True)
 class Draft:
-    """Lists run parallel: one entry per request. `inputs` has None where an input is bad."""
+    """Lists run parallel: one entry per request. `inputs` has None where an input is bad, and `validation.VALID` where it is
+    good and nobody asks for more."""
 
     problems: list[Problem] = field(default_factory=list)
     allow_private: bool = False  # as the setting is: for URLs among the inputs
     custom_ids: list[str] = field(default_factory=list)
-    raw_inputs: list[Any] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)  # the same as JSON
+    texts: list[str] = field(default_factory=list)  # the inputs as JSON
     inputs: list[BaseModel | None] = field(default_factory=list)
     nested: set[int] = field(default_factory=set)  # requests that hold their input under `input`
     without: set[int] = field(default_factory=set)  # requests without any input: said already
@@ -73,15 +76,18 @@ def is_list(requests: object, draft: Draft) -> bool:
 def read_requests(
     requests: Sequence[Any], processor: AnyProcessor | None, draft: Draft, *, each: int | None = None
 ) -> None:
-    """Custom ids always, inputs if it is known what they are for. Takes the requests apart: they are not copied.
+    """Custom ids always, inputs if it is known what they are for. Takes the requests apart: they are not copied, and many large
+    ones are empty afterwards.
 
     Of problems with inputs 100 are told, or `each` of every input."""
     seen: dict[str, int] = {}
+    raw_inputs: list[Any] = []
     # Where it is not known what they are for, either form may be right.
     flat = processor is None or processor.name == AgentMessage.name
     for index, request in enumerate(requests):
         if type(request) is not dict:
             _refuse_request(index, draft)
+            raw_inputs.append(None)
             continue
         custom_id = request.pop("custom_id", _ABSENT)
         if type(custom_id) is str and 0 < len(custom_id) <= MAX_CUSTOM_ID and custom_id not in seen:
@@ -89,22 +95,45 @@ def read_requests(
         else:
             _refuse_custom_id(index, custom_id, seen, draft)
         draft.custom_ids.append(custom_id)
-        draft.raw_inputs.append(
-            request if flat and "input" not in request else _own_input(index, request, draft)
-        )
+        raw_inputs.append(request if flat and "input" not in request else _own_input(index, request, draft))
     # Not kept as bytes: those have the room in which they were written, eight times that of a long text.
-    draft.texts = [orjson.dumps(raw).decode() for raw in draft.raw_inputs]
+    draft.texts = [orjson.dumps(raw).decode() for raw in raw_inputs]
     if processor is not None:
         draft.inputs, found = processors.validate(
-            processor, draft.raw_inputs, texts=draft.texts, allow_private=draft.allow_private, each=each
+            processor,
+            raw_inputs,
+            texts=draft.texts,
+            allow_private=draft.allow_private,
+            each=each,
+            keep=processor.has_chats or processor.has_names,
+            elsewhere=partial(_problems_beside, processor.name, draft.allow_private, each),
         )
         draft.problems += [_placed(one, draft) for one in found if _index(one) not in draft.without]
+    if sum(map(len, draft.texts)) > _LONG_CHARACTERS:
+        _empty(requests, raw_inputs)
+
+
+def _problems_beside(
+    processor: str, allow_private: bool, each: int | None, text: str
+) -> list[Problem] | None:
+    if not heavy(text):
+        return None
+    order = {"processor": processor, "allow_private": allow_private, "each": each}
+    return beside.problems(order, text)
+
+
+def _empty(requests: Sequence[Any], raw_inputs: list[Any]) -> None:
+    """One by one: to free a million values at once, and wherever the last of them is let go of, keeps all others waiting."""
+    while raw_inputs:
+        raw_inputs.pop()
+    for request in requests:
+        if type(request) is dict:
+            request.clear()
 
 
 def _refuse_request(index: int, draft: Draft) -> None:
     draft.wrong(pointer("requests", index), "object_type", "Input should be an object")
     draft.custom_ids.append("")
-    draft.raw_inputs.append(None)
     draft.without.add(index)
     draft.unnamed.add(index)
 

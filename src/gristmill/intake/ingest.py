@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from gristmill.db import Database
 from gristmill.domain.errors import Problem
-from gristmill.intake import items, snapshots
+from gristmill.intake import cycles, items, snapshots
 from gristmill.intake.draft import AnyProcessor, Draft, read_requests
 from gristmill.intake.items import PROBLEMS_EACH
 from gristmill.intake.problems import MAX_PROBLEMS, pointer
@@ -17,7 +18,9 @@ from gristmill.intake.source import FileOptions, take
 from gristmill.processors.agent_message import AgentMessageConfig
 from gristmill.store.new_batches import NewItem
 
-CHUNK = 1000  # records; the loop is busy for some 2 ms with each
+CHUNK = 1000  # records; the loop is busy for some 2 ms with each …
+LARGE_SIZE = 256 * 1024  # … but with more than so much text it could be 50, and it is done in a thread
+_SIZE = attrgetter("size")
 
 
 class BadSource(Exception):
@@ -55,8 +58,12 @@ class Reading:
         That a custom id comes twice is only seen within a thousand records: elsewhere the table sees it.
         """
         rows = await asyncio.to_thread(self._options.rows, path, self._processor.input_model)
-        while chunk := await asyncio.to_thread(take, rows, CHUNK):
-            checked = await self._checked(chunk)
+        while True:
+            with cycles.left_alone():
+                chunk = await asyncio.to_thread(take, rows, CHUNK)
+                checked = await self._checked(chunk) if chunk else []
+            if not chunk:
+                break
             if not self._problems:
                 yield checked
             elif len(self._problems) >= MAX_PROBLEMS:
@@ -72,7 +79,10 @@ class Reading:
         draft = Draft(allow_private=self._allow_private)
         each = PROBLEMS_EACH if failing else None
         requests = [_unreadable(row) if row.request is None else row.request for row in rows]
-        read_requests(requests, self._processor, draft, each=each)
+        if sum(map(_SIZE, rows)) <= LARGE_SIZE:
+            read_requests(requests, self._processor, draft, each=each)
+        else:
+            await asyncio.to_thread(read_requests, requests, self._processor, draft, each=each)
         if self.agents is not None:
             default = self.agents.agent_id
             found = await snapshots.of_agents(self._database, self._tenant_id, default, draft, self.agents)

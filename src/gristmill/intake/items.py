@@ -18,11 +18,12 @@ _CERTAIN_CHARACTERS = MAX_ITEM_BYTES // 4  # no more bytes than there may be, wh
 
 def texts(draft: Draft) -> list[str]:
     """The inputs as they are stored; null in place of one that is too large to be, which is a problem."""
+    stored = draft.texts.copy()
     for index, text in enumerate(draft.texts):
         if len(text) > _CERTAIN_CHARACTERS and len(text.encode()) > MAX_ITEM_BYTES:
             draft.wrong(draft.input_at(index), "item_too_large", f"larger than {MAX_ITEM_BYTES} bytes")
-            draft.texts[index] = "null"
-    return draft.texts
+            stored[index] = "null"
+    return stored
 
 
 def of(processor: AnyProcessor, draft: Draft, stored: Sequence[str]) -> list[NewItem]:

@@ -12,16 +12,20 @@ from typing import Any, TypeVar
 import orjson
 
 from gristmill.domain.errors import Invalid, Problem
-from gristmill.intake import pieces
+from gristmill.intake import pieces, runs
 
 MAX_DEPTH = 64
 # Both are counted by their marks, those in texts included: 64 MiB of prose, code or JSON as text stay far below.
 MAX_CONTAINERS = 4_000_000  # { and [
 MAX_VALUES = 12_000_000  # commas; 1000 requests of 8000 token ids are 8 million
-# What is parsed at once: nobody else has a turn meanwhile. The slowest so far, {"a":1} again and again, takes 70 ns a mark.
+# Of a request, or of what is beside the requests.
 MAX_PIECE_MARKS = 700_000  # a request has 1 MiB: with more it is larger
 MAX_PIECE_BYTES = 16 * 1024 * 1024  # 1 MiB with every character written as an escape, and blanks; takes 15 ms
-_AT_ONCE_BYTES = 512 * 1024  # up to here a text is one piece
+_AT_ONCE_BYTES = (
+    512 * 1024
+)  # up to here a text is one piece, and parsed at once: [[[[[[[[]]]]]]]], as often as it fits, in 14 ms
+_SHORT_BYTES = 64 * 1024  # longer, and to count its brackets costs more than to look for its levels
+_RUN_MARKS = 50_000  # {, [ and colons; a larger piece with more is parsed in runs
 _WINDOW_BYTES = 1024 * 1024
 _INT64 = range(-(2**63), 2**63)
 _LONG_NUMBER = b"0" * 19  # 2^63 has 19 digits: anything shorter fits
@@ -60,14 +64,16 @@ def _put_back(values: list[Any], body: bytes, cut_out: list[tuple[int, int]]) ->
     for index, value in enumerate(values):
         if type(value) is list:
             begin, end = cut_out[value[0]]
+            if end - begin > MAX_PIECE_BYTES:  # before it is copied
+                raise _too_many_in_a_piece()
             values[index] = _value(body[begin:end], levels=MAX_DEPTH - 2)
 
 
 def _value(text: bytes, levels: int = MAX_DEPTH) -> Any:
-    if len(text) > _AT_ONCE_BYTES:
-        _check_piece(text)
-    value = _loads(text)
-    if (type(value) is dict or type(value) is list) and text.count(b"{") + text.count(b"[") > levels:
+    value = _loads(text) if len(text) <= _AT_ONCE_BYTES else _long(text, levels)
+    if (type(value) is dict or type(value) is list) and (
+        len(text) > _SHORT_BYTES or text.count(b"{") + text.count(b"[") > levels
+    ):
         check_depth(value, levels)  # fewer brackets make no more levels: most lines of a file end here
     if _BACKSLASH in text and _NUL in text and _holds_nul(value):
         raise _refusal("nul_character", "the character NUL (\\u0000) cannot be stored")
@@ -77,13 +83,29 @@ def _value(text: bytes, levels: int = MAX_DEPTH) -> Any:
     return value
 
 
+def _long(text: bytes, levels: int) -> Any:
+    _check_piece(text)
+    if sum(map(text.count, (b"{", b"[", b":"))) <= _RUN_MARKS:
+        return _loads(text)
+    try:
+        return runs.parse(text, _loads, levels)
+    except runs.Broken:
+        raise _refusal("invalid_json", "not valid JSON: brackets or commas are not in their places") from None
+    except runs.TooDeep:
+        raise _too_deep() from None
+
+
 def _check_piece(text: bytes) -> None:
     if len(text) > MAX_PIECE_BYTES or sum(map(text.count, (b",", b"{", b"["))) > MAX_PIECE_MARKS:
-        raise _refusal(
-            "too_many_values",
-            f"a request, or what is beside the requests, has more than {MAX_PIECE_BYTES} bytes, or more than "
-            f"{MAX_PIECE_MARKS} times {{, [ or a comma",
-        )
+        raise _too_many_in_a_piece()
+
+
+def _too_many_in_a_piece() -> Invalid:
+    return _refusal(
+        "too_many_values",
+        f"a request, or what is beside the requests, has more than {MAX_PIECE_BYTES} bytes, or more than "
+        f"{MAX_PIECE_MARKS} times {{, [ or a comma",
+    )
 
 
 def _check_values(body: bytes) -> None:
@@ -136,7 +158,11 @@ def check_depth(value: Any, levels: int = MAX_DEPTH) -> None:
         ]
         if not level:
             return
-    raise _refusal("too_deep", f"more than {MAX_DEPTH} levels of nesting")
+    raise _too_deep()
+
+
+def _too_deep() -> Invalid:
+    return _refusal("too_deep", f"more than {MAX_DEPTH} levels of nesting")
 
 
 def _holds_nul(value: Any) -> bool:

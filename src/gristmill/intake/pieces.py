@@ -66,13 +66,13 @@ def _marks(text: bytes) -> Iterator[tuple[int, int]]:
         if found is None:
             place = end
         elif (mark := text[found.start()]) == ord('"'):
-            place = _behind(text, found.end())
+            place = behind(text, found.end())
         else:
             place = found.end()
             yield found.start(), mark
 
 
-def _behind(text: bytes, place: int) -> int:
+def behind(text: bytes, place: int) -> int:
     """Where the string ends that goes on at `place`: behind its quote, or at the end of the text."""
     length = len(text)
     while place < length:

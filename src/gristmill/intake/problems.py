@@ -7,6 +7,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from gristmill.domain.errors import Invalid, Problem
+from gristmill.intake.beside import beside, heavy
 
 MAX_PROBLEMS = 100
 _SEGMENT_CHARACTERS = 64
@@ -17,9 +18,21 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def check(model: type[Model], value: object) -> tuple[Model | None, list[Problem]]:
-    """The value as a model, read as JSON in strict mode: a string may be a UUID there, but "12" is not 12."""
+    """The value as a model, read as JSON in strict mode: a string may be a UUID there, but "12" is not 12.
+
+    In a thread, what has very many parts is looked at beside this process first (`beside.py`)."""
+    text = orjson.dumps(value)
+    if heavy(text) and (
+        found := beside.problems({"model": f"{model.__module__}:{model.__qualname__}"}, text)
+    ):
+        return None, found
+    return check_text(model, text)
+
+
+def check_text(model: type[Model], text: bytes) -> tuple[Model | None, list[Problem]]:
+    """As `check`, here and now."""
     try:
-        return model.model_validate_json(orjson.dumps(value), strict=True), []
+        return model.model_validate_json(text, strict=True), []
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False, include_input=False)
         return None, [_problem(detail) for detail in details[:MAX_PROBLEMS]]

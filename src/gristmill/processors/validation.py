@@ -5,7 +5,7 @@ and not on Python objects, because that is where strict still lets a UUID or a d
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -17,13 +17,23 @@ from gristmill.domain.errors import Problem
 from gristmill.processors.base import Processor
 
 MAX_PROBLEMS = 100
-# Inputs checked in one call, during which no other Python code runs: so many, or with so many characters of JSON.
+# Inputs checked in one call, during which no other Python code runs: so many, or with so many characters of JSON; one alone
+# may have more.
 _CHUNK = 32
-_CHUNK_CHARACTERS = 256 * 1024
+_CHUNK_CHARACTERS = 64 * 1024
 _SEGMENT_CHARACTERS = 64
 _DETAIL_CHARACTERS = 300
 
 Checked = tuple[list[BaseModel | None], list[Problem]]
+# The text of an input → what is wrong with it, as the first of its list; None: that is to be found out here.
+Elsewhere = Callable[[str], list[Problem] | None]
+
+
+class _Valid(BaseModel):
+    """Stands for an input that is good and was not kept."""
+
+
+VALID = _Valid()
 
 
 def validate(
@@ -34,23 +44,49 @@ def validate(
     inside: str = "",
     allow_private: bool = False,
     each: int | None = None,
+    keep: bool = True,
+    elsewhere: Elsewhere | None = None,
 ) -> Checked:
     """The inputs as models, None in the place of each bad one, and what is wrong: at most 100 problems in all, or at most
     `each` of every input.
 
     Pointers are `/requests/{index}{inside}/…`; `inside` is `/input` where requests have their input there.
     `texts`: the inputs as JSON, where that is there already. `allow_private` opens private addresses for fields of type
-    `GuardedUrl`.
+    `GuardedUrl`. Not `keep`: `VALID` in the place of each good one. `elsewhere` may find out about those that take long.
     """
     inputs: list[BaseModel | None] = []
     problems: list[Problem] = []
     for first, some in _chunks(map(_as_json, raw_inputs) if texts is None else texts):
+        if elsewhere is not None and len(some) == 1 and (told := elsewhere(some[0])) is not None:
+            inputs += [None] if told else _kept(processor, some, allow_private) if keep else [VALID]
+            problems += [_renumbered(one, first) for one in told[: _left(problems, each)]]
+            continue
         chunk = raw_inputs[first : first + len(some)]
         found, details = _check_chunk(processor.input_model, some, allow_private)
-        inputs += found
-        told = details[: MAX_PROBLEMS - len(problems)] if each is None else _few(details, each)
-        problems += [_problem(chunk, detail, first, inside) for detail in told]
+        if keep or details:
+            inputs += found if keep else [one and VALID for one in found]
+        else:
+            inputs += [VALID] * len(found)
+        few = details[: _left(problems, each)] if each is None else _few(details, each)
+        problems += [_problem(chunk, detail, first, inside) for detail in few]
     return inputs, problems
+
+
+def _left(problems: Sequence[Problem], each: int | None) -> int:
+    """How many more may be told."""
+    return MAX_PROBLEMS - len(problems) if each is None else each
+
+
+def _kept(
+    processor: Processor[Any, Any], texts: Sequence[str], allow_private: bool
+) -> Sequence[BaseModel | None]:
+    """Of inputs that are known to be good."""
+    return _check(processor.input_model, texts, allow_private)
+
+
+def _renumbered(problem: Problem, index: int) -> Problem:
+    rest = problem.pointer.removeprefix("/requests/0")
+    return Problem(f"/requests/{index}{rest}", problem.code, problem.detail)
 
 
 def _as_json(raw: object) -> str:
@@ -62,11 +98,11 @@ def _chunks(texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
     first, size = 0, 0
     chunk: list[str] = []
     for text in texts:
-        chunk.append(text)
-        size += len(text)
-        if len(chunk) == _CHUNK or size > _CHUNK_CHARACTERS:
+        if len(chunk) == _CHUNK or (chunk and size + len(text) > _CHUNK_CHARACTERS):
             yield first, chunk
             first, size, chunk = first + len(chunk), 0, []
+        chunk.append(text)
+        size += len(text)
     if chunk:
         yield first, chunk
 

@@ -1,5 +1,6 @@
 """`/v1/messages/batches`: up to 100,000 requests in one create, read as they arrive."""
 
+import asyncio
 import hashlib
 import re
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from gristmill.api import body, inline
+from gristmill.api.aside import large
 from gristmill.api.auth import caller
 from gristmill.api.envelope import as_json, dumps
 from gristmill.api.idempotency import Once
@@ -87,7 +89,7 @@ async def _requests(request: Request, once: Once) -> AsyncIterator[dict[str, Any
     async for piece in body.stream(request, MAX_BYTES):
         digest.update(piece)
         for text in elements.feed(piece):
-            yield _read(index, text)
+            yield await asyncio.to_thread(_read, index, text) if large(text) else _read(index, text)
             index += 1
     elements.rest()
     once.fingerprint(digest.digest())

@@ -74,7 +74,7 @@ async def create_tasks(request: Request) -> Response:
     key = await caller(request, "batches:write")
     of = parts(request)
     text = await body.read_json_text(request, of.settings.body_max_bytes)
-    async with of.aside.turn(len(text)) as run:
+    async with of.aside.turn(text) as run:
         sources = await run(_sources, await run(json.parse, text, dict))
         task_ids, rejected = await _submit(of, key, sources, run, on_invalid="fail_items")
     told = {"rejected": rejected} if rejected else {}

@@ -25,7 +25,7 @@ async def read(request: Request, max_bytes: int = MAX_BYTES) -> dict[str, str]:
     if kind != URLENCODED:
         raise UnsupportedMediaType("the body must be a form: application/x-www-form-urlencoded or multipart")
     raw = await body.read(request, max_bytes)
-    async with parts(request).aside.turn(len(raw)) as run:
+    async with parts(request).aside.turn(raw) as run:
         found: dict[str, str] = await run(_values, raw)
     return found
 

@@ -47,7 +47,7 @@ async def start(request: Request) -> Response:
     key = await caller(request, "batches:write")
     of = parts(request)
     text = await body.read_json_text(request, of.settings.body_max_bytes)
-    async with of.aside.turn(len(text)) as run:
+    async with of.aside.turn(text) as run:
         given = await run(json.parse, text, dict)
         job_id, print_ = _job_id(given), await run(_fingerprint, of, given)
     if job_id is not None and (known := await _known(of, key, job_id, print_)) is not None:
