@@ -198,10 +198,7 @@ class Database:
             try:
                 yield connection
             except TimeoutError:
-                if _is_closed(connection):  # a savepoint has found out already
-                    self._distrust()
-                else:
-                    await self._doubt(connection)
+                await self._doubt(connection)
                 raise
             finally:
                 self._busy.discard(pid)
@@ -210,7 +207,9 @@ class Database:
         """It did not answer in time, or somebody was cancelled. If the link is dead, those of all idle connections may be: one
         after the other would cost its time. A server that is only slow has cancelled the statement by now, as the driver asked
         it to."""
-        if not await _undone(connection, "ROLLBACK"):
+        if _is_closed(connection) or not await _undone(
+            connection, "ROLLBACK"
+        ):  # a savepoint may have found out
             self._distrust()
 
     def _distrust(self) -> None:

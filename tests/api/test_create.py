@@ -13,6 +13,7 @@ from starlette.requests import Request
 from gristmill.api import body
 from gristmill.db import Database
 from gristmill.intake import json
+from gristmill.processors.validation import MAX_CONFIG_MARKS
 from service import VAULT, Caller, Service, problems
 
 BATCHES = "/api/v1/batches"
@@ -485,6 +486,15 @@ async def test_a_configuration_of_more_than_a_mebibyte_is_refused(caller: Caller
         "requests": [{"custom_id": "a", "input": {}}],
     }
     assert problems(await caller.post(BATCHES, body)) == {"/config": "config_too_large"}
+
+
+async def test_a_configuration_of_very_many_parts_is_refused(caller: Caller) -> None:
+    """To check it would keep everybody else waiting."""
+    fields = {f"{number:x}": number for number in range(MAX_CONFIG_MARKS + 1)}
+    body = {"processor": "noop", "config": fields, "requests": [{"custom_id": "a", "input": {"text": "a"}}]}
+    assert problems(await caller.post(BATCHES, body)) == {"/config": "config_too_large"}
+    stored = {"name": "many", "processor": "parse", "config": fields}
+    assert problems(await caller.post("/api/v1/configurations", stored)) == {"/config": "config_too_large"}
 
 
 async def test_large_bodies_are_read_one_after_the_other_while_others_are_answered(

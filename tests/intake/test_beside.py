@@ -1,6 +1,7 @@
 """Checks beside this process: they say what would be said here, and nothing depends on that process."""
 
 import asyncio
+import contextlib
 import os
 import select
 import signal
@@ -120,6 +121,45 @@ def test_a_process_that_hangs_is_given_up(asked: Beside, monkeypatch: pytest.Mon
     assert found.problems[0] == Problem("/requests/0/input/text", FOUND[0].code, FOUND[0].detail)
     assert asked.process_id is None
     assert ended(first)
+
+
+@pytest.mark.parametrize("interrupted", [MemoryError, KeyboardInterrupt])
+def test_nobody_reads_what_somebody_else_was_told(
+    asked: Beside, monkeypatch: pytest.MonkeyPatch, interrupted: type[BaseException]
+) -> None:
+    """Where it is interrupted between an order and its answer, that answer is nobody's."""
+
+    def interrupt(*_: object) -> bytes:
+        raise interrupted
+
+    assert ask(asked) == FOUND
+    with monkeypatch.context() as broken, contextlib.suppress(KeyboardInterrupt):
+        broken.setattr(beside, "_read", interrupt)
+        assert ask(asked) is None
+    monkeypatch.setattr(asked, "_not_before", 0.0)
+    order = {"processor": "noop", "allow_private": False, "each": None}
+    assert asked.problems(order, b'{"text":"good"}') == []
+
+
+def test_one_that_does_not_work_is_told_of_and_left_alone_for_a_while(
+    asked: Beside, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(beside, "_BOOT", "print('this is no answer, but it is long enough for one')")
+        assert ask(asked) is None
+    assert [one.message for one in caplog.records] == ["checks beside do not work"]
+    assert ask(asked) is None
+    assert asked.process_id is None
+    monkeypatch.setattr(asked, "_not_before", 0.0)
+    assert ask(asked) == FOUND
+
+
+def test_it_has_none_of_the_settings(asked: Beside, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRISTMILL_SECRET_KEY", "of nobody's business")
+    assert ask(asked) == FOUND
+    if not Path("/proc/self/environ").exists():
+        pytest.skip("looks into /proc")
+    assert b"GRISTMILL_" not in Path(f"/proc/{asked.process_id}/environ").read_bytes()
 
 
 def test_what_the_process_cannot_say_is_none(asked: Beside) -> None:

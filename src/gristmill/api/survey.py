@@ -10,7 +10,6 @@ from gristmill import processors
 from gristmill.api.parts import Parts
 from gristmill.api.sources import FromDirectory, FromFile
 from gristmill.domain.errors import NotFound, Problem
-from gristmill.intake import cycles
 from gristmill.intake.ingest import BadSource, Reading, repeated
 from gristmill.intake.problems import MAX_PROBLEMS
 from gristmill.intake.source import NotReadable
@@ -65,8 +64,7 @@ async def _read(of: Parts, new: NewBatch, content: FromFile, path: Path) -> Surv
         async for items in reading.items(path):
             characters += sum(len(one.input) for one in items)
             size += sum(len(one.input.encode()) for one in items)
-        with cycles.left_alone():
-            again = await asyncio.to_thread(lambda: repeated(options.rows(path, processor.input_model)))
+        again = await asyncio.to_thread(lambda: repeated(options.rows(path, processor.input_model)))
         if again:
             raise BadSource(again)
     except (BadSource, NotReadable) as bad:

@@ -5,11 +5,13 @@ hundred thousand fields that are not known, everybody here would wait for 0.1 s,
 started when it is wanted (about 1 s of its own CPU), works on one value at a time, and ends when it has had nothing to do for a
 minute, or when this process has ended, however that came about: its orders come by a pipe, and that is closed then.
 
-It decides nothing by itself: where it is lost or too slow, the caller does the same here.
+It decides nothing by itself: where it is lost or too slow, the caller does the same here. What goes wrong in the middle of an
+answer ends it: the next who asks must not read the rest.
 """
 
 import asyncio
 import atexit
+import logging
 import os
 import select
 import subprocess
@@ -25,14 +27,19 @@ from gristmill.domain.errors import Problem
 HEAVY_MARKS = (
     30_000  # commas, { and [, those in texts included; takes the validator 6 ms, 40 where each is a problem
 )
-MOST_SECONDS = 30.0  # for one value: starting takes 1 s, the largest 0.3; the machine may be busy
+MOST_SECONDS = 30.0  # for one value: starting takes 1 s, the largest 0.3 to 5; the machine may be busy
 IDLE_SECONDS = 60.0
-MEMORY_BYTES = 1024 * 1024 * 1024  # of the process; the largest value takes some 200 MiB
+AGAIN_SECONDS = 60.0  # after it did not work, nobody waits for it for so long
+MEMORY_BYTES = 1024 * 1024 * 1024  # of the process; 690,000 fields of 10 MB that are not known take 0.9 of it
 SIZE_BYTES = 8  # in front of every order and every answer
-# The same modules as here, processors of other packages included.
+_ANSWER_BYTES = 1024 * 1024  # 100 problems have half of it at most: anything longer is none
+# The same modules as here, processors of other packages included. What they print goes nowhere: answers have a way of their own.
 _BOOT = (
-    "import sys; sys.path[:] = {path!r}; from gristmill.intake.checking import main; main({idle_seconds!r})"
+    "import os, sys; answers = os.dup(1); os.dup2(os.open(os.devnull, os.O_WRONLY), 1); sys.path[:] = {path!r}; "
+    "from gristmill.intake.checking import main; main(answers, {idle_seconds!r})"
 )
+
+log = logging.getLogger(__name__)
 
 
 def heavy(text: str | bytes) -> bool:
@@ -43,8 +50,12 @@ def heavy(text: str | bytes) -> bool:
     return sum(marks) > HEAVY_MARKS
 
 
+class Ended(Exception):
+    """The process has ended. It may have been about to, for want of work."""
+
+
 class Lost(Exception):
-    """The process ended, or did not answer in time."""
+    """It did not answer in time, or with something that is no answer."""
 
 
 class Beside:
@@ -54,25 +65,42 @@ class Beside:
         self._idle_seconds = idle_seconds
         self._turn = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._not_before = 0.0
 
     def problems(self, what: dict[str, Any], text: str | bytes) -> list[Problem] | None:
         """What is wrong with a value, as `checking.answer` finds it; None: it could not be found out there. On an event loop
         nothing is asked: to wait for the answer would be worse than any check."""
-        if asyncio._get_running_loop() is not None:
+        if asyncio._get_running_loop() is not None or not self._turn.acquire(timeout=MOST_SECONDS):
             return None
-        raw = text.encode() if isinstance(text, str) else text
-        with self._turn:
-            for _ in range(2):  # it may have been about to end for want of work
-                try:
-                    found = orjson.loads(self._ask(orjson.dumps(what), raw))
-                except (Lost, OSError):
-                    self._end()
-                else:
-                    return None if found is None else [Problem(*one) for one in found]
-        return None
+        try:
+            if time.monotonic() < self._not_before:
+                return None
+            return self._found(orjson.dumps(what), text.encode() if isinstance(text, str) else text)
+        finally:
+            self._turn.release()
+
+    def _found(self, order: bytes, text: bytes) -> list[Problem] | None:
+        try:
+            try:
+                answer = self._ask(order, text)
+            except (Ended, BrokenPipeError):
+                self._end()
+                answer = self._ask(order, text)
+            found = orjson.loads(answer)
+        except Exception as error:
+            self._end()
+            self._not_before = time.monotonic() + AGAIN_SECONDS
+            log.warning("checks beside do not work", extra={"error": type(error).__name__})
+            return None
+        except BaseException:
+            self._end()
+            raise
+        return None if found is None else [Problem(*one) for one in found]
 
     def close(self) -> None:
         """Ends the process, whatever it is at."""
+        if (process := self._process) is not None:
+            process.kill()
         with self._turn:
             self._end()
 
@@ -81,7 +109,7 @@ class Beside:
         return self._process.pid if self._process else None
 
     def _ask(self, what: bytes, text: bytes) -> bytes:
-        """Raises Lost, OSError."""
+        """Raises Ended, Lost, OSError."""
         process = self._process = self._process or _started(self._idle_seconds)
         assert process.stdin is not None
         assert process.stdout is not None
@@ -89,6 +117,8 @@ class Beside:
         for part in (what, text):
             _write(process.stdin, len(part).to_bytes(SIZE_BYTES, "big") + part, ends)
         size = int.from_bytes(_read(process.stdout, SIZE_BYTES, ends), "big")
+        if size > _ANSWER_BYTES:
+            raise Lost
         return _read(process.stdout, size, ends)
 
     def _end(self) -> None:
@@ -107,6 +137,9 @@ def _started(idle_seconds: float) -> "subprocess.Popen[bytes]":
         stderr=subprocess.DEVNULL,  # what a validator complains about may be the input
         bufsize=0,
         start_new_session=True,  # a Ctrl-C in the terminal is for the service
+        env={
+            name: value for name, value in os.environ.items() if not name.startswith("GRISTMILL_")
+        },  # secrets
     )
     for pipe in (process.stdin, process.stdout):
         assert pipe is not None
@@ -127,7 +160,7 @@ def _read(pipe: IO[bytes], size: int, ends: float) -> bytes:
         _wait([pipe], [], ends)
         piece = os.read(pipe.fileno(), size - len(data))
         if not piece:
-            raise Lost
+            raise Ended
         data += piece
     return bytes(data)
 

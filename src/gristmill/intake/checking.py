@@ -18,16 +18,14 @@ from gristmill.intake import problems
 from gristmill.intake.beside import MEMORY_BYTES, SIZE_BYTES
 from gristmill.processors import registry, validation
 
-_IN, _OUT = 0, 1
+_IN = 0
 _Found = list[tuple[str, str, str]]
 
 
-def main(idle_seconds: float) -> None:
-    """Until nobody is there any more, or nothing has come for a while."""
+def main(answers: int, idle_seconds: float) -> None:
+    """Until nobody is there any more, or nothing has come for a while. `answers`: the descriptor for them."""
     for number in (signal.SIGINT, signal.SIGTERM):  # those of the service, which then ends us
         signal.signal(number, signal.SIG_IGN)
-    answers = os.dup(_OUT)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), _OUT)  # whatever a package prints
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
     while select.select([_IN], [], [], idle_seconds)[0]:

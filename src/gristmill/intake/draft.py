@@ -19,7 +19,6 @@ AnyProcessor = Processor[Any, Any]
 MAX_ITEMS = 1000
 MAX_ITEM_BYTES = 1024 * 1024
 MAX_CUSTOM_ID = 256
-_LONG_CHARACTERS = 512 * 1024  # of all inputs as JSON; those of fewer are free within 10 ms
 _ABSENT = object()
 
 
@@ -76,8 +75,8 @@ def is_list(requests: object, draft: Draft) -> bool:
 def read_requests(
     requests: Sequence[Any], processor: AnyProcessor | None, draft: Draft, *, each: int | None = None
 ) -> None:
-    """Custom ids always, inputs if it is known what they are for. Takes the requests apart: they are not copied, and many large
-    ones are empty afterwards.
+    """Custom ids always, inputs if it is known what they are for. Takes the requests apart: they are not copied, and empty
+    afterwards.
 
     Of problems with inputs 100 are told, or `each` of every input."""
     seen: dict[str, int] = {}
@@ -109,8 +108,7 @@ def read_requests(
             elsewhere=partial(_problems_beside, processor.name, draft.allow_private, each),
         )
         draft.problems += [_placed(one, draft) for one in found if _index(one) not in draft.without]
-    if sum(map(len, draft.texts)) > _LONG_CHARACTERS:
-        _empty(requests, raw_inputs)
+    _empty(requests, raw_inputs)
 
 
 def _problems_beside(

@@ -17,6 +17,9 @@ from gristmill.domain.errors import Problem
 from gristmill.processors.base import Processor
 
 MAX_PROBLEMS = 100
+MAX_CONFIG_MARKS = (
+    30_000  # of a configuration, which is checked on the event loop: 40 ms if each is a problem
+)
 # Inputs checked in one call, during which no other Python code runs: so many, or with so many characters of JSON; one alone
 # may have more.
 _CHUNK = 32
@@ -64,7 +67,7 @@ def validate(
         chunk = raw_inputs[first : first + len(some)]
         found, details = _check_chunk(processor.input_model, some, allow_private)
         if keep or details:
-            inputs += found if keep else [one and VALID for one in found]
+            inputs += found if keep else [None if one is None else VALID for one in found]
         else:
             inputs += [VALID] * len(found)
         few = details[: _left(problems, each)] if each is None else _few(details, each)
@@ -135,8 +138,12 @@ def validate_config(
     processor: Processor[Any, Any], raw: object, *, pointer: str = "/config", allow_private: bool = False
 ) -> tuple[BaseModel | None, list[Problem]]:
     """The configuration as a model, or None and what is wrong with it (at most 100 problems)."""
+    text = _as_json(raw)
+    if sum(map(text.count, ",{[")) > MAX_CONFIG_MARKS:
+        detail = f"more than {MAX_CONFIG_MARKS} times {{, [ or a comma"
+        return None, [Problem(pointer, "config_too_large", detail)]
     try:
-        return _check(processor.config_model, [_as_json(raw)], allow_private)[0], []
+        return _check(processor.config_model, [text], allow_private)[0], []
     except ValidationError as error:
         details = error.errors(include_url=False)[:MAX_PROBLEMS]
     return None, [
