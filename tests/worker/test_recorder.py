@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from factories import claim, get, make_batch, make_worker, sql, success, violations
+from factories import claim, get, make_batch, make_worker, sql, success, violations, waiting
 from gristmill.db import Database, Transaction
 from gristmill.domain.states import BatchStatus
 from gristmill.store.recording import COPY_FROM
@@ -270,4 +270,48 @@ async def test_at_the_end_what_passes_holds_up_no_others_and_is_sent_again_if_it
         await tx.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {BLOCKED}")
     await running
     assert not await all_of.is_under_way(FEW)
+    assert await violations(database) == []
+
+
+async def test_a_large_flush_and_what_passes_it_are_both_sent_again_where_neither_was_acknowledged(
+    database: Database,
+) -> None:
+    worker, news = await make_worker(database), News()
+    both = await beside(database, worker, (LARGE,), (3,))
+    async with recording(database, worker, news) as recorder:
+        async with database.transaction() as tx:
+            await both.hold_up(tx, MANY)
+            await both.hold_up(tx, FEW)
+            both.tell(recorder, MANY)
+            await both.held_up(1)
+            both.tell(recorder, FEW)
+            await both.held_up(2)
+            await tx.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {BLOCKED}")
+        await both.has_ended(MANY)
+        await both.has_ended(FEW)
+    assert await violations(database) == []
+
+
+async def test_the_rest_of_a_lease_is_told_after_the_part_of_it_that_was_not_acknowledged(
+    database: Database,
+) -> None:
+    """Else the part, which leaves more of the lease, would find it lowered already, and put nothing back."""
+    batch_id = await make_batch(database, 4)
+    worker, news = await make_worker(database), News()
+    [lease] = await claim(database, worker, 4)
+    held = HeldLease(lease, 4)
+
+    async def blocked() -> bool:
+        return await sql(database, f"SELECT count(*) FROM pg_stat_activity WHERE {BLOCKED}") == [1]
+
+    async with recording(database, worker, news) as recorder, database.transaction() as tx:
+        await tx.execute("SELECT FROM lease FOR UPDATE")
+        recorder.add(held, success(lease, 0))
+        recorder.give_back(held, 1)
+        await eventually(blocked)
+        await tx.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {BLOCKED}")
+        recorder.add(held, success(lease, 2))
+        recorder.add(held, success(lease, 3))
+    assert await sql(database, "SELECT ordinal FROM result ORDER BY ordinal") == [0, 2, 3]
+    assert await waiting(database, batch_id) == [(1, 1)]
     assert await violations(database) == []

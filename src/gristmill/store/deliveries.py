@@ -21,6 +21,7 @@ from gristmill.domain.webhooks import (
     body_for,
     from_json,
 )
+from gristmill.store.columns import columns
 
 # In flight at a time, over all senders: what keeps one bad receiver from delaying others.
 MAX_PER_RECEIVER = 10
@@ -138,11 +139,7 @@ async def queue(tx: Transaction, happened: Sequence[Happened]) -> None:
             (identifier, one.batch_id, one.tenant_id, one.event, one.run, body, one.at, one.occurrence)
         )
         rows += [(identifier, one.batch_id, *row) for row in await _rows(tx, one, body)]
-    await tx.execute(_QUEUE, *_columns(events, 8), *_columns(rows, 8))
-
-
-def _columns(rows: Sequence[tuple[Any, ...]], count: int) -> list[list[Any]]:
-    return [[row[at] for row in rows] for at in range(count)]
+    await tx.execute(_QUEUE, *columns(events, 8), *columns(rows, 8))
 
 
 async def _rows(tx: Transaction, happened: Happened, body: str) -> list[_Row]:

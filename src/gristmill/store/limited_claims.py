@@ -7,6 +7,7 @@ from uuid import UUID
 
 from gristmill.db import Transaction
 from gristmill.store import service_limits, spans
+from gristmill.store.columns import columns
 from gristmill.store.schedules import Front
 
 # Whoever has the row of a limit may start something under it. One that another claim has is passed over, with its tenant, so that
@@ -78,7 +79,7 @@ async def hold(
 ) -> Left:
     """Hold the limits that what is next is under, until the caller's transaction ends. The arguments are those of `spans.claim`,
     which comes after it."""
-    wanted = [list(free), list(free.values()), *spans.columns(held, 3), suspect, *spans.columns(fronts, 3)]
+    wanted = [list(free), list(free.values()), *columns(held, 3), suspect, *columns(fronts, 3)]
     limits = await tx.fetchval(_HOLD, *wanted)
     if limits is None:
         return Left({}, elsewhere=await tx.fetchval(_ELSEWHERE, list(free)))

@@ -14,6 +14,7 @@ from asyncpg import Record
 from gristmill.db import Transaction
 from gristmill.store import announcements, assignments, circuits, histories, service_limits
 from gristmill.store.assignments import Assignment
+from gristmill.store.columns import columns
 from gristmill.store.schedules import Front
 
 # A claim cuts at most so many spans: enough for a full claim of items that wait one by one for their next attempt.
@@ -364,10 +365,6 @@ def _given(worker_id: int, free: Mapping[str, int], held: Sequence[tuple[UUID, s
     return [worker_id, list(open_slots), list(open_slots.values()), *columns(held, 3)]
 
 
-def columns(rows: Sequence[tuple[Any, ...]], count: int) -> list[list[Any]]:
-    return [[row[at] for row in rows] for at in range(count)]
-
-
 async def _announce_begin(tx: Transaction, row: Record) -> None:
     """A batch whose schedule was never charged has started nothing in this run."""
     if row["begins"] and row["told"]:
@@ -496,7 +493,7 @@ async def put_back(tx: Transaction, waiting: Sequence[Waiting]) -> None:
     """The items wait again, to be claimed after their delay."""
     if not waiting:
         return
-    columns = [
+    rows = [
         (w.batch_id, w.first, w.last, w.attempts, w.losses, w.delay_seconds, w.upstream_busy)
         for w in sorted(waiting, key=_place)
     ]
@@ -507,7 +504,7 @@ async def put_back(tx: Transaction, waiting: Sequence[Waiting]) -> None:
         FROM unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::int[], $6::float8[], $7::bool[])
             AS given (b, f, l, a, s, d, w)
         """,
-        *(list(column) for column in zip(*columns, strict=True)),
+        *columns(rows, 7),
     )
 
 
