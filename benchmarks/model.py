@@ -139,7 +139,7 @@ class Worker:
         self.news()
 
     def _watch(self) -> Steps:
-        """How fast items end of late, as worker/items.py measures it: so far ahead they are claimed."""
+        """How fast items end of late, as worker/slots.py measures it: so far ahead they are claimed."""
         while self._mill.left:
             yield WATCH_SECONDS
             self._rate = (self._rate + self._ended_since / WATCH_SECONDS) / 2

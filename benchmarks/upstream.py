@@ -198,9 +198,8 @@ def _options() -> argparse.Namespace:
 
 def _round(postgres: Postgres, given: argparse.Namespace) -> Round:
     with _endpoint(given.latency, given.slots) as (url, endpoint_cpu):
-        in_hand = (
-            given.slots if given.workers == 1 else given.slots * 5 // 4
-        )  # with those that wait for a permit
+        # With those that wait for a permit, where there is a limit.
+        in_hand = given.slots if given.workers == 1 else given.slots * 5 // 4
         settings = {
             "GRISTMILL_LLM_BASE_URL": f"{url}/v1",
             "GRISTMILL_LLM_MODEL": "bench",

@@ -160,8 +160,8 @@ class Database:
     ) -> AsyncIterator[Transaction]:
         """One transaction, READ COMMITTED: committed at the end of the block, rolled back if it raises.
 
-        Not durable: its commit does not wait for the disk. For claims and heartbeats only: if the server crashes the
-        claim may vanish, and its items are handed out again.
+        Not durable: its commit does not wait for the disk. Only for what may be forgotten if the server crashes: a claim
+        vanishes, and its items are handed out again.
 
         Postgres itself ends a transaction whose process says nothing for `timeout_seconds`: one that was stopped, or
         cut off from the network, would otherwise keep its locks, and with them the items of its leases. From version 17
@@ -175,9 +175,8 @@ class Database:
                 await connection.execute("COMMIT")
             except TimeoutError:  # `connection` sees to it
                 raise
-            except (
-                BaseException
-            ):  # a COMMIT that was cancelled may have taken effect or not: then there is nothing to undo
+            except BaseException:
+                # A COMMIT that was cancelled may have taken effect or not: then there is nothing to undo.
                 await self._doubt(connection)
                 raise
 
@@ -191,7 +190,7 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Transaction]:
-        """A connection without a transaction: each statement is one of its own. For reads."""
+        """A connection without a transaction: each statement is one of its own. For reads, and for what one statement can do."""
         async with self.pool.acquire(timeout=self.timeout_seconds) as connection:
             pid = connection.get_server_pid()
             self._busy.add(pid)
@@ -207,9 +206,8 @@ class Database:
         """It did not answer in time, or somebody was cancelled. If the link is dead, those of all idle connections may be: one
         after the other would cost its time. A server that is only slow has cancelled the statement by now, as the driver asked
         it to."""
-        if _is_closed(connection) or not await _undone(
-            connection, "ROLLBACK"
-        ):  # a savepoint may have found out
+        # A savepoint may have found out already.
+        if _is_closed(connection) or not await _undone(connection, "ROLLBACK"):
             self._distrust()
 
     def _distrust(self) -> None:

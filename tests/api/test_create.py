@@ -12,8 +12,8 @@ from starlette.requests import Request
 
 from gristmill.api import body
 from gristmill.db import Database
+from gristmill.domain import marks
 from gristmill.intake import json
-from gristmill.processors.validation import MAX_CONFIG_MARKS
 from service import VAULT, Caller, Service, problems
 
 BATCHES = "/api/v1/batches"
@@ -490,7 +490,7 @@ async def test_a_configuration_of_more_than_a_mebibyte_is_refused(caller: Caller
 
 async def test_a_configuration_of_very_many_parts_is_refused(caller: Caller) -> None:
     """To check it would keep everybody else waiting."""
-    fields = {f"{number:x}": number for number in range(MAX_CONFIG_MARKS + 1)}
+    fields = {f"{number:x}": number for number in range(marks.MANY + 1)}
     body = {"processor": "noop", "config": fields, "requests": [{"custom_id": "a", "input": {"text": "a"}}]}
     assert problems(await caller.post(BATCHES, body)) == {"/config": "config_too_large"}
     stored = {"name": "many", "processor": "parse", "config": fields}

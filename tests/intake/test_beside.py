@@ -16,12 +16,13 @@ import pytest
 
 from gristmill import processors
 from gristmill.api.schemas import BatchOptions
+from gristmill.domain import marks
 from gristmill.domain.errors import Problem
 from gristmill.intake import beside, draft, problems
 from gristmill.intake.beside import Beside
 from gristmill.intake.draft import Draft, read_requests
 
-FIELDS = {f"{number:x}": number for number in range(beside.HEAVY_MARKS + 1)}
+FIELDS = {f"{number:x}": number for number in range(marks.MANY + 1)}
 Ask = Callable[[], list[Problem] | None]
 
 
@@ -67,7 +68,7 @@ def ended(process_id: int) -> bool:
     ("processor", "inputs"),
     [
         ("noop", [{"text": "a"}, {"text": "a", **FIELDS}, {"text": 1}, {"text": 2, **FIELDS}]),
-        ("anything", [FIELDS, [[]] * beside.HEAVY_MARKS, "a"]),
+        ("anything", [FIELDS, [[]] * marks.MANY, "a"]),
         ("agent_message", [{"message": "a" * 70_000, **FIELDS}, {"message": "a," * 70_000}]),
         ("parse", [{"file_id": "x", **FIELDS}, {"source": "http://127.0.0.1/", **FIELDS}]),
     ],
@@ -83,7 +84,7 @@ def test_what_is_said_of_an_input_is_what_would_be_said_here(
 
     there = found()
     assert asked.process_id is not None
-    monkeypatch.setattr(draft, "heavy", lambda text: False)
+    monkeypatch.setattr(marks, "many", lambda text: False)
     here = found()
     assert here.problems or processor == "anything"
     assert (there.problems, there.texts, there.inputs) == (here.problems, here.texts, here.inputs)
@@ -95,7 +96,7 @@ def test_what_is_said_of_the_options_is_what_would_be_said_here(
     value = {"processor": 5, "priority": "high", **FIELDS}
     there = problems.check(BatchOptions, value)
     assert asked.process_id is not None
-    monkeypatch.setattr(problems, "heavy", lambda text: False)
+    monkeypatch.setattr(marks, "many", lambda text: False)
     assert there == problems.check(BatchOptions, value)
     assert len(there[1]) == problems.MAX_PROBLEMS
 

@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from uuid import UUID
 
 import pytest
@@ -118,11 +119,11 @@ class Beside:
 
     def __init__(self, database: Database, batches: list[UUID], leases: list[list[Lease]]) -> None:
         self._database = database
-        self._batches = batches
+        self.batches = batches
         self._leases = leases
 
     async def hold_up(self, tx: Transaction, batch: int) -> None:
-        await tx.execute("SELECT FROM batch_count WHERE batch_id = $1 FOR UPDATE", self._batches[batch])
+        await tx.execute("SELECT FROM batch_count WHERE batch_id = $1 FOR UPDATE", self.batches[batch])
 
     async def held_up(self, flushes: int) -> None:
         async def so_many() -> bool:
@@ -145,7 +146,7 @@ class Beside:
         await eventually(ended)
 
     async def is_under_way(self, batch: int) -> bool:
-        return (await get(self._database, self._batches[batch])).status is BatchStatus.IN_PROGRESS
+        return (await get(self._database, self.batches[batch])).status is BatchStatus.IN_PROGRESS
 
 
 MANY, FEW, OTHERS, MORE = 0, 1, 2, 3
@@ -315,3 +316,26 @@ async def test_the_rest_of_a_lease_is_told_after_the_part_of_it_that_was_not_ack
     assert await sql(database, "SELECT ordinal FROM result ORDER BY ordinal") == [0, 2, 3]
     assert await waiting(database, batch_id) == [(1, 1)]
     assert await violations(database) == []
+
+
+async def test_what_postgres_refuses_keeps_nothing_else_from_being_recorded(database: Database) -> None:
+    worker, news = await make_worker(database), News()
+    all_of = await beside(database, worker, (5,), (3,))
+    refuse = f"ADD CONSTRAINT refuses CHECK (success = 0 OR batch_id <> '{all_of.batches[0]}')"
+    await sql(database, f"ALTER TABLE batch_count {refuse}")
+    try:
+        async with recording(database, worker, news) as recorder:
+            all_of.tell(recorder, 0)
+            await eventually(partial(unsent, recorder))
+            all_of.tell(recorder, 1)
+            await all_of.has_ended(1)
+            assert await all_of.is_under_way(0)
+            await sql(database, "ALTER TABLE batch_count DROP CONSTRAINT refuses")
+            await all_of.has_ended(0)
+    finally:
+        await sql(database, "ALTER TABLE batch_count DROP CONSTRAINT IF EXISTS refuses")
+    assert await violations(database) == []
+
+
+async def unsent(recorder: Recorder) -> bool:
+    return bool(recorder._unsent)

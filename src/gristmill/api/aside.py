@@ -12,14 +12,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+from gristmill.domain import marks
 from gristmill.intake import cycles
 
-LARGE_BYTES = 512 * 1024  # below, all of it takes a few milliseconds: less than others notice …
-# … unless it is made of small values. So many lists and objects take 10 ms …
-LARGE_CONTAINERS = 20_000
-# … so many {, [ and commas 40 if each of them is a problem. Commas are only counted where one step has taken so long, such as
-# the parsing: a create of 1,000 requests takes half of that.
-LARGE_MARKS = 30_000
+# Below, all of it takes a few milliseconds, less than others notice, unless it is made of small values.
+LARGE_BYTES = 512 * 1024
+LARGE_CONTAINERS = 20_000  # so many lists and objects take 10 ms
+# All marks are only counted where one step has taken so long, such as the parsing: a create of 1,000 requests takes half of it.
 _DOUBTFUL_SECONDS = 0.002
 
 T = TypeVar("T")
@@ -33,11 +32,11 @@ async def at_once(function: Callable[..., T], *arguments: Any) -> T:
 def large(*texts: bytes) -> bool:
     """Whether to parse them takes long for others, as far as that can be said before."""
     size = sum(map(len, texts))
-    return size > LARGE_BYTES or (size > LARGE_CONTAINERS and _count(texts, b"{", b"[") > LARGE_CONTAINERS)
+    return size > LARGE_BYTES or (size > LARGE_CONTAINERS and _containers(texts) > LARGE_CONTAINERS)
 
 
-def _count(texts: tuple[bytes, ...], *marks: bytes) -> int:
-    return sum(text.count(mark) for text in texts for mark in marks)
+def _containers(texts: tuple[bytes, ...]) -> int:
+    return sum(text.count(mark) for text in texts for mark in (b"{", b"["))
 
 
 class Aside:
@@ -80,7 +79,7 @@ class _Running:
     async def __call__(self, function: Callable[..., T], *arguments: Any) -> T:
         if not self._known and self._seconds > _DOUBTFUL_SECONDS:
             self._known = True
-            if _count(self._texts, b",", b"{", b"[") > LARGE_MARKS:
+            if marks.count(*self._texts) > marks.MANY:
                 await self.aside()
         if self._aside:
             return await asyncio.to_thread(function, *arguments)

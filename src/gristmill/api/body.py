@@ -17,9 +17,8 @@ IDLE_SECONDS = 10.0  # between two pieces of a body
 GRACE_SECONDS = 28.0  # until then any pace will do: refused and closed within 30 …
 MIN_BYTES_PER_SECOND = 64 * 1024  # … from then on this one, over the whole body
 
-_LONG_BYTES = (
-    4 * 1024 * 1024
-)  # to put them together takes 2 ms; the interpreter lets others run meanwhile, in a thread
+# To put them together takes 2 ms; the interpreter lets others run meanwhile, in a thread.
+_LONG_BYTES = 4 * 1024 * 1024
 
 T = TypeVar("T", dict[str, Any], list[Any])
 

@@ -24,14 +24,12 @@ import orjson
 
 from gristmill.domain.errors import Problem
 
-HEAVY_MARKS = (
-    30_000  # commas, { and [, those in texts included; takes the validator 6 ms, 40 where each is a problem
-)
 MOST_SECONDS = 30.0  # for one value: starting takes 1 s, the largest 0.3 to 5; the machine may be busy
 IDLE_SECONDS = 60.0
 AGAIN_SECONDS = 60.0  # after it did not work, nobody waits for it for so long
 MEMORY_BYTES = 1024 * 1024 * 1024  # of the process; 690,000 fields of 10 MB that are not known take 0.9 of it
 SIZE_BYTES = 8  # in front of every order and every answer
+_SETTINGS = "GRISTMILL_"  # some of which are secret
 _ANSWER_BYTES = 1024 * 1024  # 100 problems have half of it at most: anything longer is none
 # The same modules as here, processors of other packages included. What they print goes nowhere: answers have a way of their own.
 _BOOT = (
@@ -40,14 +38,6 @@ _BOOT = (
 )
 
 log = logging.getLogger(__name__)
-
-
-def heavy(text: str | bytes) -> bool:
-    """Whether a JSON text may have so many values that its check belongs beside."""
-    if len(text) <= HEAVY_MARKS:
-        return False
-    marks = map(text.count, ",{[") if isinstance(text, str) else map(text.count, (b",", b"{", b"["))
-    return sum(marks) > HEAVY_MARKS
 
 
 class Ended(Exception):
@@ -137,9 +127,7 @@ def _started(idle_seconds: float) -> "subprocess.Popen[bytes]":
         stderr=subprocess.DEVNULL,  # what a validator complains about may be the input
         bufsize=0,
         start_new_session=True,  # a Ctrl-C in the terminal is for the service
-        env={
-            name: value for name, value in os.environ.items() if not name.startswith("GRISTMILL_")
-        },  # secrets
+        env={name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)},
     )
     for pipe in (process.stdin, process.stdout):
         assert pipe is not None

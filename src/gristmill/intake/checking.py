@@ -39,10 +39,9 @@ def main(answers: int, idle_seconds: float) -> None:
 def answer(order: dict[str, Any], text: bytes) -> _Found | None:
     """Of `{"processor", …}` what is wrong with it as an input, as the first of its list; of `{"model"}`, as that model."""
     try:
-        found = _of_input(order, text) if "processor" in order else _of_model(order["model"], text)
+        return _of_input(order, text) if "processor" in order else _of_model(order["model"], text)
     except Exception:  # whoever asked finds the same, and says so
         return None
-    return found
 
 
 def _of_input(order: dict[str, Any], text: bytes) -> _Found:

@@ -9,8 +9,9 @@ import orjson
 from pydantic import BaseModel
 
 from gristmill import processors
+from gristmill.domain import marks
 from gristmill.domain.errors import Problem
-from gristmill.intake.beside import beside, heavy
+from gristmill.intake.beside import beside
 from gristmill.intake.problems import pointer
 from gristmill.processors.agent_message import AgentMessage
 from gristmill.processors.base import Processor
@@ -114,7 +115,7 @@ def read_requests(
 def _problems_beside(
     processor: str, allow_private: bool, each: int | None, text: str
 ) -> list[Problem] | None:
-    if not heavy(text):
+    if not marks.many(text):
         return None
     order = {"processor": processor, "allow_private": allow_private, "each": each}
     return beside.problems(order, text)

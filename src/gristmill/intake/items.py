@@ -28,9 +28,8 @@ def texts(draft: Draft) -> list[str]:
 
 def of(processor: AnyProcessor, draft: Draft, stored: Sequence[str]) -> list[NewItem]:
     """`stored`: what `texts` answered. Of a draft whose problems have been set aside, or that has none."""
-    if not (
-        draft.refused or processor.has_chats or processor.has_names
-    ):  # as with most: nothing to be found out
+    # As with most: nothing to be found out.
+    if not (draft.refused or processor.has_chats or processor.has_names):
         return [NewItem(custom_id, text) for custom_id, text in zip(draft.custom_ids, stored, strict=True)]
     return [_item(processor, draft, index, text) for index, text in enumerate(stored)]
 

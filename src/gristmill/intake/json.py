@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import orjson
 
+from gristmill.domain import marks
 from gristmill.domain.errors import Invalid, Problem
 from gristmill.intake import pieces, runs
 
@@ -21,9 +22,8 @@ MAX_VALUES = 12_000_000  # commas; 1000 requests of 8000 token ids are 8 million
 # Of a request, or of what is beside the requests.
 MAX_PIECE_MARKS = 700_000  # a request has 1 MiB: with more it is larger
 MAX_PIECE_BYTES = 16 * 1024 * 1024  # 1 MiB with every character written as an escape, and blanks; takes 15 ms
-_AT_ONCE_BYTES = (
-    512 * 1024
-)  # up to here a text is one piece, and parsed at once: [[[[[[[[]]]]]]]], as often as it fits, in 14 ms
+# Up to here a text is one piece, and parsed at once: [[[[[[[[]]]]]]]], as often as it fits, in 14 ms.
+_AT_ONCE_BYTES = 512 * 1024
 _SHORT_BYTES = 64 * 1024  # longer, and to count its brackets costs more than to look for its levels
 _RUN_MARKS = 50_000  # {, [ and colons; a larger piece with more is parsed in runs
 _WINDOW_BYTES = 1024 * 1024
@@ -96,7 +96,7 @@ def _long(text: bytes, levels: int) -> Any:
 
 
 def _check_piece(text: bytes) -> None:
-    if len(text) > MAX_PIECE_BYTES or sum(map(text.count, (b",", b"{", b"["))) > MAX_PIECE_MARKS:
+    if len(text) > MAX_PIECE_BYTES or marks.count(text) > MAX_PIECE_MARKS:
         raise _too_many_in_a_piece()
 
 

@@ -6,8 +6,9 @@ import orjson
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from gristmill.domain import marks
 from gristmill.domain.errors import Invalid, Problem
-from gristmill.intake.beside import beside, heavy
+from gristmill.intake.beside import beside
 
 MAX_PROBLEMS = 100
 _SEGMENT_CHARACTERS = 64
@@ -22,7 +23,7 @@ def check(model: type[Model], value: object) -> tuple[Model | None, list[Problem
 
     In a thread, what has very many parts is looked at beside this process first (`beside.py`)."""
     text = orjson.dumps(value)
-    if heavy(text) and (
+    if marks.many(text) and (
         found := beside.problems({"model": f"{model.__module__}:{model.__qualname__}"}, text)
     ):
         return None, found

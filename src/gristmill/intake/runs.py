@@ -51,9 +51,8 @@ class _Open:
     child: int  # where the child begins that has not come to its end; a comma stands before, or the bracket
     value: Any = None  # what has been parsed of it, if it is not small enough to be a part of a run
     key: Any = None  # of the child that is open, and has a value of its own
-    closed: bool = (
-        False  # before `run` is a child that had a value of its own: a comma must follow, or the end
-    )
+    # Before `run` is a child that had a value of its own: a comma must follow, or the end.
+    closed: bool = False
 
 
 def parse(text: bytes, loads: Callable[[bytes], Any], levels: int) -> Any:

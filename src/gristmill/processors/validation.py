@@ -13,13 +13,11 @@ import orjson
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from gristmill.domain import marks
 from gristmill.domain.errors import Problem
 from gristmill.processors.base import Processor
 
 MAX_PROBLEMS = 100
-MAX_CONFIG_MARKS = (
-    30_000  # of a configuration, which is checked on the event loop: 40 ms if each is a problem
-)
 # Inputs checked in one call, during which no other Python code runs: so many, or with so many characters of JSON; one alone
 # may have more.
 _CHUNK = 32
@@ -139,8 +137,8 @@ def validate_config(
 ) -> tuple[BaseModel | None, list[Problem]]:
     """The configuration as a model, or None and what is wrong with it (at most 100 problems)."""
     text = _as_json(raw)
-    if sum(map(text.count, ",{[")) > MAX_CONFIG_MARKS:
-        detail = f"more than {MAX_CONFIG_MARKS} times {{, [ or a comma"
+    if marks.many(text):  # it is checked on the event loop
+        detail = f"more than {marks.MANY} times {{, [ or a comma"
         return None, [Problem(pointer, "config_too_large", detail)]
     try:
         return _check(processor.config_model, [text], allow_private)[0], []

@@ -208,9 +208,8 @@ def _front(spans: Sequence[Record], most: int) -> dict[int, tuple[UUID, int, int
 async def _shorten(tx: Transaction, ids: Sequence[int], lasts: Sequence[int]) -> None:
     """Take off the spans what was ended of them."""
     gone = "DELETE FROM span WHERE id = ANY ($1::bigint[]) AND last = ($2::int[])[array_position($1::bigint[], id)]"
-    if int((await tx.execute(gone, ids, lasts)).split()[-1]) < len(
-        ids
-    ):  # all but the last of them are ended whole
+    # All but the last of them are ended whole.
+    if int((await tx.execute(gone, ids, lasts)).split()[-1]) < len(ids):
         await tx.execute("UPDATE span SET first = $2 WHERE id = $1", ids[-1], lasts[-1] + 1)
 
 

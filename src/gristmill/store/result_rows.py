@@ -58,14 +58,14 @@ _MICROSECOND = timedelta(microseconds=1)
 _length = struct.Struct(">i").pack
 _ordinal = struct.Struct(">ii").pack
 _only_output = struct.Struct(">iiii").pack  # the ordinal, no content, how long the output is
-_lease = struct.Struct(">hi16s").pack
-_time = struct.Struct(">iq").pack
+_head = struct.Struct(">hi16s").pack
 _small = struct.Struct(">ih").pack
 _big = struct.Struct(">iq").pack
 
 
 def packed(ended: Sequence["Ended"]) -> Iterator[bytes]:
-    """A row each. Most are successes with an output and nothing else: what these have in common is packed once for a lease.
+    """A row each. Most are successes with an output and nothing else: what these have in common is packed once for neighbours of
+    one batch.
 
     Raises UnicodeEncodeError for a lone surrogate, struct.error for a number that does not fit.
     """
@@ -94,8 +94,8 @@ def packed(ended: Sequence["Ended"]) -> Iterator[bytes]:
 
 
 def _shared(batch_id: UUID, started_at: datetime | None, attempt: int) -> bytes:
-    time = _NULL if started_at is None else _time(8, (started_at - _EPOCH) // _MICROSECOND)
-    return _lease(len(COLUMNS), 16, batch_id.bytes) + time + _small(2, attempt)
+    time = _NULL if started_at is None else _big(8, (started_at - _EPOCH) // _MICROSECOND)
+    return _head(len(COLUMNS), 16, batch_id.bytes) + time + _small(2, attempt)
 
 
 def _facts(status: int, code: int | None, history_id: int | None, conversation_id: int | None) -> bytes:

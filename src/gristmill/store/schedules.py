@@ -17,6 +17,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from gristmill.db import Transaction
+from gristmill.store.columns import columns
 
 # Shared until the caller's transaction ends, so that nobody forgets a tenant whose batch is not yet to be seen. Claims, which
 # change no key, go on meanwhile. Inserted only if it is not there: ON CONFLICT waits for whoever has it locked, to be changed,
@@ -144,5 +145,5 @@ async def fronts(
     connection: Transaction, tenant_ids: Collection[UUID], known: Sequence[Front] = ()
 ) -> list[Front]:
     """Of those tenants. Read from the fronts that are `known` on; without them from the beginning, however long it takes."""
-    columns = [[front[at] for front in known] for at in range(3)]
-    return [Front(*row) for row in await connection.fetch(_FRONTS, list(tenant_ids), *columns)]
+    rows = await connection.fetch(_FRONTS, list(tenant_ids), *columns(known, 3))
+    return [Front(*row) for row in rows]

@@ -61,9 +61,8 @@ class Claim:
 
     leases: Sequence[Lease]
     taken: int
-    assignment: Assignment | None = field(
-        default=None, compare=False
-    )  # of a batch that begins; others are known, or to be looked up
+    # Of a batch that begins; others are known, or to be looked up.
+    assignment: Assignment | None = field(default=None, compare=False)
     in_full: bool = False  # there is something for a claim in a transaction
 
 

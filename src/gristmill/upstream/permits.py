@@ -25,11 +25,10 @@ from gristmill.upstream.line import Line, NotCalled, Waiter
 WAIT_SECONDS = 30.0
 ASK_SECONDS = 0.05  # between two askings while there is something to be had
 ASK_AGAIN_SECONDS = 0.25  # once there was less than was asked for
-LEAST_AHEAD = (
-    8  # items that may be claimed beyond what may call, so that a permit that comes free is used at once
-)
-AHEAD = 4  # … or this part of the share
-AHEAD_SECONDS = 2.0  # … or what comes in this time, where requests or tokens of a minute are limited
+# Items that may be claimed beyond what may call, so that a permit that comes free is used at once: at least so many,
+LEAST_AHEAD = 8
+AHEAD = 4  # or this part of the share,
+AHEAD_SECONDS = 2.0  # or what comes in this time, where requests or tokens of a minute are limited
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,9 +50,8 @@ class Recorder:
         self._ended_batches = ended_batches  # called after a flush that ended a batch, or may have
         self._drained = drained  # called when there is room again
         self.worker_id = 0
-        self.busy: Callable[[], bool] = lambda: (
-            False
-        )  # are items running, whose verdicts are worth waiting for?
+        # Are items running, whose verdicts are worth waiting for?
+        self.busy: Callable[[], bool] = lambda: False
         self._touched: dict[int, HeldLease] = {}  # with verdicts that no flush has taken
         self._collected = 0  # verdicts of those
         # Handed to the database, not yet acknowledged. No two of one batch: what is left of a lease is told in order.
@@ -127,10 +126,9 @@ class Recorder:
             timer.cancel()
 
     async def _flush(self) -> None:
-        """What was sent before, else all that has collected; if that is much, without what may pass it."""
-        if self._unsent:
-            await self._send_before_others(self._unsent.pop(0), first_time=False)
-            self._look_again()
+        """What was sent before, and all else that has collected; if that is much, without what may pass it."""
+        if self._unsent and not await self._send_before_others(self._unsent.pop(0), first_time=False):
+            self._look_again()  # Postgres is away: nothing else has to be tried
             return
         # While something passes, nothing else would pick up what is left out here.
         passes = self._few() if self._collected >= LARGE and not self._sending else set()
@@ -139,12 +137,12 @@ class Recorder:
         if passes:
             self._look_again()
 
-    async def _send_before_others(self, taken: _Taken, *, first_time: bool, passes: bool = False) -> None:
+    async def _send_before_others(self, taken: _Taken, *, first_time: bool, passes: bool = False) -> bool:
         self._is_large = passes or taken.verdicts >= LARGE
         if passes:
             self._passing.set()
         try:
-            await self._send(taken, first_time=first_time)
+            return await self._send(taken, first_time=first_time)
         finally:
             self._is_large = False
 
@@ -200,7 +198,8 @@ class Recorder:
         self._collected -= verdicts
         return _Taken(flush, batches, verdicts)
 
-    async def _send(self, taken: _Taken, *, first_time: bool) -> None:
+    async def _send(self, taken: _Taken, *, first_time: bool) -> bool:
+        """Whether Postgres has said anything to it. What it refuses is kept, and must not keep others from being recorded."""
         self._sending.append(taken)
         try:
             ended = await self._write(taken.flush, alone=first_time)
@@ -210,12 +209,13 @@ class Recorder:
             extra = {"error": type(error).__name__, "items": len(taken.flush.ended)}
             log.warning("flush not acknowledged", extra=extra, exc_info=not unavailable(error))
             await asyncio.sleep(RESEND_SECONDS)
-            return
+            return not unavailable(error)
         finally:
             self._sending.remove(taken)
         if ended or not first_time:  # one that was sent before may have ended them then
             self._ended_batches()
         self._drained()
+        return True
 
     async def _write(self, flush: Flush, *, alone: bool) -> int:
         """Answers with how many batches ended by it."""

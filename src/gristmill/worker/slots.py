@@ -292,7 +292,6 @@ class Slots:
         self._ending = True
         for slot in self._slots:
             slot.cancel()
-        if (
-            self._slots
-        ):  # a processor that does not let itself be interrupted must not keep the others from being recorded
+        # A processor that does not let itself be interrupted must not keep the others from being recorded.
+        if self._slots:
             await asyncio.wait(self._slots, timeout=INTERRUPT_SECONDS)

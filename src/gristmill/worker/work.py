@@ -295,7 +295,7 @@ def _succeeded(work: Work, success: Success) -> Ended | Retried:
     ended = _ended(work, _SUCCESS, None, success.usage)
     ended.checkpointed = work.job.processor.uses_checkpoints
     ended.output = output
-    ended.content = None if success.content is None else storable(success.content)
+    ended.content = None if success.content is None else _storable(success.content)
     ended.turn = success.turn
     return ended
 
@@ -304,10 +304,10 @@ def _failed(work: Work, error: ItemError, usage: Usage | None) -> Ended:
     if error.code not in ERROR_CODES:
         raise ValueError
     ended = _ended(work, ResultStatus.FAILED, error.code, usage)
-    ended.error = storable(orjson.dumps(error.as_json()).decode())
+    ended.error = _storable(orjson.dumps(error.as_json()).decode())
     return ended
 
 
-def storable(text: str) -> str:
+def _storable(text: str) -> str:
     """Postgres' text holds neither NUL nor lone surrogates; a model may answer with either."""
     return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
