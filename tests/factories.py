@@ -10,6 +10,7 @@ from gristmill.domain.ids import uuid7
 from gristmill.domain.states import ResultStatus
 from gristmill.store import (
     batches,
+    claims,
     endings,
     leases,
     limits,
@@ -17,15 +18,14 @@ from gristmill.store import (
     recording,
     results,
     retention,
-    spans,
     workers,
 )
 from gristmill.store.audit import Violation, audit
 from gristmill.store.batches import Batch
+from gristmill.store.claims import Claim, ClaimedItem, Lease
 from gristmill.store.new_batches import NewBatch, NewItem
 from gristmill.store.recording import Ended, Flush, Retried
 from gristmill.store.results import Result
-from gristmill.store.spans import Claim, ClaimedItem, Lease
 
 TENANT = UUID("00000000-0000-7000-8000-000000000001")
 
@@ -78,7 +78,7 @@ async def bear(
     free = {"noop": slots} if isinstance(slots, int) else slots
     claimed = [ClaimedItem(n, item.custom_id, None, item.input) for n, item in enumerate(items)]
     await new_batches.create(tx, new, items)
-    return new.id, await spans.born(tx, worker_id, free, new.id, claimed)
+    return new.id, await claims.born(tx, worker_id, free, new.id, claimed)
 
 
 def in_chats(*histories: int | None) -> list[NewItem]:
@@ -110,11 +110,11 @@ async def claim_some(database: Database, worker_id: int, slots: int | Mapping[st
     """Of what is not suspected, else one suspect, as an idle worker does it."""
     free = {"noop": slots} if isinstance(slots, int) else slots
     async with database.transaction(durable=False) as tx:
-        claimed = await spans.claim(tx, worker_id, free)
+        claimed = await claims.claim(tx, worker_id, free)
     if claimed.taken:
         return claimed
     async with database.transaction(durable=False) as tx:
-        return await spans.claim(tx, worker_id, dict.fromkeys(free, 1), suspect=True)
+        return await claims.claim(tx, worker_id, dict.fromkeys(free, 1), suspect=True)
 
 
 def success(lease: Lease, ordinal: int, **more: Any) -> Ended:

@@ -29,7 +29,7 @@ from factories import (
 )
 from gristmill.db import Database
 from gristmill.domain.limits import FailureThreshold, LimitAction
-from gristmill.store import circuits, leases, spans, transitions, workers
+from gristmill.store import circuits, claims, leases, transitions, workers
 from gristmill.store.new_batches import NewWebhook
 from gristmill.store.recording import Flush
 from mill import eventually
@@ -271,7 +271,7 @@ async def test_what_a_batch_runs_with_is_sent_only_with_its_items(
     """Not with the answer that there is something for a claim in a transaction: that one brings it."""
     worker = await make_worker(database)
     await make_batch(database, 1, config='{"a":1}')
-    given = spans._given(worker, {"noop": 1}, ())
+    given = claims._given(worker, {"noop": 1}, ())
     async with database.connection() as connection:
-        rows = await connection.fetch(spans._CLAIM, *given, False, plain, [], [], [], [], [])
+        rows = await connection.fetch(claims._CLAIM, *given, False, plain, [], [], [], [], [])
     assert [row["config"] for row in rows] == [sent]

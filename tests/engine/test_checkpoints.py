@@ -27,7 +27,7 @@ from factories import (
 from gristmill.db import Database
 from gristmill.domain.checkpoints import Checkpoint
 from gristmill.store import checkpoints, leases, results, transitions, workers
-from gristmill.store.spans import Lease
+from gristmill.store.claims import Lease
 
 HALF = Checkpoint("sending", '{"parts":["a","b"]}', 1, 2)
 

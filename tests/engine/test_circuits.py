@@ -21,7 +21,7 @@ from factories import (
     violations,
 )
 from gristmill.db import Database
-from gristmill.store import circuits, retries, spans
+from gristmill.store import circuits, claims, retries
 from gristmill.store.new_batches import NewUpstream
 from gristmill.store.recording import Flush
 
@@ -162,7 +162,7 @@ async def test_a_claim_takes_no_more_than_the_circuit_has_room_for(database: Dat
 
     async def take(slots: int) -> tuple[UUID, int]:
         async with database.transaction() as tx:
-            taken = await spans.claim(tx, worker, {"noop": 10}, [(TENANT, "model", slots)])
+            taken = await claims.claim(tx, worker, {"noop": 10}, [(TENANT, "model", slots)])
         return taken.leases[0].batch_id, taken.taken
 
     assert await take(3) == (full, 3)

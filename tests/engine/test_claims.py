@@ -30,7 +30,7 @@ from factories import (
 from gristmill.db import Database
 from gristmill.domain.ids import uuid7
 from gristmill.domain.states import BatchStatus
-from gristmill.store import new_batches, schedules, spans, transitions, workers
+from gristmill.store import claims, new_batches, schedules, transitions, workers
 from gristmill.store.new_batches import NewItem
 from gristmill.store.recording import Flush
 
@@ -84,7 +84,7 @@ async def test_a_claim_locks_no_more_spans_than_it_takes(database: Database) -> 
     await record(database, worker, Flush({lease.id: 0}, [], [retry(lease, n) for n in range(9)]))
 
     async with database.transaction() as tx:
-        assert len((await spans.claim(tx, worker, {"noop": 2})).leases) == 2
+        assert len((await claims.claim(tx, worker, {"noop": 2})).leases) == 2
         assert len(await sql(database, "SELECT id FROM span FOR UPDATE SKIP LOCKED")) == 7
 
 
@@ -115,7 +115,7 @@ async def test_a_claim_under_way_keeps_nobody_from_the_batches_of_other_tenants(
     worker = await make_worker(database)
 
     async with database.transaction() as tx:
-        [first] = (await spans.claim(tx, worker, {"noop": 5})).leases
+        [first] = (await claims.claim(tx, worker, {"noop": 5})).leases
         taken = {lease.batch_id for _ in range(3) for lease in await claim(database, worker, 10)}
         assert taken == {mine, *others} - {first.batch_id}
 

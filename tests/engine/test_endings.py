@@ -38,10 +38,11 @@ from factories import (
 from gristmill.db import Database
 from gristmill.domain.errors import Conflict, NotFound
 from gristmill.domain.states import BatchStatus
-from gristmill.store import batches, endings, recording, retries, spans, transitions
+from gristmill.store import batches, claims, endings, recording, retries, transitions
+from gristmill.store.claims import Lease
 from gristmill.store.new_batches import NewWebhook
 from gristmill.store.recording import Flush
-from gristmill.store.spans import Lease, Waiting
+from gristmill.store.spans import Waiting
 from gristmill.tables import metadata
 
 OTHER = UUID("00000000-0000-7000-8000-000000000002")
@@ -606,7 +607,7 @@ async def test_a_pause_waits_for_a_claim_that_is_under_way(database: Database) -
     batch_id = await make_batch(database, 2)
     worker = await make_worker(database)
     async with database.transaction() as tx:
-        assert ordinals((await spans.claim(tx, worker, {"noop": 1})).leases) == [0]
+        assert ordinals((await claims.claim(tx, worker, {"noop": 1})).leases) == [0]
         pausing = asyncio.create_task(turn(database, transitions.pause, batch_id))
         await blocked(database, pausing)
         assert not pausing.done()

@@ -11,9 +11,9 @@ from factories import TENANT, all_of, bear, claim, get, make_batch, make_worker,
 from gristmill.db import Database
 from gristmill.domain.errors import Conflict
 from gristmill.domain.states import TERMINAL
-from gristmill.store import schedules, spans, transitions
+from gristmill.store import claims, schedules, transitions
+from gristmill.store.claims import Claim, Lease
 from gristmill.store.schedules import Front
-from gristmill.store.spans import Claim, Lease
 from gristmill.worker import fronts as kept
 from gristmill.worker.fronts import Fronts
 
@@ -27,7 +27,7 @@ async def look(database: Database, known: Sequence[Front] = ()) -> list[Front]:
 
 async def claim_from(database: Database, worker: int, slots: int, fronts: Sequence[Front]) -> Claim:
     async with database.transaction(durable=False) as tx:
-        return await spans.claim(tx, worker, {"noop": slots}, fronts=fronts)
+        return await claims.claim(tx, worker, {"noop": slots}, fronts=fronts)
 
 
 async def in_use(fronts: Fronts, database: Database, worker: int) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from factories import TENANT, all_of, claim, make_batch, make_worker, record, sql
 from gristmill.db import Database
-from gristmill.store import recording, schedules, spans
+from gristmill.store import claims, recording, schedules
 
 DEAD = 20_000  # rows that have gone, in each table
 MOST_PAGES = 100  # of a statement; those of each table lie in 200 or more
@@ -44,17 +44,17 @@ async def test_rows_are_found_by_their_keys_among_those_that_have_gone(database:
                 [front] = await schedules.fronts(connection, [TENANT])
             free: list[Any] = [worker, ["noop"], [2], [], [], [], False, None, [], []]
             fronts = [[at] for at in front]
-            all_read = await _pages(database, mode, spans._CLAIM, *free, [], [], [])
-            begun = await _pages(database, mode, spans._CLAIM, *free, *fronts)
+            all_read = await _pages(database, mode, claims._CLAIM, *free, [], [], [])
+            begun = await _pages(database, mode, claims._CLAIM, *free, *fronts)
             await make_batch(database, 1)
             pages = {
                 "claim of what has begun": begun,
-                "claim of what has not": await _pages(database, mode, spans._CLAIM, *free, *fronts),
-                "suspects": await _pages(database, mode, spans._SUSPECTS, worker, ["noop"]),
+                "claim of what has not": await _pages(database, mode, claims._CLAIM, *free, *fronts),
+                "suspects": await _pages(database, mode, claims._SUSPECTS, worker, ["noop"]),
                 "fronts": await _pages(database, mode, schedules._FRONTS, [TENANT], *fronts),
                 "hold": await _pages(database, mode, recording._HOLD, lease_ids, [0, 0], worker),
-                "set": await _pages(database, mode, spans._SET_REMAINING, lease_ids, [1, 1]),
-                "end": await _pages(database, mode, spans._SET_REMAINING, lease_ids, [0, 0]),
+                "set": await _pages(database, mode, claims._SET_REMAINING, lease_ids, [1, 1]),
+                "end": await _pages(database, mode, claims._SET_REMAINING, lease_ids, [0, 0]),
                 "remove": await _pages(database, mode, schedules._REMOVE, [batch_id]),
             }
             await record(database, worker, all_of(leases))

@@ -33,9 +33,9 @@ from factories import (
 from gristmill.db import Database
 from gristmill.domain.outcomes import Turn
 from gristmill.domain.states import BatchStatus
-from gristmill.store import chats, histories, recording, spans, transitions
+from gristmill.store import chats, claims, histories, recording, transitions
+from gristmill.store.claims import Lease
 from gristmill.store.recording import Flush
-from gristmill.store.spans import Lease
 
 H = 7  # a chat
 
@@ -69,8 +69,8 @@ async def test_a_claim_says_how_many_items_it_took_although_all_of_them_wait_for
     assert len(await claim(database, worker, 1)) == 1
 
     async with database.transaction() as tx:
-        assert await spans.claim(tx, worker, {"noop": 5}) == spans.Claim([], 2)
-        assert await spans.claim(tx, worker, {"noop": 5}) == spans.Claim([], 0)
+        assert await claims.claim(tx, worker, {"noop": 5}) == claims.Claim([], 2)
+        assert await claims.claim(tx, worker, {"noop": 5}) == claims.Claim([], 0)
 
 
 async def test_the_end_of_an_item_lets_the_next_of_its_chat_go(database: Database) -> None:
@@ -229,7 +229,7 @@ async def test_one_that_parks_while_the_chat_is_given_up_is_let_go(database: Dat
     held = await claim(database, worker, 1)
 
     async with database.transaction() as tx:
-        assert await spans.claim(tx, worker, {"noop": 1}) == spans.Claim([], 1)
+        assert await claims.claim(tx, worker, {"noop": 1}) == claims.Claim([], 1)
         leaving = asyncio.create_task(record(database, worker, all_of(held)))
         await blocked(database, leaving)
     await leaving

@@ -37,10 +37,20 @@ from gristmill.db import Database
 from gristmill.domain.errors import Conflict
 from gristmill.domain.limits import Budget, FailureThreshold, LimitAction
 from gristmill.domain.states import BatchStatus
-from gristmill.store import batches, counts, endings, limits, recording, results, retries, spans, transitions
+from gristmill.store import (
+    batches,
+    claims,
+    counts,
+    endings,
+    limits,
+    recording,
+    results,
+    retries,
+    transitions,
+)
+from gristmill.store.claims import Lease
 from gristmill.store.new_batches import NewItem, NewWebhook
 from gristmill.store.recording import Flush
-from gristmill.store.spans import Lease
 
 PAUSE, FAIL = LimitAction.PAUSE, LimitAction.FAIL
 WEBHOOK = NewWebhook("https://a.example/", ("completed", "failed", "cancelled"))
@@ -420,7 +430,7 @@ async def test_the_stop_waits_for_a_claim_that_came_first(database: Database) ->
     worker = await make_worker(database)
     [lease] = await claim(database, worker, 1)
     async with database.transaction() as tx:
-        assert len((await spans.claim(tx, worker, {"noop": 1})).leases) == 1
+        assert len((await claims.claim(tx, worker, {"noop": 1})).leases) == 1
         await ended(database, worker, lease, "f")
         assert await enforce(database) == 0
     assert await enforce(database) == 1
@@ -494,7 +504,7 @@ async def test_a_resume_lets_a_flush_count_whose_chat_it_waits_for(database: Dat
         assert not resuming.done()
         async with asyncio.timeout(0.9):  # Postgres looks for deadlocks after a second
             await counts.add(tx, recording._tallies(inserted))
-        await spans.set_remaining(tx, {talking.id: 0})
+        await claims.set_remaining(tx, {talking.id: 0})
     await resuming
     assert ordinals(await claim(database, worker, 9)) == [1]
     assert await violations(database) == []

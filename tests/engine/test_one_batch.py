@@ -37,8 +37,9 @@ from gristmill.domain.checkpoints import Checkpoint
 from gristmill.domain.errors import Problem
 from gristmill.domain.limits import FailureThreshold, LimitAction
 from gristmill.domain.states import ItemStatus
-from gristmill.store import (  # fmt: skip
+from gristmill.store import (
     checkpoints,
+    claims,  # fmt: skip
     endings,
     feed,
     histories,
@@ -84,10 +85,10 @@ EXCEPTIONS: dict[str, tuple[str, set[str]]] = {
     "retention.erase": (DUTY, {"batch_remains"}),
     "retention.expire": (DUTY, {"batch", "delivery"}),
     "schedules.forget_tenants": (DUTY, {"batch_schedule"}),
-    "spans.born": (LOOKS_ROUND, {"batch_count", "batch_schedule", "lease", "span"}),
+    "claims.born": (LOOKS_ROUND, {"batch_count", "batch_schedule", "lease", "span"}),
     "limited_claims.hold": (CHOOSES, {"batch", "batch_count", "batch_schedule", "lease", "span"}),
-    "spans.claim": (CHOOSES, {"batch", "batch_count", "batch_schedule", "lease", "span"}),
-    "spans.set_remaining": (BY_KEY, {"lease"}),
+    "claims.claim": (CHOOSES, {"batch", "batch_count", "batch_schedule", "lease", "span"}),
+    "claims.set_remaining": (BY_KEY, {"lease"}),
 }
 # Statements on big tables for several batches at once, all of them given: those of whoever brings what ended in them.
 SEVERAL = {
@@ -168,7 +169,7 @@ async def _limited(database: Database) -> None:
     async with database.transaction() as tx:
         await service_limits.put(tx, "processor", "noop", max_in_flight=2)
         left = await limited_claims.hold(tx, {"noop": 9})
-        found = (await spans.claim(tx, worker, left.free, (), left.of_tenants)).leases
+        found = (await claims.claim(tx, worker, left.free, (), left.of_tenants)).leases
         await service_limits.remove(tx, "processor", "noop")
     await record(database, worker, all_of([*found, *await claim(database, worker, 5)]))
     assert (await get(database, batch_id)).status == "completed"

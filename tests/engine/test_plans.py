@@ -12,7 +12,17 @@ import factories
 from factories import TENANT, claim, get, in_chats, make_batch, make_worker, sql, turn
 from gristmill.db import Database
 from gristmill.domain.states import ItemStatus
-from gristmill.store import batches, depth, endings, feed, leases, results, spans, transitions, workers
+from gristmill.store import (
+    batches,
+    claims,
+    depth,
+    endings,
+    feed,
+    leases,
+    results,
+    transitions,
+    workers,
+)
 from gristmill.store.feed import Position
 from plans import watched
 
@@ -62,7 +72,7 @@ async def test_a_claim_reads_what_it_takes(database: Database, mode: str, singly
     async with watched(database, mode) as seen:
         for _ in range(3):
             async with seen.connection.transaction():
-                assert (await spans.claim(seen.connection, worker, {"noop": 100})).taken == 100
+                assert (await claims.claim(seen.connection, worker, {"noop": 100})).taken == 100
             assert await seen.rows() < 100 * PER_ITEM
 
 

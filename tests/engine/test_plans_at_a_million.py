@@ -16,7 +16,7 @@ from databases import Server
 from factories import get, make_batch, make_worker, sql, success
 from gristmill.db import Database
 from gristmill.domain.states import ItemStatus
-from gristmill.store import feed, recording, results, spans
+from gristmill.store import claims, feed, recording, results
 from gristmill.store.feed import Position
 from gristmill.store.recording import Flush
 from gristmill.tables import metadata
@@ -138,7 +138,7 @@ async def test_a_claim_finds_its_items_by_their_key(million: Million, mode: str)
     worker = await make_worker(million.database)
     async with million.watched(mode) as seen:
         async with undone(seen):
-            claimed = await spans.claim(seen.connection, worker, {"noop": 100})
+            claimed = await claims.claim(seen.connection, worker, {"noop": 100})
         assert claimed.taken == 100
         assert await million.went_by(seen, 100 * PER_ITEM) == {"item_pkey"}
 
@@ -149,7 +149,7 @@ async def test_a_flush_and_the_end_check_read_no_big_table(million: Million, mod
     worker = await make_worker(million.database)
     async with million.watched(mode) as seen:
         async with undone(seen):
-            claimed = await spans.claim(seen.connection, worker, {"noop": many})
+            claimed = await claims.claim(seen.connection, worker, {"noop": many})
             await million.went_by(seen, many * PER_ITEM)
             [lease] = claimed.leases
             ended = [success(lease, item.ordinal) for item in lease.items]

@@ -13,10 +13,10 @@ import pytest
 from factories import TENANT, all_of, get, lose, make_batch, make_worker, record, sql, violations
 from gristmill.db import Database
 from gristmill.domain.errors import NotFound
-from gristmill.store import batches, depth, limited_claims, service_limits, shares, spans
+from gristmill.store import batches, claims, depth, limited_claims, service_limits, shares, spans
+from gristmill.store.claims import Lease
 from gristmill.store.limited_claims import Left
 from gristmill.store.shares import Demand
-from gristmill.store.spans import Lease
 from statements import HeardDatabase
 
 OTHER = UUID("00000000-0000-7000-8000-000000000002")
@@ -36,7 +36,7 @@ async def limited_claim(database: Database, worker: int, slots: int = 10) -> lis
     """As a worker claims that knows of limits."""
     async with database.transaction(durable=False) as tx:
         left = await limited_claims.hold(tx, {"noop": slots})
-        return list((await spans.claim(tx, worker, left.free, (), left.of_tenants)).leases)
+        return list((await claims.claim(tx, worker, left.free, (), left.of_tenants)).leases)
 
 
 def items(leases: list[Lease]) -> int:
@@ -128,7 +128,7 @@ async def test_a_limit_that_another_claim_holds_is_passed_over_and_nobody_waits_
         await limited_claims.hold(tx, {"noop": 1})
         async with database.transaction() as other, asyncio.timeout(5):
             left = await limited_claims.hold(other, {"noop": 10})
-            taken = await spans.claim(other, worker, left.free, (), left.of_tenants)
+            taken = await claims.claim(other, worker, left.free, (), left.of_tenants)
             nothing_more = await limited_claims.hold(other, {"noop": 10})
     assert nothing_more == Left({}, elsewhere=True)
     assert [lease.batch_id for lease in taken.leases] == [theirs]
@@ -203,8 +203,8 @@ async def test_suspects_wait_for_nobody_while_a_limit_keeps_them_from_starting(
     await make_batch(database, 1)
     await sql(database, "UPDATE span SET losses = $1", spans.SUSPECT_LOSSES)
     async with database.connection() as connection:
-        assert not await spans.suspects_wait(connection, two, ["noop"])
-        assert await spans.suspects_wait(connection, one, ["noop"])  # once it has nothing in hand
+        assert not await claims.suspects_wait(connection, two, ["noop"])
+        assert await claims.suspects_wait(connection, one, ["noop"])  # once it has nothing in hand
 
 
 async def test_claims_of_different_tenants_go_on_beside_each_other(database: Database) -> None:
@@ -222,7 +222,7 @@ async def test_claims_of_different_tenants_go_on_beside_each_other(database: Dat
         for _ in names:
             tx = await at_once.enter_async_context(database.transaction())
             left = await limited_claims.hold(tx, {"noop": 3})
-            taken += (await spans.claim(tx, worker, left.free, (), left.of_tenants)).leases
+            taken += (await claims.claim(tx, worker, left.free, (), left.of_tenants)).leases
     assert len({lease.batch_id for lease in taken}) == 4
     assert items(taken) == 12
 
@@ -243,7 +243,7 @@ async def test_a_limited_tenant_that_can_start_nothing_keeps_the_others_from_not
     async with database.transaction() as tx:
         held = [(TENANT, "url:somewhere", 0)]
         left = await limited_claims.hold(tx, {"noop": 3}, held)
-        taken = (await spans.claim(tx, worker, left.free, held, left.of_tenants)).leases
+        taken = (await claims.claim(tx, worker, left.free, held, left.of_tenants)).leases
     assert [lease.batch_id for lease in taken] == [theirs]
 
 

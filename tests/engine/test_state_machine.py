@@ -55,10 +55,11 @@ from gristmill.store import (
     workers,
 )
 from gristmill.store.batches import Batch
+from gristmill.store.claims import ClaimedItem, Lease
 from gristmill.store.deliveries import DeliveryToSend
 from gristmill.store.new_batches import NewWebhook
 from gristmill.store.recording import Flush
-from gristmill.store.spans import ClaimedItem, Lease, Waiting
+from gristmill.store.spans import Waiting
 from gristmill.store.transitions import Changes
 from gristmill.tables import metadata
 

@@ -24,7 +24,7 @@ from factories import (
 from gristmill.db import Database
 from gristmill.domain.errors import Conflict
 from gristmill.domain.webhooks import Form, Hook, Wire
-from gristmill.store import retries, spans, transitions
+from gristmill.store import claims, retries, transitions
 from gristmill.store.new_batches import NewWebhook
 from gristmill.store.recording import Flush
 
@@ -129,7 +129,7 @@ async def test_a_claim_that_is_rolled_back_has_told_nothing_and_the_next_one_doe
     connection = await database.connect()
     transaction = connection.transaction()
     await transaction.start()
-    await spans.claim(connection, worker, {"noop": 1})
+    await claims.claim(connection, worker, {"noop": 1})
     await transaction.rollback()
     assert await told(database, batch_id) == []
     assert await claim(database, worker, 1)

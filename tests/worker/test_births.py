@@ -25,7 +25,7 @@ from factories import (
 from gristmill.db import Database
 from gristmill.domain.errors import Conflict
 from gristmill.domain.states import BatchStatus
-from gristmill.store import assignments, new_batches, spans, transitions
+from gristmill.store import assignments, claims, new_batches, transitions
 from gristmill.store.new_batches import NewItem
 from gristmill.store.transitions import Changes
 from gristmill.worker import Worker
@@ -228,7 +228,7 @@ async def test_a_commit_that_was_not_acknowledged_while_a_claim_was_under_way_st
     database: Database, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The claim says nothing about it: only a look does."""
-    claim = Stop(monkeypatch, spans, "claim")
+    claim = Stop(monkeypatch, claims, "claim")
     async with idle_worker(database, scripted) as worker:
 
         async def unheard_beside_a_claim(_: UUID) -> None:
@@ -292,7 +292,7 @@ async def test_a_suspect_does_not_start_beside_a_batch_that_is_being_born(
     database: Database, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its slots were offered while the worker, idle, looked for suspects."""
-    look = Stop(monkeypatch, spans, "suspects_wait", after=True)
+    look = Stop(monkeypatch, claims, "suspects_wait", after=True)
     async with idle_worker(database, scripted) as worker:
         suspect = await make_batch(database, gates(1), start_paused=True)
         await sql(database, "UPDATE span SET losses = 3")

@@ -25,7 +25,7 @@ from gristmill.db import Database
 from gristmill.domain.outcomes import ItemError, Outcome, Retry, Success
 from gristmill.domain.states import TERMINAL, BatchStatus
 from gristmill.processors.base import Context
-from gristmill.store import circuits, spans, transitions
+from gristmill.store import circuits, claims, transitions
 from gristmill.store.new_batches import NewItem
 from gristmill.upstream.circuit import Call
 from gristmill.worker import Worker, slots
@@ -75,22 +75,22 @@ async def test_a_claim_takes_suspects_only_if_it_is_for_them(database: Database)
     batch_id = await suspects(database, 3)
     worker = await make_worker(database)
     async with database.connection() as connection:
-        assert await spans.suspects_wait(connection, worker, ["noop"])
-        assert not await spans.suspects_wait(connection, worker, ["other"])
+        assert await claims.suspects_wait(connection, worker, ["noop"])
+        assert not await claims.suspects_wait(connection, worker, ["other"])
     async with database.transaction() as tx:
-        assert (await spans.claim(tx, worker, {"noop": 9})).taken == 0
+        assert (await claims.claim(tx, worker, {"noop": 9})).taken == 0
     async with database.transaction() as tx:
-        assert ordinals((await spans.claim(tx, worker, {"noop": 1}, suspect=True)).leases) == [0]
+        assert ordinals((await claims.claim(tx, worker, {"noop": 1}, suspect=True)).leases) == [0]
     fresh = await make_batch(database, 2)
     assert {lease.batch_id for lease in (await claim_some(database, worker, 9)).leases} == {fresh}
     await turn(database, transitions.pause, batch_id)
     async with database.connection() as connection:
-        assert not await spans.suspects_wait(connection, worker, ["noop"])
+        assert not await claims.suspects_wait(connection, worker, ["noop"])
 
 
 async def wait(database: Database, worker: int) -> bool:
     async with database.connection() as connection:
-        return await spans.suspects_wait(connection, worker, ["noop"])
+        return await claims.suspects_wait(connection, worker, ["noop"])
 
 
 async def test_nobody_makes_room_for_suspects_that_could_not_start(database: Database) -> None:
@@ -109,7 +109,7 @@ async def test_nobody_makes_room_for_suspects_that_could_not_start(database: Dat
         await circuits.close(tx, TENANT, "model")
 
     async with database.transaction() as tx:
-        assert (await spans.claim(tx, another, {"noop": 1}, suspect=True)).taken == 1
+        assert (await claims.claim(tx, another, {"noop": 1}, suspect=True)).taken == 1
     assert not await wait(database, mine)
     assert await wait(database, another), "what it has in hand itself will have ended"
     await lose(database, another)
@@ -130,9 +130,9 @@ async def test_a_claim_takes_of_one_batch_either_its_suspects_or_the_others(data
     await sql(database, "INSERT INTO span (batch_id, first, last, losses) VALUES ($1, 0, 0, 3)", batch_id)
     worker = await make_worker(database)
     async with database.transaction() as tx:
-        assert ordinals((await spans.claim(tx, worker, {"noop": 9})).leases) == [1, 2, 3]
+        assert ordinals((await claims.claim(tx, worker, {"noop": 9})).leases) == [1, 2, 3]
     async with database.transaction() as tx:
-        assert ordinals((await spans.claim(tx, worker, {"noop": 9}, suspect=True)).leases) == [0]
+        assert ordinals((await claims.claim(tx, worker, {"noop": 9}, suspect=True)).leases) == [0]
 
 
 async def test_suspects_run_alone_and_the_others_side_by_side(database: Database) -> None:
@@ -177,7 +177,7 @@ async def test_who_waits_for_its_turn_goes_on_once_another_has_taken_the_suspect
         other = await make_worker(database)
         for _ in range(2):
             async with database.transaction() as tx:
-                assert (await spans.claim(tx, other, {"noop": 1}, suspect=True)).taken == 1
+                assert (await claims.claim(tx, other, {"noop": 1}, suspect=True)).taken == 1
 
         async def fresh_ended() -> bool:
             return (await get(database, fresh)).success == 4

@@ -9,8 +9,8 @@ import pytest
 from factories import claim, get, make_batch, make_worker, sql, success, violations, waiting
 from gristmill.db import Database, Transaction
 from gristmill.domain.states import BatchStatus
+from gristmill.store.claims import Lease
 from gristmill.store.recording import COPY_FROM
-from gristmill.store.spans import Lease
 from gristmill.worker.recorder import FLUSH_ITEMS, LARGE, Recorder
 from gristmill.worker.work import HeldLease
 from mill import eventually

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import cast
 from uuid import UUID
 
-from gristmill.store.spans import ClaimedItem, Lease
+from gristmill.store.claims import ClaimedItem, Lease
 from gristmill.worker.slots import Ready
 from gristmill.worker.work import HeldLease, Job, Work
 

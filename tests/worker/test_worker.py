@@ -12,9 +12,9 @@ from gristmill.db import Database
 from gristmill.domain.states import TERMINAL, BatchStatus, ItemStatus
 from gristmill.metrics import REGISTRY
 from gristmill.store import results, transitions
+from gristmill.store.claims import ClaimedItem
 from gristmill.store.new_batches import NewItem
 from gristmill.store.results import Attempt, Result
-from gristmill.store.spans import ClaimedItem
 from gristmill.worker.items import AHEAD_SECONDS
 from gristmill.worker.recorder import FULL, Recorder
 from gristmill.worker.slots import Slots

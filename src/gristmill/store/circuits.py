@@ -1,6 +1,6 @@
 """Circuits that are open: a row exists exactly as long as nothing but probes may call (upstream/circuit.py).
 
-`until` is when the next probe may start. The claim that takes it moves it on (store/spans.py), so that of all processes one
+`until` is when the next probe may start. The claim that takes it moves it on (store/claims.py), so that of all processes one
 probes at a time, and a probe that hangs or dies with its worker is followed by another. Lock order: taken by itself here; by a
 claim after the schedule and before the span.
 """
@@ -41,7 +41,7 @@ async def close(tx: Transaction, tenant_id: UUID, name: str) -> None:
     await tx.execute("DELETE FROM circuit WHERE tenant_id = $1 AND name = $2", tenant_id, name)
 
 
-# As it was before the claim of the probe (store/spans.py), or sooner.
+# As it was before the claim of the probe (store/claims.py), or sooner.
 _UNPROBED = "UPDATE circuit SET until = now(), pause_seconds = pause_seconds / 2"
 
 

@@ -22,7 +22,7 @@ _WHY = (
 )
 # The schedules first, as pause and cancel do: the count of them is a condition for all, so that they are locked before any batch
 # is looked at. What a pause or cancel that was waited for has made of a batch is read again as its row is locked.
-# By arrays, not by joins: see `spans._SET_REMAINING`.
+# By arrays, not by joins: see `claims._SET_REMAINING`.
 _FINISH = f"""
 WITH scheduled AS (SELECT batch_id FROM batch_schedule WHERE batch_id = ANY ($1) ORDER BY batch_id FOR UPDATE),
 unscheduled AS (

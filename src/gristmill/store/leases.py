@@ -144,7 +144,7 @@ async def _end(tx: Transaction, leases: Collection[Record]) -> None:
 
 async def disown(tx: Transaction, worker_id: int, known: Collection[int]) -> int:
     """Give back leases this worker has without knowing: a claim or a birth committed and its answer was lost. No attempt is
-    used. Waits for births whose commit is still under way (`spans.born`): who gave up waiting for the disk has not ended it."""
+    used. Waits for births whose commit is still under way (`claims.born`): who gave up waiting for the disk has not ended it."""
     await tx.execute("SELECT FROM worker WHERE id = $1 FOR UPDATE", worker_id)
     unknown = await tx.fetch(_UNKNOWN, worker_id, list(known))
     for lease in unknown:

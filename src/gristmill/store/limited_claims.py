@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from gristmill.db import Transaction
-from gristmill.store import service_limits, spans
+from gristmill.store import choice, service_limits
 from gristmill.store.columns import columns
 from gristmill.store.schedules import Front
 
@@ -31,7 +31,7 @@ held AS (SELECT * FROM unnest($3::uuid[], $4::text[], $5::int[]) AS held (tenant
 capped AS (SELECT tenant_id, slots, id AS limit_id FROM room WHERE tenant_id IS NOT NULL),
 front AS (SELECT * FROM unnest($7::uuid[], $8::float8[], $9::float8[]) AS front (tenant_id, fresh, begun)),
 {
-    spans.fair(
+    choice.fair(
         "$6",
         ", limits.ids",
         _HELD,
@@ -77,7 +77,7 @@ async def hold(
     fronts: Sequence[Front] = (),
     suspect: bool = False,
 ) -> Left:
-    """Hold the limits that what is next is under, until the caller's transaction ends. The arguments are those of `spans.claim`,
+    """Hold the limits that what is next is under, until the caller's transaction ends. The arguments are those of `claims.claim`,
     which comes after it."""
     wanted = [list(free), list(free.values()), *columns(held, 3), suspect, *columns(fronts, 3)]
     limits = await tx.fetchval(_HOLD, *wanted)

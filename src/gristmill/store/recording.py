@@ -130,7 +130,7 @@ async def record(tx: Transaction, worker_id: int, flush: Flush, *, alone: bool =
     return await endings.finish(tx, await counts.add(tx, _tallies(inserted)))
 
 
-# Rows are named by arrays, not by a join: see `spans._SET_REMAINING`.
+# Rows are named by arrays, not by a join: see `claims._SET_REMAINING`.
 _HOLD = """
 WITH given AS (SELECT * FROM unnest($1::bigint[], $2::int[]) AS given (id, remaining)),
 held AS (

@@ -16,8 +16,8 @@ from gristmill.domain.errors import Invalid, Problem
 from gristmill.domain.states import TERMINAL, ResultStatus
 from gristmill.store import batches, new_batches, schedules, transitions
 from gristmill.store.batches import Batch
+from gristmill.store.claims import NEW_LEASE_ID
 from gristmill.store.new_batches import NewUpstream
-from gristmill.store.spans import NEW_LEASE_ID
 
 if TYPE_CHECKING:
     from gristmill.store.recording import Ended

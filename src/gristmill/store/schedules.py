@@ -2,7 +2,7 @@
 
 Each tenant and each batch has a virtual time: the items it started so far, divided by its weight. Who has the least of
 those that may start something is next. Whoever has less than the one served before came late, was paused or had to wait:
-it is served at once, but charged from there on (`store/spans.py`), so that idle time earns no credit and nobody owes for a
+it is served at once, but charged from there on (`store/claims.py`), so that idle time earns no credit and nobody owes for a
 time in which no other wanted anything. Priority is a weight (10 ** (priority / 100), so 0.1 to 10): it changes the share,
 and starves nobody.
 
@@ -67,7 +67,7 @@ async def set_paused(tx: Transaction, batch_id: UUID, paused: bool) -> None:
     await tx.execute(_SET_PAUSED, batch_id, paused)
 
 
-# By an array, not by a join: see `spans._SET_REMAINING`.
+# By an array, not by a join: see `claims._SET_REMAINING`.
 _REMOVE = """
 DELETE FROM batch_schedule WHERE batch_id = ANY ($1) AND batch_id = ANY (ARRAY(
     SELECT batch_id FROM batch_schedule WHERE batch_id = ANY ($1) ORDER BY batch_id FOR UPDATE

@@ -13,7 +13,7 @@ from asyncpg import Record
 
 from gristmill.db import Transaction
 from gristmill.domain import shares
-from gristmill.store import spans
+from gristmill.store import claims
 from gristmill.store.service_limits import Limit
 
 
@@ -161,11 +161,12 @@ async def starting(tx: Transaction, batch_ids: Collection[UUID]) -> set[UUID]:
 _KEEP = f"""
 UPDATE lease SET deadline_at = now() + make_interval(secs => mine.seconds)
 FROM (
-    SELECT l.id, 2 * b.item_timeout_seconds + {spans.LEASE_SLACK_SECONDS} AS seconds
+    SELECT l.id, 2 * b.item_timeout_seconds + {claims.LEASE_SLACK_SECONDS} AS seconds
     FROM unnest($2::uuid[], $3::int[]) AS w (batch_id, ordinal)
     JOIN lease l ON l.batch_id = w.batch_id AND w.ordinal BETWEEN l.first AND l.last
     JOIN batch b ON b.id = l.batch_id
-    WHERE l.worker_id = $1 AND l.deadline_at < now() + make_interval(secs => b.item_timeout_seconds + {spans.LEASE_SLACK_SECONDS})
+    WHERE l.worker_id = $1
+        AND l.deadline_at < now() + make_interval(secs => b.item_timeout_seconds + {claims.LEASE_SLACK_SECONDS})
     FOR UPDATE OF l SKIP LOCKED
 ) mine WHERE lease.id = mine.id
 """

@@ -8,7 +8,7 @@ or a URL that a configuration names. It is *closed* while calls may go through. 
   many as still could succeed.
 
 While it is open nothing calls but a probe, one item at a time, which the claim hands out to one of all processes
-(`store/spans.py`). The probe's answer closes it. That the circuit is open is kept in Postgres (`store/circuits.py`), for the
+(`store/claims.py`). The probe's answer closes it. That the circuit is open is kept in Postgres (`store/circuits.py`), for the
 claims of all processes and for whoever looks at the batch; how it came to that is counted here (docs/decisions/0013).
 
 A storm may also be of items that are to blame themselves. The first probe tells: if it is answered, they were.

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from gristmill.db import Transaction
-from gristmill.store import spans
+from gristmill.store import claims
 from gristmill.store.assignments import Assignment
+from gristmill.store.claims import ClaimedItem, Lease
 from gristmill.store.new_batches import NewBatch, NewItem
-from gristmill.store.spans import ClaimedItem, Lease
 from gristmill.worker.items import Items, Offer
 
 MOST_BYTES = 1024 * 1024  # of inputs that stay in memory between their create and their start
@@ -63,7 +63,7 @@ class Birth:
             for ordinal, item in enumerate(self._given[: offer.slots])
         ]
         at, self._asked = time.monotonic(), True
-        claim = await spans.born(tx, offer.worker_id, offer.free, self._new.id, taken)
+        claim = await claims.born(tx, offer.worker_id, offer.free, self._new.id, taken)
         if claim.leases and claim.assignment:
             self._leased = _Leased(claim.leases[0], claim.assignment, at)
         else:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from enum import Enum, auto
 
 from gristmill.db import Database
-from gristmill.store import spans
+from gristmill.store import claims
 
 LOOK_SECONDS = 1.0  # between looks for suspects while there is other work
 
@@ -59,7 +59,7 @@ class Isolation:
         now = self._clock()
         self._next_at = now + LOOK_SECONDS
         async with self._database.connection() as connection:
-            waits = await spans.suspects_wait(connection, worker_id, self._processors)
+            waits = await claims.suspects_wait(connection, worker_id, self._processors)
         if not waits:
             self._began = None
         elif self._began is None:

@@ -12,10 +12,10 @@ from uuid import UUID
 from gristmill import metrics
 from gristmill.db import Database
 from gristmill.processors.base import Processor, Services
-from gristmill.store import leases, limited_claims, spans
+from gristmill.store import claims, leases, limited_claims
 from gristmill.store.assignments import Assignment
+from gristmill.store.claims import Claim, Lease
 from gristmill.store.limited_claims import Left
-from gristmill.store.spans import Claim, Lease
 from gristmill.upstream.circuit import Circuit
 from gristmill.worker.circuits import Circuits
 from gristmill.worker.fronts import Fronts
@@ -160,7 +160,7 @@ class Items:
         limited, fronts = self._shares.limits_starts, () if suspect else self._fronts.known
         if not (suspect or limited or self._in_full):
             async with self._database.connection() as connection:
-                claim = await spans.claim(
+                claim = await claims.claim(
                     connection, self.worker_id, free, held, fronts=fronts, plain=self._plain
                 )
             if not claim.in_full:
@@ -169,7 +169,7 @@ class Items:
             left = Left(free)
             if limited:
                 left = await limited_claims.hold(tx, free, held, fronts=fronts, suspect=suspect)
-            claim = await spans.claim(
+            claim = await claims.claim(
                 tx, self.worker_id, left.free, held, left.of_tenants, fronts=fronts, suspect=suspect
             )
         # The next of many like it, without asking first.

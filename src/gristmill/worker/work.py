@@ -28,8 +28,9 @@ from gristmill.domain.usage import Usage
 from gristmill.processors.base import Context, Processor, Services
 from gristmill.processors.secrets import binding, put_back, upstream_binding
 from gristmill.store.assignments import Assignment
+from gristmill.store.claims import ClaimedItem, Lease
 from gristmill.store.recording import Ended, Retried
-from gristmill.store.spans import ClaimedItem, Lease, Waiting
+from gristmill.store.spans import Waiting
 from gristmill.upstream.circuit import Circuit
 from gristmill.vault import VaultError
 
