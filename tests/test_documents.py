@@ -44,7 +44,7 @@ def test_functions_and_classes_named_exist(page: Path) -> None:
 
 
 def test_the_checks_above_see_what_is_wrong() -> None:
-    assert _has("store/spans", "claim")
+    assert _has("store/claims", "claim")
     assert _has("worker/items", "Items.step")
     assert _has("worker", "Worker.start")
     assert not _has("store/spans", "no_such_function")
