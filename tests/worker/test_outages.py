@@ -198,7 +198,7 @@ async def test_nobody_calls_before_the_time_that_was_asked_for(
     gap, last = max((later - earlier, earlier) for earlier, later in pairwise(calls))
     # A date has whole seconds, so it may be up to one less than 3 from when it was said.
     assert gap >= {"retry-after=2": 1.9, "retry-after-ms=1500": 1.4, "retry-after=date+3": 1.9}[asked]
-    assert last - calls[0] < 5
+    assert last - calls[0] < 8  # and goes on soon; a second call of three may be told to wait, too
     assert time.time() - began < 60
     batch = await get(database, batch_id)
     assert (batch.success, batch.failed) == (400, 0)

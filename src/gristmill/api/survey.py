@@ -10,6 +10,7 @@ from gristmill import processors
 from gristmill.api.parts import Parts
 from gristmill.api.sources import FromDirectory, FromFile
 from gristmill.domain.errors import NotFound, Problem
+from gristmill.intake import cycles
 from gristmill.intake.ingest import BadSource, Reading, repeated
 from gristmill.intake.problems import MAX_PROBLEMS
 from gristmill.intake.source import NotReadable
@@ -64,7 +65,8 @@ async def _read(of: Parts, new: NewBatch, content: FromFile, path: Path) -> Surv
         async for items in reading.items(path):
             characters += sum(len(one.input) for one in items)
             size += sum(len(one.input.encode()) for one in items)
-        again = await asyncio.to_thread(lambda: repeated(options.rows(path, processor.input_model)))
+        with cycles.left_alone():  # a record of many parts would keep all others waiting
+            again = await asyncio.to_thread(lambda: repeated(options.rows(path, processor.input_model)))
         if again:
             raise BadSource(again)
     except (BadSource, NotReadable) as bad:
