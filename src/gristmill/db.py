@@ -9,6 +9,7 @@ transaction mode works.
 import asyncio
 import os
 import ssl
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -107,7 +108,9 @@ class Database:
             self._options["statement_cache_size"] = 0
         # By the process of Postgres behind each: asyncpg's pool does not tell which of its connections are idle.
         self._pooled: WeakValueDictionary[int, asyncpg.Connection[asyncpg.Record]] = WeakValueDictionary()
-        self._busy: set[int] = set()
+        self._busy: Counter[int] = (
+            Counter()
+        )  # by the same: how many have it; for a moment two, one of whom gives it back
         self.pool: Pool
         self.engine: AsyncEngine = create_async_engine(
             "postgresql+asyncpg://",
@@ -191,16 +194,18 @@ class Database:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Transaction]:
         """A connection without a transaction: each statement is one of its own. For reads, and for what one statement can do."""
-        async with self.pool.acquire(timeout=self.timeout_seconds) as connection:
-            pid = connection.get_server_pid()
-            self._busy.add(pid)
-            try:
-                yield connection
-            except TimeoutError:
-                await self._doubt(connection)
-                raise
-            finally:
-                self._busy.discard(pid)
+        pid = 0
+        try:
+            async with self.pool.acquire(timeout=self.timeout_seconds) as connection:
+                pid = connection.get_server_pid()
+                self._busy[pid] += 1
+                try:
+                    yield connection
+                except TimeoutError:
+                    await self._doubt(connection)
+                    raise
+        finally:  # not before the pool has it back: who is closed on the way there breaks the pool
+            self._busy -= Counter((pid,))  # which keeps nothing of zero or less
 
     async def _doubt(self, connection: Transaction) -> None:
         """It did not answer in time, or somebody was cancelled. If the link is dead, those of all idle connections may be: one
@@ -213,7 +218,7 @@ class Database:
     def _distrust(self) -> None:
         """What is idle in the pool is made anew before its next use; what is in use finds out by itself."""
         for pid, connection in list(self._pooled.items()):
-            if pid not in self._busy:
+            if self._busy[pid] <= 0 and not _is_closed(connection):
                 connection.terminate()
 
     def _ping(self, connection: Any, record: ConnectionPoolEntry, _: object) -> None:
