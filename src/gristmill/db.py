@@ -108,9 +108,8 @@ class Database:
             self._options["statement_cache_size"] = 0
         # By the process of Postgres behind each: asyncpg's pool does not tell which of its connections are idle.
         self._pooled: WeakValueDictionary[int, asyncpg.Connection[asyncpg.Record]] = WeakValueDictionary()
-        self._busy: Counter[int] = (
-            Counter()
-        )  # by the same: how many have it; for a moment two, one of whom gives it back
+        # By the same, how many have it: for a moment two, one of whom gives it back.
+        self._busy: Counter[int] = Counter()
         self.pool: Pool
         self.engine: AsyncEngine = create_async_engine(
             "postgresql+asyncpg://",

@@ -142,11 +142,19 @@ def test_nobody_reads_what_somebody_else_was_told(
     assert asked.problems(order, b'{"text":"good"}') == []
 
 
+@pytest.mark.parametrize(
+    "program",
+    [
+        "print('this is no answer, but it is long enough for one')",
+        "import os; size = 2 << 20; os.write(1, size.to_bytes(8, 'big')); "
+        "print('null'.ljust(size), end='', flush=True); os.read(0, 1 << 20)",
+    ],
+)
 def test_one_that_does_not_work_is_told_of_and_left_alone_for_a_while(
-    asked: Beside, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    asked: Beside, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, program: str
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(beside, "_BOOT", "print('this is no answer, but it is long enough for one')")
+        broken.setattr(beside, "_BOOT", program)
         assert ask(asked) is None
     assert [one.message for one in caplog.records] == ["checks beside do not work"]
     assert ask(asked) is None

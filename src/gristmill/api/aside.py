@@ -9,7 +9,7 @@ process (`intake/beside.py`).
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
 from gristmill.domain import marks
@@ -46,35 +46,30 @@ class Aside:
     @asynccontextmanager
     async def turn(self, *texts: bytes, parsed: bool = False) -> AsyncIterator[Run]:
         """How to run what works on a body of these texts, and its turn to do so. If they are not `parsed`, that comes first."""
-        run = _Running(self._turn, texts, 2 * _DOUBTFUL_SECONDS if parsed else 0.0)
-        try:
+        async with AsyncExitStack() as held:
+            run = _Running(self._turn, held, texts, 2 * _DOUBTFUL_SECONDS if parsed else 0.0)
             if large(*texts):
                 await run.aside()
             yield run
-        finally:
-            run.end()
 
 
 class _Running:
     """Runs at once, until it shows that the body is made of so many values that the rest is better done as that of large ones."""
 
-    def __init__(self, turn: asyncio.Lock, texts: tuple[bytes, ...], seconds: float) -> None:
+    def __init__(
+        self, turn: asyncio.Lock, held: AsyncExitStack, texts: tuple[bytes, ...], seconds: float
+    ) -> None:
         self._turn = turn
+        self._held = held
         self._texts = texts
         self._seconds = seconds
         self._aside = self._known = False
-        self._cycles = cycles.left_alone()
 
     async def aside(self) -> None:
         """From now on in a thread, and alone."""
-        await self._turn.acquire()
+        await self._held.enter_async_context(self._turn)
+        self._held.enter_context(cycles.left_alone())
         self._aside = self._known = True
-        self._cycles.__enter__()
-
-    def end(self) -> None:
-        if self._aside:
-            self._cycles.__exit__(None, None, None)
-            self._turn.release()
 
     async def __call__(self, function: Callable[..., T], *arguments: Any) -> T:
         if not self._known and self._seconds > _DOUBTFUL_SECONDS:

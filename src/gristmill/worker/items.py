@@ -93,7 +93,7 @@ class Items:
 
     def ring(self) -> None:
         """There may be something new. It waits neither for what has been claimed ahead nor for what is to be recorded: the next
-        claim may take some more. How much, is bounded, however often this is called."""
+        claim may take some more. How much is bounded, however often this is called."""
         self._rung = True
         self.news.set()
 

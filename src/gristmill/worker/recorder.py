@@ -39,7 +39,11 @@ FULL = 4000  # verdicts waiting: the worker claims nothing more
 class _Taken:
     flush: Flush
     batches: Set[UUID]
-    verdicts: int
+
+    @property
+    def verdicts(self) -> int:
+        """How many of them."""
+        return len(self.flush.ended) + len(self.flush.retried) + len(self.flush.unstarted)
 
 
 class Recorder:
@@ -191,12 +195,12 @@ class Recorder:
             [retried for held in some for retried in held.retried],
             [(held.lease.id, waiting) for held in some for waiting in held.unstarted],
         )
-        verdicts = sum(held.verdicts for held in some)
         for held in some:
             del self._touched[held.lease.id]
             held.ended, held.retried, held.unstarted = [], [], []
-        self._collected -= verdicts
-        return _Taken(flush, batches, verdicts)
+        taken = _Taken(flush, batches)
+        self._collected -= taken.verdicts
+        return taken
 
     async def _send(self, taken: _Taken, *, first_time: bool) -> bool:
         """Whether Postgres has said anything to it. What it refuses is kept, and must not keep others from being recorded."""
