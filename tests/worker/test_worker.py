@@ -16,8 +16,8 @@ from gristmill.store.claims import ClaimedItem
 from gristmill.store.new_batches import NewItem
 from gristmill.store.results import Attempt, Result
 from gristmill.worker.items import AHEAD_SECONDS
+from gristmill.worker.pace import Pace
 from gristmill.worker.recorder import FULL, Recorder
-from gristmill.worker.slots import Slots
 from gristmill.worker.work import Work
 from mill import Scripted, at_gate, ended, eventually, looked, working
 
@@ -305,10 +305,10 @@ async def test_items_that_wait_for_their_chat_keep_no_other_batch_waiting_for_th
 async def test_something_new_does_not_wait_for_what_was_claimed_ahead(
     database: Database, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Slots, "_measure", lambda *_: None)
+    monkeypatch.setattr(Pace, "watched", lambda *_: None)
     many = await make_batch(database, script(*[{"do": "gate"}] * 200))
     async with working(database, scripted, concurrency=4, poll_seconds=0.05) as worker:
-        worker._items.slots.rate = 40 / AHEAD_SECONDS
+        worker._items.slots.pace.per_second = 40 / AHEAD_SECONDS
         await eventually(lambda: claimed(database, many, 44))
         few = await make_batch(database, script({"do": "gate"}, {"do": "succeed"}))
         worker.wake()
@@ -324,12 +324,29 @@ async def test_something_new_does_not_wait_for_what_was_claimed_ahead(
     assert await violations(database) == []
 
 
+async def test_once_all_slots_have_emptied_the_next_claim_takes_more_and_a_few_fast_items_change_nothing(
+    database: Database, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pace, "watched", lambda *_: None)
+    async with working(database, scripted, concurrency=4, poll_seconds=0.05) as worker:
+        few = await make_batch(database, script(*[{"do": "succeed"}] * 3))
+        await ended(database, few)
+        assert worker._items.slots.pace.per_second == 0.0
+        fast = await make_batch(database, script(*[{"do": "succeed"}] * 40))
+        await ended(database, fast)
+        slow = await make_batch(database, script(*[{"do": "gate"}] * 200))
+        more = "SELECT sum(remaining) > 4 FROM lease WHERE batch_id = $1"
+        await eventually(lambda: is_true(database, more, slow))
+        scripted.gate.set()
+        await ended(database, slow)
+
+
 async def test_rings_take_little_past_a_recorder_that_is_behind_and_nothing_past_one_that_is_far_behind(
     database: Database, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Slots, "_measure", lambda *_: None)
+    monkeypatch.setattr(Pace, "watched", lambda *_: None)
     async with working(database, scripted, concurrency=4, poll_seconds=0.05) as worker:
-        worker._items.slots.rate = 40 / AHEAD_SECONDS
+        worker._items.slots.pace.per_second = 40 / AHEAD_SECONDS
         with monkeypatch.context() as behind:
             behind.setattr(Recorder, "backlog", FULL)
             batch_id = await make_batch(database, script(*[{"do": "gate"}] * 200))
@@ -349,3 +366,7 @@ async def test_rings_take_little_past_a_recorder_that_is_behind_and_nothing_past
 async def claimed(database: Database, batch_id: UUID, items: int) -> bool:
     query = "SELECT sum(remaining)::int FROM lease WHERE batch_id = $1"
     return await sql(database, query, batch_id) == [items]
+
+
+async def is_true(database: Database, query: str, *given: object) -> bool:
+    return await sql(database, query, *given) == [True]

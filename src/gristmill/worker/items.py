@@ -199,7 +199,7 @@ class Items:
     def _free(self, rung: bool = False) -> dict[str, int]:
         """How many items of each processor could start now, and a few more if they start and end in no time."""
         in_hand = self._in_hand()
-        ahead = min(int(self.slots.rate * AHEAD_SECONDS), AHEAD_MOST)
+        ahead = min(int(self.slots.pace.per_second * AHEAD_SECONDS), AHEAD_MOST)
         if rung:
             ahead += min(ahead, self._concurrency)
         free = {}

@@ -13,6 +13,7 @@ from gristmill import metrics
 from gristmill.domain.outcomes import Outcome, Retry
 from gristmill.upstream.circuit import CALLER, Caller, Circuit
 from gristmill.worker.circuits import Circuits
+from gristmill.worker.pace import Pace
 from gristmill.worker.recorder import Recorder
 from gristmill.worker.work import Job, Load, Work, excused, run, settle, timed_out
 
@@ -74,7 +75,7 @@ class Slots:
         concurrency: int,
         freed: Callable[[], None],
     ) -> None:
-        self.rate = 0.0  # items a second, of late
+        self.pace = Pace(concurrency)
         self._recorder = recorder
         self._circuits = circuits
         self._loads = loads
@@ -85,9 +86,8 @@ class Slots:
         self._running: dict[asyncio.Task[None], float] = {}  # until when, on the loop's clock
         self._overdue: set[asyncio.Task[None]] = set()
         self._slots: set[asyncio.Task[None]] = set()
-        self._ended_since = 0
+        self._ended = 0  # since the worker began
         self._loop = asyncio.get_running_loop()
-        self._rated_at = self._loop.time()
         self._slice_ends = 0.0
         self._slice: asyncio.Future[None] = self._loop.create_future()
         self._slice.set_result(None)
@@ -95,6 +95,8 @@ class Slots:
 
     def put(self, works: Sequence[Work]) -> None:
         """To be run, in this order; they are of one batch, and held already (`Job.hold`)."""
+        if not self.has_some:
+            self.pace.begun(self._ended)
         self._ready.put(works)
         self._wake(WOKEN)
 
@@ -143,6 +145,8 @@ class Slots:
         fresh = True
         while not self._ending:
             if not (self._ready.turn or self._ready.next_turn()):
+                if not self._running:
+                    self.pace.paused(self._ended)
                 self._freed()
                 await self._rest()
                 fresh = True
@@ -237,6 +241,7 @@ class Slots:
 
     def _settle(self, work: Work, outcome: Outcome) -> None:
         verdict = settle(work, outcome)
+        self._ended += 1
         self._recorder.add(work.held, verdict)
         work.job.load.note(verdict)
 
@@ -248,31 +253,22 @@ class Slots:
             if now > deadline and task not in self._overdue:
                 self._overdue.add(task)
                 task.cancel()
-        self._measure(now)
+        self._tell()
+        self.pace.watched(self._ended)
         return 0
 
-    def _measure(self, now: float) -> None:
+    def _tell(self) -> None:
         for processor, load in self._loads.items():
-            self._ended_since += self._tell(processor, load)
-        elapsed = now - self._rated_at
-        if elapsed >= 0.05:
-            self.rate = 0.5 * self.rate + 0.5 * self._ended_since / elapsed
-            self._ended_since, self._rated_at = 0, now
+            if load.succeeded:
+                metrics.items_ended(processor, "success", None, load.succeeded)
+            for code, count in load.failed.items():
+                metrics.items_ended(processor, "failed", code, count)
+            for reason, count in load.requeued.items():
+                metrics.items_requeued(processor, reason, count)
+            load.succeeded = 0
+            load.failed.clear()
+            load.requeued.clear()
         metrics.items_in_flight(len(self._running))
-
-    def _tell(self, processor: str, load: Load) -> int:
-        """Answers with how many runs have ended since the last time."""
-        if load.succeeded:
-            metrics.items_ended(processor, "success", None, load.succeeded)
-        for code, count in load.failed.items():
-            metrics.items_ended(processor, "failed", code, count)
-        for reason, count in load.requeued.items():
-            metrics.items_requeued(processor, reason, count)
-        ended = load.succeeded + load.failed.total() + load.requeued.total()
-        load.succeeded = 0
-        load.failed.clear()
-        load.requeued.clear()
-        return ended
 
     # --- the end ---
 
