@@ -140,6 +140,11 @@ CROSS JOIN LATERAL (
     WHERE batch_id = $1 AND ordinal >= r.first AND ordinal <= r.last ORDER BY ordinal LIMIT 100000
 ) i
 """
+# Of one range, as they mostly are.
+_RANGE = """
+SELECT ordinal, custom_id, history_id, input FROM item
+WHERE batch_id = $1 AND ordinal >= $2 AND ordinal <= $3 ORDER BY ordinal LIMIT 100000
+"""
 _ENDED = "SELECT ordinal FROM result WHERE batch_id = $1 AND ordinal = ANY ($2)"
 
 
@@ -281,6 +286,10 @@ async def _enter_chats(tx: Transaction, leases: Sequence[Lease]) -> Sequence[Lea
 async def _items(
     tx: Transaction, batch_id: UUID, ranges: Sequence[tuple[int, int, int]]
 ) -> dict[int, list[ClaimedItem]]:
+    if len(ranges) == 1:
+        [(lease_id, first, last)] = ranges
+        rows = await tx.fetch(_RANGE, batch_id, first, last)
+        return {lease_id: [ClaimedItem(*row) for row in rows]}
     ids, firsts, lasts = (list(column) for column in zip(*ranges, strict=True))
     found: dict[int, list[ClaimedItem]] = {lease_id: [] for lease_id in ids}
     rows = await tx.fetch(_ITEMS, batch_id, ids, firsts, lasts)

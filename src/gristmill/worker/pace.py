@@ -19,9 +19,9 @@ class Pace:
         self._burst = (time.monotonic(), ended)
 
     def paused(self, ended: int) -> None:
-        """Nothing runs any more, and nothing else is there to be run. All that began since `begun` has ended, and if that was more
-        than a handful, the next will be as fast. Before the watch looks, items without work would have been through their
-        slots many times, and the slots empty in between."""
+        """Nothing runs any more, and nothing else is there to be run. All that began since `begun` has ended, and if it was as
+        much as there are slots, the next will be as fast. Before the watch looks, items without work would have emptied them
+        many times."""
         seconds, count = _since(self._burst, ended)
         if count >= self._slots:
             self.per_second = max(self.per_second, count / max(seconds, 1e-6))
