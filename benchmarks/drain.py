@@ -7,7 +7,7 @@ from datetime import datetime
 
 from benchmarks import work
 from benchmarks.meter import Meter
-from benchmarks.postgres import Postgres
+from benchmarks.postgres import Postgres, fetch
 from benchmarks.service import Service, serving
 
 DRAIN_SECONDS = 300.0
@@ -52,7 +52,8 @@ class Drained:
 def apart(postgres: Postgres, items: int) -> Drained:
     """`serve --no-worker` and one `gristmill worker`, which is held until everything is in.
 
-    The drain lasts from letting the worker go to the last batch's `completed_at`.
+    The drain lasts from the first item's start, as peers' do from their first job's, to the last batch's `completed_at`; its CPU
+    is counted from letting the worker go.
     """
     bodies = work.bodies(items)
     with serving(postgres, "bench_apart", lone_worker=True) as service:
@@ -61,10 +62,9 @@ def apart(postgres: Postgres, items: int) -> Drained:
         with Meter(service.cpu) as ingest:
             batch_ids, posts = _post(service, bodies)
         with Meter(service.cpu) as drain:
-            began = time.time()
             service.worker.go()
             service.client.until_ended(len(batch_ids), timeout_seconds=DRAIN_SECONDS)
-        ended = _last_end(service, batch_ids)
+        began, ended = _first_start(service), _last_end(service, batch_ids)
         more = _read_back(service, batch_ids, items)
         more |= {
             "post_p50_ms": statistics.median(posts) * 1e3,
@@ -113,6 +113,12 @@ def _post(service: Service, bodies: list[bytes]) -> tuple[list[str], list[float]
         ids.append(service.client.create(body))
         seconds.append(time.perf_counter() - began)
     return ids, seconds
+
+
+def _first_start(service: Service) -> float:
+    """Unix seconds."""
+    [(began,)] = fetch(service.database_url, "SELECT extract(epoch FROM min(started_at))::float8 FROM result")
+    return float(began)
 
 
 def _last_end(service: Service, batch_ids: list[str]) -> float:
