@@ -196,6 +196,40 @@ async def test_what_a_few_items_came_to_passes_a_large_flush_that_it_would_have_
     assert await violations(database) == []
 
 
+async def test_few_large_answers_that_wait_are_as_much_as_many_small_ones_until_they_are_acknowledged(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gristmill.worker.recorder.FULL_BYTES", 1000)
+    await make_batch(database, 2)
+    worker, news = await make_worker(database), News()
+    [lease] = await claim(database, worker, 2)
+    held = HeldLease(lease, 2)
+
+    async def blocked() -> bool:
+        return await sql(database, f"SELECT count(*) FROM pg_stat_activity WHERE {BLOCKED}") == [1]
+
+    async with recording(database, worker, news) as recorder:
+        async with database.transaction() as tx:
+            await tx.execute("SELECT FROM lease FOR UPDATE")
+            recorder.add(held, success(lease, 0, output=b'"%b"' % (b"x" * 1998)))
+            assert recorder.fullness == 2.0
+            await eventually(blocked)
+            await tx.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {BLOCKED}")
+            await eventually(lambda: is_full(recorder))
+            recorder.add(held, success(lease, 1, content="x" * 500))
+            assert recorder.fullness == 2.5 + len('{"was":1}') / 1000
+        await news.flush()
+        await eventually(lambda: is_empty(recorder))
+
+
+async def is_full(recorder: Recorder) -> bool:
+    return recorder.fullness == 2.0
+
+
+async def is_empty(recorder: Recorder) -> bool:
+    return recorder.fullness == 0.0
+
+
 async def test_no_two_flushes_of_one_batch_are_under_way(database: Database) -> None:
     """One could bring a lease down to less than the other had, which then would not count as held."""
     worker, news = await make_worker(database), News()

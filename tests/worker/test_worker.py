@@ -17,7 +17,7 @@ from gristmill.store.new_batches import NewItem
 from gristmill.store.results import Attempt, Result
 from gristmill.worker.items import AHEAD_SECONDS
 from gristmill.worker.pace import Pace
-from gristmill.worker.recorder import FULL, Recorder
+from gristmill.worker.recorder import Recorder
 from gristmill.worker.work import Work
 from mill import Scripted, at_gate, ended, eventually, looked, working
 
@@ -348,13 +348,13 @@ async def test_rings_take_little_past_a_recorder_that_is_behind_and_nothing_past
     async with working(database, scripted, concurrency=4, poll_seconds=0.05) as worker:
         worker._items.slots.pace.per_second = 40 / AHEAD_SECONDS
         with monkeypatch.context() as behind:
-            behind.setattr(Recorder, "backlog", FULL)
+            behind.setattr(Recorder, "fullness", 1.0)
             batch_id = await make_batch(database, script(*[{"do": "gate"}] * 200))
             await looked()
             assert await sql(database, "SELECT count(*) FROM lease") == [0]
             worker.wake()
             await eventually(lambda: claimed(database, batch_id, 4))
-            behind.setattr(Recorder, "backlog", 2 * FULL)
+            behind.setattr(Recorder, "fullness", 2.0)
             worker.wake()
             await looked()
             await looked()

@@ -22,7 +22,7 @@ from gristmill.worker.fronts import Fronts
 from gristmill.worker.isolation import Isolation, Turn
 from gristmill.worker.jobs import Jobs
 from gristmill.worker.loop import first_of
-from gristmill.worker.recorder import FULL, Recorder
+from gristmill.worker.recorder import Recorder
 from gristmill.worker.shares import Shares
 from gristmill.worker.slots import Slots
 from gristmill.worker.work import HeldLease, Job, Load, Work
@@ -30,7 +30,7 @@ from gristmill.worker.work import HeldLease, Job, Load, Work
 log = logging.getLogger(__name__)
 
 AHEAD_SECONDS = 0.05  # items so fast that their slots empty within a few claims are claimed that far ahead
-AHEAD_MOST = 2000
+AHEAD_MOST = 4000
 LINGER_SECONDS = 0.01  # how long a free slot may wait for others, so that a claim is worth its cost
 
 
@@ -188,11 +188,11 @@ class Items:
         return sum(load.in_hand for load in self._loads.values())
 
     def _room(self) -> dict[str, int]:
-        """What a claim may take: nothing while many verdicts wait to be recorded, a little of what is new until they are twice
-        as many."""
-        if self._recorder.backlog < FULL:
+        """What a claim may take: nothing while much waits to be recorded, a little of what is new until it is twice as much."""
+        fullness = self._recorder.fullness
+        if fullness < 1:
             return self._free(self._rung)
-        if not self._rung or self._recorder.backlog >= 2 * FULL:
+        if not self._rung or fullness >= 2:
             return {}
         return {name: min(slots, self._concurrency) for name, slots in self._free(rung=True).items()}
 
@@ -272,7 +272,7 @@ class Items:
             return None
         if self._shares.limits_starts:  # a claim has to hold them, before everything else
             return None
-        free = self._free() if self._recorder.backlog < FULL else {}
+        free = self._free() if self._recorder.fullness < 1 else {}
         slots = min(most, free.get(processor, 0))
         circuit = None if circuit_name is None else self._circuits.of(tenant_id, circuit_name)
         if circuit is not None:

@@ -32,13 +32,15 @@ FLUSH_ITEMS = 200  # beyond 200 to 500 a larger flush gains nothing (docs/perfor
 LARGE = 1000  # verdicts of a flush that takes so long that others pass it: some 10 ms
 LINGER_SECONDS = 0.05  # how long a verdict may wait for company while other items run
 RESEND_SECONDS = 0.2
-FULL = 4000  # verdicts waiting: the worker claims nothing more
+FULL = 8000  # verdicts waiting: the worker claims nothing more; so many that it goes on while a flush of many is written
+FULL_BYTES = 64 * 1024 * 1024  # or so much of what the items answered
 
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
     flush: Flush
     batches: Set[UUID]
+    size: int  # in bytes, of what may be large
 
     @property
     def verdicts(self) -> int:
@@ -58,6 +60,7 @@ class Recorder:
         self.busy: Callable[[], bool] = lambda: False
         self._touched: dict[int, HeldLease] = {}  # with verdicts that no flush has taken
         self._collected = 0  # verdicts of those
+        self._size = 0  # in bytes, of what may be large of those
         # Handed to the database, not yet acknowledged. No two of one batch: what is left of a lease is told in order.
         self._sending: list[_Taken] = []
         self._unsent: list[_Taken] = []  # the same, once that has failed: to be sent again
@@ -73,6 +76,12 @@ class Recorder:
         return self._collected + sum(taken.verdicts for taken in self._unsent)
 
     @property
+    def fullness(self) -> float:
+        """Of what waits to be recorded; at 1.0 it is time to wait, too."""
+        size = self._size + sum(taken.size for taken in self._unsent)
+        return max(self.backlog / FULL, size / FULL_BYTES)
+
+    @property
     def unacknowledged(self) -> set[int]:
         """Leases with verdicts that the database may not know yet."""
         sent = (*self._sending, *self._unsent)
@@ -81,6 +90,10 @@ class Recorder:
     def add(self, held: HeldLease, verdict: Ended | Retried) -> None:
         if isinstance(verdict, Ended):
             held.ended.append(verdict)
+            if verdict.output is not None:  # not by `_size`: the call would cost more than what it does
+                self._size += len(verdict.output)
+            if verdict.content is not None:
+                self._size += len(verdict.content)
         else:
             held.retried.append(verdict)
         self._touch(held)
@@ -198,8 +211,10 @@ class Recorder:
         for held in some:
             del self._touched[held.lease.id]
             held.ended, held.retried, held.unstarted = [], [], []
-        taken = _Taken(flush, batches)
+        size = sum(map(_size, flush.ended)) if self._touched else self._size
+        taken = _Taken(flush, batches, size)
         self._collected -= taken.verdicts
+        self._size -= size
         return taken
 
     async def _send(self, taken: _Taken, *, first_time: bool) -> bool:
@@ -256,6 +271,10 @@ class Recorder:
     async def _write_plainly(self, flush: Flush) -> int:
         async with self._database.transaction() as tx:
             return await recording.record(tx, self.worker_id, flush, alone=False)
+
+
+def _size(ended: Ended) -> int:
+    return len(ended.output or b"") + len(ended.content or "")
 
 
 def _unstorable(ended: Ended) -> Ended:

@@ -289,7 +289,7 @@ def _ended(work: Work, status: ResultStatus, code: int | None, usage: Usage | No
 
 def _succeeded(work: Work, success: Success) -> Ended | Retried:
     try:
-        output = None if success.output is None else orjson.dumps(success.output).decode()
+        output = None if success.output is None else orjson.dumps(success.output)
     except TypeError:
         error = ItemError(500, "processor_error", "The processor answered with something that is not JSON.")
         return _failed(work, error, success.usage)
