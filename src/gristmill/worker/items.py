@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 AHEAD_SECONDS = 0.05  # items so fast that their slots empty within a few claims are claimed that far ahead
 AHEAD_MOST = 4000
+CLAIM_MOST = 1000  # at a time: beyond that a claim gets no cheaper for an item, and what is new waits for it
 LINGER_SECONDS = 0.01  # how long a free slot may wait for others, so that a claim is worth its cost
 
 
@@ -214,7 +215,7 @@ class Items:
                     slots, self._concurrency - in_hand, self._parser_concurrency - self._loads[name].in_hand
                 )
             if slots > 0:
-                free[name] = slots
+                free[name] = min(slots, CLAIM_MOST)
         return free
 
     async def _settle_doubt(self) -> None:
