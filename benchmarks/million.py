@@ -8,6 +8,7 @@ short try. Asks for 33 GB of disk where TMPDIR is.
 import argparse
 import asyncio
 import json
+import random
 import shutil
 import signal
 import statistics
@@ -36,7 +37,7 @@ LOOK_SECONDS = 0.05
 SMALL_TIMES = 10  # batches of the small size, one after the other
 PAGES = 15  # of each kind
 PAGE = 1000
-B_ITEMS, B_TIMES = 100, 7
+B_ITEMS, B_TIMES = 100, 15
 WAITING = 0.2  # seconds of an item that waits
 DISK_BYTES_EACH = 3_000  # of an item, its result, their indexes and log; generously
 
@@ -355,14 +356,17 @@ def _compared(told: Told, what: str, idle: list[float], busy: list[float]) -> No
 
 
 def _times(client: Client, processor: str, items: int) -> list[float]:
-    """Milliseconds from the create to the end, of batches one after the other; both by the clock of Postgres."""
+    """Milliseconds from the create to the end, of batches one after the other; both by the clock of Postgres. Each comes at
+    some moment or other: one that followed the end of the last would always find the slots just taken by others' items, which
+    all last as long as its own."""
     if processor == "noop":
         body = work.bodies(items)[0]
     else:
         requests = [{"custom_id": f"item-{n}", "input": {"sleep_seconds": WAITING}} for n in range(items)]
         body = json.dumps({"processor": processor, "requests": requests}).encode()
-    taken = []
+    taken, moments = [], random.Random(1)
     for _ in range(B_TIMES):
+        time.sleep(moments.uniform(0, WAITING))
         found = client.ended(client.create(body), timeout_seconds=END_SECONDS)
         created = datetime.fromisoformat(found["created_at"]).timestamp()
         taken.append((_ended_at(found) - created) * 1e3)
