@@ -34,10 +34,10 @@ from gristmill.db import connect_options
 
 END_SECONDS = 300.0
 LOOK_SECONDS = 0.05
-SMALL_TIMES = 10  # batches of the small size, one after the other
+SMALL_TIMES = 40  # batches of the small size, one after the other: what happens by time, as vacuum does, falls on a like number of items
 PAGES = 15  # of each kind
 PAGE = 1000
-B_ITEMS, B_TIMES = 100, 15
+B_ITEMS, B_TIMES, B_STARTS = 100, 15, 7
 WAITING = 0.2  # seconds of an item that waits
 DISK_BYTES_EACH = 3_000  # of an item, its result, their indexes and log; generously
 
@@ -192,7 +192,7 @@ def _costs(mill: Mill, where: str) -> None:
 
 
 def _costs_alone(mill: Mill, postgres: Postgres) -> None:
-    _cost(mill, mill.small, 1)  # what is cold
+    _cost(mill, mill.small, 5)  # what is cold
     _costs(mill, "tables empty before")
 
 
@@ -377,7 +377,7 @@ def _starts(client: Client) -> list[float]:
     """Milliseconds from the create of a batch of three to the start of its first item."""
     body = work.bodies(3, "clock")[0]
     taken = []
-    for _ in range(B_TIMES):
+    for _ in range(B_STARTS):
         batch_id = client.create(body)
         found = client.ended(batch_id, timeout_seconds=END_SECONDS)
         began = min(json.loads(line)["output"]["began"] for line in client.lines(batch_id))
