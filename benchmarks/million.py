@@ -34,7 +34,8 @@ from gristmill.db import connect_options
 
 END_SECONDS = 300.0
 LOOK_SECONDS = 0.05
-SMALL_TIMES = 40  # batches of the small size, one after the other: what happens by time, as vacuum does, falls on a like number of items
+# Batches of the small size, one after the other: what happens by time, as vacuum does, falls on a like number of items.
+SMALL_TIMES = 40
 PAGES = 15  # of each kind
 PAGE = 1000
 B_ITEMS, B_TIMES, B_STARTS = 100, 15, 7
