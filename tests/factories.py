@@ -121,7 +121,7 @@ def success(lease: Lease, ordinal: int, **more: Any) -> Ended:
     ended = Ended(
         lease.id, lease.batch_id, ordinal, ResultStatus.SUCCESS, None, lease.attempt, lease.started_at
     )
-    ended.output = f'{{"was":{ordinal}}}'.encode()
+    ended.output = f'{{"was":{ordinal}}}'
     for name, value in more.items():
         setattr(ended, name, value)
     return ended

@@ -199,7 +199,7 @@ async def test_what_a_few_items_came_to_passes_a_large_flush_that_it_would_have_
 async def test_few_large_answers_that_wait_are_as_much_as_many_small_ones_until_they_are_acknowledged(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gristmill.worker.recorder.FULL_BYTES", 1000)
+    monkeypatch.setattr("gristmill.worker.recorder.FULL_CHARACTERS", 1000)
     await make_batch(database, 2)
     worker, news = await make_worker(database), News()
     [lease] = await claim(database, worker, 2)
@@ -211,7 +211,7 @@ async def test_few_large_answers_that_wait_are_as_much_as_many_small_ones_until_
     async with recording(database, worker, news) as recorder:
         async with database.transaction() as tx:
             await tx.execute("SELECT FROM lease FOR UPDATE")
-            recorder.add(held, success(lease, 0, output=b'"%b"' % (b"x" * 1998)))
+            recorder.add(held, success(lease, 0, output=f'"{"x" * 1998}"'))
             assert recorder.fullness == 2.0
             await eventually(blocked)
             await tx.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {BLOCKED}")

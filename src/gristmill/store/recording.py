@@ -36,7 +36,7 @@ COPY_FROM = 50
 
 @dataclass(slots=True)
 class Ended:
-    """An item with its result. `content`, `output`, `error` and `usage` are as they are kept (the latter three JSON)."""
+    """An item with its result. `content`, `output`, `error` and `usage` are text as it is kept (the latter three JSON)."""
 
     lease_id: int
     batch_id: UUID
@@ -46,7 +46,7 @@ class Ended:
     attempt: int
     started_at: datetime | None
     content: str | None = None
-    output: bytes | None = None  # UTF-8: as it is made, and as COPY takes it
+    output: str | None = None
     error: str | None = None
     usage: str | None = None
     calls: int = 0

@@ -44,7 +44,7 @@ def values(e: "Ended") -> tuple[Any, ...]:
         e.conversation_id,
         e.ordinal,
         e.content,
-        None if e.output is None else e.output.decode(),
+        e.output,
         e.error,
         e.usage,
     )
@@ -89,7 +89,8 @@ def packed(ended: Sequence["Ended"]) -> Iterator[bytes]:
         elif e.content is not None or e.output is None or e.error is not None:
             yield plain + _ordinal(4, e.ordinal) + _texts(e)
         else:
-            yield plain + _only_output(4, e.ordinal, -1, len(e.output)) + e.output + _NO_MORE
+            output = e.output.encode()
+            yield plain + _only_output(4, e.ordinal, -1, len(output)) + output + _NO_MORE
 
 
 def _shared(batch_id: UUID, started_at: datetime | None, attempt: int) -> bytes:
@@ -103,8 +104,5 @@ def _facts(status: int, code: int | None, history_id: int | None, conversation_i
 
 
 def _texts(e: "Ended") -> bytes:
-    content, error, usage = (
-        None if text is None else text.encode() for text in (e.content, e.error, e.usage)
-    )
-    texts = content, e.output, error, usage
+    texts = (None if text is None else text.encode() for text in (e.content, e.output, e.error, e.usage))
     return b"".join(_NULL if text is None else _length(len(text)) + text for text in texts)

@@ -33,14 +33,14 @@ LARGE = 1000  # verdicts of a flush that takes so long that others pass it: some
 LINGER_SECONDS = 0.05  # how long a verdict may wait for company while other items run
 RESEND_SECONDS = 0.2
 FULL = 8000  # verdicts waiting: the worker claims nothing more; so many that it goes on while a flush of many is written
-FULL_BYTES = 64 * 1024 * 1024  # or so much of what the items answered
+FULL_CHARACTERS = 64 * 1024 * 1024  # or so much of what the items answered
 
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
     flush: Flush
     batches: Set[UUID]
-    size: int  # in bytes, of what may be large
+    size: int  # in characters, of what may be large
 
     @property
     def verdicts(self) -> int:
@@ -60,7 +60,7 @@ class Recorder:
         self.busy: Callable[[], bool] = lambda: False
         self._touched: dict[int, HeldLease] = {}  # with verdicts that no flush has taken
         self._collected = 0  # verdicts of those
-        self._size = 0  # in bytes, of what may be large of those
+        self._size = 0  # in characters, of what may be large of those
         # Handed to the database, not yet acknowledged. No two of one batch: what is left of a lease is told in order.
         self._sending: list[_Taken] = []
         self._unsent: list[_Taken] = []  # the same, once that has failed: to be sent again
@@ -79,7 +79,7 @@ class Recorder:
     def fullness(self) -> float:
         """Of what waits to be recorded; at 1.0 it is time to wait, too."""
         size = self._size + sum(taken.size for taken in self._unsent)
-        return max(self.backlog / FULL, size / FULL_BYTES)
+        return max(self.backlog / FULL, size / FULL_CHARACTERS)
 
     @property
     def unacknowledged(self) -> set[int]:
@@ -274,7 +274,7 @@ class Recorder:
 
 
 def _size(ended: Ended) -> int:
-    return len(ended.output or b"") + len(ended.content or "")
+    return len(ended.output or "") + len(ended.content or "")
 
 
 def _unstorable(ended: Ended) -> Ended:

@@ -289,7 +289,8 @@ def _ended(work: Work, status: ResultStatus, code: int | None, usage: Usage | No
 
 def _succeeded(work: Work, success: Success) -> Ended | Retried:
     try:
-        output = None if success.output is None else orjson.dumps(success.output)
+        # Not kept as bytes: those have the room in which they were written, and a worker keeps thousands.
+        output = None if success.output is None else orjson.dumps(success.output).decode()
     except TypeError:
         error = ItemError(500, "processor_error", "The processor answered with something that is not JSON.")
         return _failed(work, error, success.usage)
