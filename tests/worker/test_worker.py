@@ -16,7 +16,7 @@ from gristmill.store.claims import ClaimedItem
 from gristmill.store.new_batches import NewItem
 from gristmill.store.results import Attempt, Result
 from gristmill.worker.items import AHEAD_SECONDS
-from gristmill.worker.pace import Pace
+from gristmill.worker.pace import BURST_SECONDS, Pace
 from gristmill.worker.recorder import Recorder
 from gristmill.worker.work import Work
 from mill import Scripted, at_gate, ended, eventually, looked, working
@@ -324,21 +324,35 @@ async def test_something_new_does_not_wait_for_what_was_claimed_ahead(
     assert await violations(database) == []
 
 
-async def test_once_all_slots_have_emptied_the_next_claim_takes_more_and_a_few_fast_items_change_nothing(
+async def test_once_all_slots_have_emptied_the_next_claim_takes_more_but_no_more_than_twice_what_they_had(
     database: Database, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Pace, "watched", lambda *_: None)
     async with working(database, scripted, concurrency=4, poll_seconds=0.05) as worker:
+        pace = worker._items.slots.pace
         few = await make_batch(database, script(*[{"do": "succeed"}] * 3))
         await ended(database, few)
-        assert worker._items.slots.pace.per_second == 0.0
-        fast = await make_batch(database, script(*[{"do": "succeed"}] * 40))
+        assert pace.per_second == 0.0
+        fast = await make_batch(database, script(*[{"do": "succeed"}] * 4))
         await ended(database, fast)
+        assert 0 < pace.per_second <= 4 / BURST_SECONDS
+        pace.per_second = 4 / BURST_SECONDS  # however slow this machine is today
         slow = await make_batch(database, script(*[{"do": "gate"}] * 200))
-        more = "SELECT sum(remaining) > 4 FROM lease WHERE batch_id = $1"
-        await eventually(lambda: is_true(database, more, slow))
+        await eventually(lambda: claimed(database, slow, 4 + 8))
         scripted.gate.set()
         await ended(database, slow)
+
+
+async def test_many_free_slots_are_filled_by_several_claims(
+    database: Database, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gristmill.worker.items.CLAIM_MOST", 3)
+    batch_id = await make_batch(database, script(*[{"do": "gate"}] * 8))
+    async with working(database, scripted, concurrency=8, poll_seconds=3600.0):
+        await at_gate(scripted, 8)
+        assert await sql(database, "SELECT last - first + 1 FROM lease ORDER BY first") == [3, 3, 2]
+        scripted.gate.set()
+        await ended(database, batch_id)
 
 
 async def test_rings_take_little_past_a_recorder_that_is_behind_and_nothing_past_one_that_is_far_behind(
@@ -366,7 +380,3 @@ async def test_rings_take_little_past_a_recorder_that_is_behind_and_nothing_past
 async def claimed(database: Database, batch_id: UUID, items: int) -> bool:
     query = "SELECT sum(remaining)::int FROM lease WHERE batch_id = $1"
     return await sql(database, query, batch_id) == [items]
-
-
-async def is_true(database: Database, query: str, *given: object) -> bool:
-    return await sql(database, query, *given) == [True]

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 AHEAD_SECONDS = 0.05  # items so fast that their slots empty within a few claims are claimed that far ahead
 AHEAD_MOST = 4000
+AHEAD_EACH = 16  # and for each slot: they may turn out to be slow, and have to end before their lease does
 CLAIM_MOST = 1000  # at a time: beyond that a claim gets no cheaper for an item, and what is new waits for it
 LINGER_SECONDS = 0.01  # how long a free slot may wait for others, so that a claim is worth its cost
 
@@ -200,7 +201,8 @@ class Items:
     def _free(self, rung: bool = False) -> dict[str, int]:
         """How many items of each processor could start now, and a few more if they start and end in no time."""
         in_hand = self._in_hand()
-        ahead = min(int(self.slots.pace.per_second * AHEAD_SECONDS), AHEAD_MOST)
+        most = min(AHEAD_MOST, AHEAD_EACH * self._concurrency)
+        ahead = min(int(self.slots.pace.per_second * AHEAD_SECONDS), most)
         if rung:
             ahead += min(ahead, self._concurrency)
         free = {}

@@ -77,9 +77,11 @@ class Recorder:
 
     @property
     def fullness(self) -> float:
-        """Of what waits to be recorded; at 1.0 it is time to wait, too."""
-        size = self._size + sum(taken.size for taken in self._unsent)
-        return max(self.backlog / FULL, size / FULL_CHARACTERS)
+        """Of what waits to be recorded; at 1.0 it is time to wait, too. By size, what is on its way is a part of it."""
+        taken = {
+            id(one): one.size for one in (*self._sending, *self._unsent)
+        }  # which may be in both for a moment
+        return max(self.backlog / FULL, (self._size + sum(taken.values())) / FULL_CHARACTERS)
 
     @property
     def unacknowledged(self) -> set[int]:

@@ -225,6 +225,7 @@ class Slots:
             late = timed_out(work)
             return replace(late, outage=True) if caller and caller.cut_off else late
         finally:
+            self._ended += 1
             self._running.pop(task, None)
             work.job.hold(-1)
             if task in self._overdue:  # also when the processor went on in spite of it
@@ -241,7 +242,6 @@ class Slots:
 
     def _settle(self, work: Work, outcome: Outcome) -> None:
         verdict = settle(work, outcome)
-        self._ended += 1
         self._recorder.add(work.held, verdict)
         work.job.load.note(verdict)
 
