@@ -16,7 +16,7 @@ CLAIM_TRIPS = 2  # choose and cut, items
 FLUSH_TRIPS = 5  # begin, leases, COPY, counters, commit
 END_TRIPS = 4  # of a flush that ends batches
 FLUSH_ITEMS, LINGER_SECONDS = 200, 0.05  # worker/recorder.py
-AHEAD_SECONDS, AHEAD_MOST = 0.05, 2000  # worker/items.py
+AHEAD_SECONDS, AHEAD_MOST, CLAIM_MOST = 0.05, 4000, 1000  # worker/items.py
 WATCH_SECONDS = 0.1
 TURN_SECONDS = 0.001  # for so long items that never wait keep the loop
 CLAIM_SHARE = 0.4  # of what an item costs in Postgres; the rest is the flush
@@ -24,13 +24,13 @@ CLAIM_SHARE = 0.4  # of what an item costs in Postgres; the rest is the flush
 
 @dataclass(frozen=True)
 class Costs:
-    """Microseconds of CPU for each item unless it says otherwise. From docs/performance.md, 2026-11-25, quiet machine."""
+    """Microseconds of CPU for each item unless it says otherwise. From docs/performance.md, 2026-11-26, quiet machine."""
 
-    post_python: float = 5.8
-    post_postgres: float = 4.4
+    post_python: float = 5.5
+    post_postgres: float = 4.3
     post_client: float = 0.7
-    python: float = 6.8  # of a drain, in chunks of about 700
-    postgres: float = 5.6
+    python: float = 6.5  # of a drain, in chunks of about 700
+    postgres: float = 4.4
     chunk: float = 850.0  # of a claim and its flush, however few items; half of it in Postgres
     trip: float = 43.0  # a read by primary key, there and back (db.py)
     claim_trip: float = 400.0  # a claim takes 0.7 to 0.9 ms (docs/decisions/0018-fronts.md)
@@ -139,7 +139,7 @@ class Worker:
         self.news()
 
     def _watch(self) -> Steps:
-        """How fast items end of late, as worker/slots.py measures it: so far ahead they are claimed."""
+        """How fast items end of late, as worker/pace.py measures it, but for the first burst: so far ahead they are claimed."""
         while self._mill.left:
             yield WATCH_SECONDS
             self._rate = (self._rate + self._ended_since / WATCH_SECONDS) / 2
@@ -151,7 +151,7 @@ class Worker:
         free = self._plan.slots - self._in_hand + ahead
         if not self._claiming and free > 0 and (batch := self._mill.startable()) is not None:
             self._claiming = True
-            self._mill.clock.start(self._claim(batch, min(free, batch.waiting)))
+            self._mill.clock.start(self._claim(batch, min(free, batch.waiting, CLAIM_MOST)))
 
     def _claim(self, batch: Batch, taken: int) -> Steps:
         batch.claimed = True
