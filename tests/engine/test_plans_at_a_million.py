@@ -143,6 +143,20 @@ async def test_a_claim_finds_its_items_by_their_key(million: Million, mode: str)
         assert await million.went_by(seen, 100 * PER_ITEM) == {"item_pkey"}
 
 
+async def test_a_claim_of_several_ranges_finds_their_items_by_their_key(million: Million, mode: str) -> None:
+    worker = await make_worker(million.database)
+    async with million.watched(mode) as seen:
+        async with undone(seen):
+            await seen.connection.execute("DELETE FROM span WHERE batch_id = $1", million.batch_id)
+            firsts = [million.items * n // 5 for n in range(5)]
+            add = "INSERT INTO span (batch_id, first, last) SELECT $1, f, f + 19 FROM unnest($2::int[]) AS given (f)"
+            await seen.connection.execute(add, million.batch_id, firsts)
+            await million.went_by(seen, 100 * PER_ITEM)
+            claimed = await claims.claim(seen.connection, worker, {"noop": 100})
+        assert (claimed.taken, len(claimed.leases)) == (100, 5)
+        assert await million.went_by(seen, 100 * PER_ITEM) == {"item_pkey"}
+
+
 @pytest.mark.parametrize("many", [100, 10])
 async def test_a_flush_and_the_end_check_read_no_big_table(million: Million, mode: str, many: int) -> None:
     """By COPY, and by INSERT."""

@@ -78,9 +78,8 @@ class Recorder:
     @property
     def fullness(self) -> float:
         """Of what waits to be recorded; at 1.0 it is time to wait, too. By size, what is on its way is a part of it."""
-        taken = {
-            id(one): one.size for one in (*self._sending, *self._unsent)
-        }  # which may be in both for a moment
+        # One that has just failed is in both for a moment.
+        taken = {id(one): one.size for one in (*self._sending, *self._unsent)}
         return max(self.backlog / FULL, (self._size + sum(taken.values())) / FULL_CHARACTERS)
 
     @property
