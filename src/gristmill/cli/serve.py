@@ -66,7 +66,7 @@ async def work(settings: Settings) -> None:
     gristmill.log.configure(settings.log_format, settings.log_level)
     async with lone_worker(settings) as worker:
         stop = Stop()
-        garbage.set_aside()
+        garbage.set_aside(garbage.YOUNG_OF_WORKER)
         typer.echo("Gristmill's worker is at work.")
         await stop.asked.wait()
         hurrying = asyncio.create_task(_hurry(stop, worker, None))
