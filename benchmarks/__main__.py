@@ -91,7 +91,7 @@ def _peer(command: Sequence[str], batch_size: int, jobs: int) -> Candidate:
 
 def _options() -> Options:
     parser = argparse.ArgumentParser(prog="make bench ARGS=…", description=__doc__)
-    parser.add_argument("--items", type=int, default=200_000, help="of each round of Gristmill")
+    parser.add_argument("--items", type=int, default=400_000, help="of each round of Gristmill")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peer-jobs", type=int, default=20_000, help="of each round of pgqueuer")
     parser.add_argument("--batch-sizes", default="100,250,500", help="that pgqueuer is tried with")

@@ -154,7 +154,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(one.name for one in PEERS))
-    parser.add_argument("--items", type=int, default=200_000, help="of each round of Gristmill")
+    parser.add_argument("--items", type=int, default=400_000, help="of each round of Gristmill")
     parser.add_argument(
         "--jobs", type=float, default=1.0, help="this part of the jobs that a peer gets in each round"
     )

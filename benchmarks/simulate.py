@@ -22,11 +22,11 @@ def ingest(plan: Plan) -> float:
 
 def compared() -> list[tuple[str, float, float]]:
     """What was measured, in items a second, and what the model makes of it."""
-    apart = Plan(200_000)
+    apart = Plan(400_000)
     # Both kinds of work in one process were measured to cost more for each item than either alone: 15.3 us of it and 13.4 of
     # Postgres, divided here as those of the runs apart are.
     more = replace(Costs(), post_python=7.0, post_postgres=6.6, python=8.3, postgres=6.8)
-    both = Plan(200_000, posted=True, costs=more)
+    both = Plan(400_000, posted=True, costs=more)
     return [
         ("POSTs of 1,000 to a server alone", 96_239, apart.items / ingest(apart)),
         ("drain, one worker process beside", 138_293, apart.items / Mill(apart).drain()),
