@@ -7,7 +7,6 @@ from uuid import UUID
 
 from gristmill.db import Database, Transaction
 from gristmill.domain.ids import uuid7
-from gristmill.domain.states import ResultStatus
 from gristmill.store import (
     batches,
     claims,
@@ -24,8 +23,9 @@ from gristmill.store.audit import Violation, audit
 from gristmill.store.batches import Batch
 from gristmill.store.claims import Claim, ClaimedItem, Lease
 from gristmill.store.new_batches import NewBatch, NewItem
-from gristmill.store.recording import Ended, Flush, Retried
+from gristmill.store.recording import Flush
 from gristmill.store.results import Result
+from gristmill.store.verdicts import Answered, End, Ended, Retried
 
 TENANT = UUID("00000000-0000-7000-8000-000000000001")
 
@@ -117,32 +117,20 @@ async def claim_some(database: Database, worker_id: int, slots: int | Mapping[st
         return await claims.claim(tx, worker_id, dict.fromkeys(free, 1), suspect=True)
 
 
-def success(lease: Lease, ordinal: int, **more: Any) -> Ended:
-    ended = Ended(
-        lease.id, lease.batch_id, ordinal, ResultStatus.SUCCESS, None, lease.attempt, lease.started_at
-    )
-    ended.output = f'{{"was":{ordinal}}}'
-    for name, value in more.items():
-        setattr(ended, name, value)
-    return ended
+def success(lease: Lease, ordinal: int, **more: Any) -> End:
+    output = more.pop("output", f'{{"was":{ordinal}}}')
+    if output is None or any(value is not None for value in more.values()):
+        return Ended(lease, ordinal, output, **more)
+    return Answered(lease, ordinal, output)
 
 
-def failure(lease: Lease, ordinal: int, code: int = 500) -> Ended:
-    return Ended(
-        lease.id,
-        lease.batch_id,
-        ordinal,
-        ResultStatus.FAILED,
-        code,
-        lease.attempt,
-        lease.started_at,
-        error='{"type":"test","message":"as asked"}',
-    )
+def failure(lease: Lease, ordinal: int, code: int = 500, **more: Any) -> Ended:
+    return Ended(lease, ordinal, code=code, error='{"type":"test","message":"as asked"}', **more)
 
 
 def retry(lease: Lease, ordinal: int, delay_seconds: float = 0.0, *, waiting: bool = False) -> Retried:
     used = lease.attempt - 1 if waiting else lease.attempt
-    return Retried(failure(lease, ordinal), used, lease.losses, delay_seconds, waiting)
+    return Retried(failure(lease, ordinal), used, delay_seconds, waiting)
 
 
 def all_of(leases: Sequence[Lease]) -> Flush:

@@ -29,7 +29,7 @@ VAULT = Vault(b"a secret key for tests, 32 bytes")
 
 class Script(BaseModel):
     do: Literal[
-        "succeed", "fail", "retry", "wait", "raise", "hang", "gate", "say", "garble", "resist",
+        "succeed", "fail", "retry", "wait", "raise", "hang", "gate", "say", "garble", "resist", "panic",
         "number", "nothing", "shapeless", "endless_usage",
     ] = "succeed"  # fmt: skip
     times: int = 1  # retry, wait: so many times before success
@@ -39,6 +39,10 @@ class Script(BaseModel):
 
 class NoConfig(BaseModel):
     pass
+
+
+class Panic(BaseException):
+    """As a library in another language raises it."""
 
 
 class Scripted(Processor[Script, NoConfig]):
@@ -66,6 +70,7 @@ class Scripted(Processor[Script, NoConfig]):
             "gate": self._wait_at_gate,
             "raise": self._raise,
             "resist": self._resist,
+            "panic": self._panic,
         }
         if given.do in outcomes:
             return await outcomes[given.do]()
@@ -102,6 +107,9 @@ class Scripted(Processor[Script, NoConfig]):
 
     async def _raise(self) -> Outcome:
         raise RuntimeError("a secret of the input")
+
+    async def _panic(self) -> Outcome:
+        raise Panic
 
 
 # What no processor should answer, and what one of somebody else's will.

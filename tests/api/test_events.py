@@ -7,12 +7,13 @@ from uuid import uuid4
 import orjson
 import pytest
 
-from factories import all_of, claim, drain, make_batch, make_worker, record, sweep, turn
+from factories import all_of, claim, drain, make_batch, make_worker, record, success, sweep, turn
 from fakes.sse import Event, parse
 from gristmill.api import events as events_api
 from gristmill.api import watch
 from gristmill.store import batches, endings, retries, transitions
 from gristmill.store.feed import BEGINNING
+from gristmill.store.recording import Flush
 from service import Caller, Service, problems
 
 BATCHES = "/api/v1/batches"
@@ -98,10 +99,8 @@ async def test_line_breaks_in_a_result_break_no_event(service: Service, caller: 
     batch_id = await make_batch(database, 1, tenant_id=caller.tenant_id)
     worker = await make_worker(database)
     [lease] = await claim(database, worker, 1)
-    flush = all_of([lease])
-    flush.ended[0].output = '{\r\n"a":\n\n"b\\nc"}'
-    flush.ended[0].content = "one\ntwo\r\n\r\nthree"
-    await record(database, worker, flush)
+    said = success(lease, 0, output='{\r\n"a":\n\n"b\\nc"}', content="one\ntwo\r\n\r\nthree")
+    await record(database, worker, Flush({lease.id: 0}, [said]))
     [item] = [one for one in await follow(caller, str(batch_id)) if one.name == "item"]
     assert item.data["output"] == {"a": "b\nc"}
     assert item.data["response_content"] == "one\ntwo\r\n\r\nthree"

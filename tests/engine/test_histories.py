@@ -135,10 +135,8 @@ async def test_a_failed_item_gives_its_chat_up(database: Database) -> None:
     await make_batch(database, in_chats(H, H))
     worker = await make_worker(database)
     [lease] = await claim(database, worker, 2)
-    ended = failure(lease, 0)
-    ended.history_id = H
 
-    await record(database, worker, Flush({lease.id: 0}, [ended]))
+    await record(database, worker, Flush({lease.id: 0}, [failure(lease, 0, history_id=H)]))
 
     assert ordinals(await claim(database, worker, 2)) == [1]
 

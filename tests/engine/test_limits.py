@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -63,14 +62,10 @@ def threshold(ratio: str, minimum: int, action: LimitAction = FAIL) -> FailureTh
 async def ended(database: Database, worker: int, lease: Lease, fates: str, **usage: int) -> None:
     """The first items of the lease, in one flush: f failed, s succeeded, r is to be tried again."""
     done = [
-        (success if fate == "s" else failure)(lease, item.ordinal)
+        (success if fate == "s" else failure)(lease, item.ordinal, usage="{}", **usage)
         for fate, item in zip(fates, lease.items, strict=False)
         if fate in "sf"
     ]
-    for one in done:
-        one.usage = "{}"
-        one.prompt_tokens = usage.get("prompt_tokens", 0)
-        one.completion_tokens = usage.get("completion_tokens", 0)
     again = [
         retry(lease, item.ordinal) for fate, item in zip(fates, lease.items, strict=False) if fate == "r"
     ]
@@ -496,7 +491,7 @@ async def test_a_resume_lets_a_flush_count_whose_chat_it_waits_for(database: Dat
     await ended(database, worker, failing, "f")
     assert await enforce(database) == 1
     async with database.transaction() as tx:
-        last = replace(success(talking, 0), history_id=7)
+        last = success(talking, 0, history_id=7)
         inserted = await recording._insert(tx, [last])
         await recording._give_chats_up(tx, inserted)
         resuming = asyncio.create_task(turn(database, transitions.resume, batch_id))

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -136,6 +137,7 @@ async def test_many_results_at_once_are_the_rows_that_each_alone_would_be(databa
     """All that a result may hold, packed for a COPY and given to an INSERT; more of it than is sent at a time."""
     kinds: list[dict[str, Any]] = [
         {},
+        {"output": '"é 日本 🙂 \\N"'},
         {"content": "a\ttab, a\nline, \\N and \\., \r, \u00fc, \U0001f680", "output": None},
         {"content": "both", "output": "[1]"},
         {"output": None},
@@ -145,18 +147,21 @@ async def test_many_results_at_once_are_the_rows_that_each_alone_would_be(databa
         {"usage": '{"calls":[]}', "content": "", "error": "{}"},
         {"history_id": 2**40},
         {"history_id": 2**40, "conversation_id": 2**62, "content": "said"},
-        {"status": ResultStatus.FAILED, "code": 408, "output": None, "error": "{}"},
-        {"status": ResultStatus.FAILED, "code": 500, "output": None, "usage": "{}", "history_id": 7},
+        {"code": 408, "output": None, "error": "{}"},
+        {"code": 500, "output": None, "usage": "{}", "history_id": 7},
         {"attempt": 32_767},
-        {"started_at": None},
-        {"started_at": datetime(1999, 12, 31, 23, 59, 59, 999_999, UTC)},
+        {"attempt": 32_767, "started_at": datetime(1999, 12, 31, 23, 59, 59, 999_999, UTC)},
     ]
     worker = await make_worker(database)
     found = []
     for alone in (True, False):
         batch_id = await make_batch(database, 5 * len(kinds))
         [lease] = await claim(database, worker, 5 * len(kinds))
-        ended = [success(lease, n, **kinds[n % len(kinds)]) for n in range(5 * len(kinds))]
+        ended = []
+        for n in range(5 * len(kinds)):
+            more = dict(kinds[n % len(kinds)])
+            of_lease = {name: more.pop(name) for name in ("attempt", "started_at") if name in more}
+            ended.append(success(replace(lease, **of_lease), n, **more))
         assert len(ended) >= recording.COPY_FROM
         await record(database, worker, Flush({lease.id: 0}, ended), alone=alone)
         async with database.connection() as connection:
@@ -174,6 +179,7 @@ async def test_many_results_at_once_are_the_rows_that_each_alone_would_be(databa
     assert copied == inserted
     for row in copied:
         given = {"output": f'{{"was":{row["ordinal"]}}}', "code": None} | kinds[row["ordinal"] % len(kinds)]
+        given["status"] = ResultStatus.SUCCESS if given["code"] is None else ResultStatus.FAILED
         assert all(row[name] == value for name, value in given.items() if name != "started_at")
 
 
@@ -267,8 +273,9 @@ async def test_results_of_any_text_come_back_as_they_were_however_many_are_writt
     batch_id = await make_batch(database, 60)
     worker = await make_worker(database)
     [lease] = await claim(database, worker, 60)
-    ended = [
-        success(lease, n, content=texts[n % len(texts)], output=texts[-n % len(texts)]) for n in range(59)
+    ended = [  # every second one has no more than an output
+        success(lease, n, content=texts[n % len(texts)] if n % 2 else None, output=texts[n // 2 % len(texts)])
+        for n in range(59)
     ]
     ended += [failure(lease, 59)]
 
@@ -281,7 +288,7 @@ async def test_results_of_any_text_come_back_as_they_were_however_many_are_writt
             e.ordinal,
             e.status,
             e.code,
-            e.attempt,
+            lease.attempt,
             e.content,
             e.output,
             e.error,

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -213,8 +214,8 @@ async def test_attempts_count_anew_and_the_speed_is_that_of_the_new_run(database
     [lease] = await claim(database, worker, 5)
     assert lease.attempt == 1
     await sql(database, "UPDATE lease SET started_at = now() - interval '10 s'")
-    late = success(lease, 50)
-    late.started_at = (await sql(database, "SELECT started_at FROM lease"))[0]
+    [began] = await sql(database, "SELECT started_at FROM lease")
+    late = success(replace(lease, started_at=began), 50)
     await record(database, worker, Flush({lease.id: 0}, [late]))
 
     speed = (await get(database, batch_id)).throughput
@@ -245,9 +246,7 @@ async def test_a_retried_item_waits_for_its_chat(database: Database) -> None:
     batch_id = await make_batch(database, in_chats(7, 7, None))
     for _ in range(2):  # the second of the chat follows the first
         for lease in await claim(database, worker, 5):
-            ended = [failure(lease, item.ordinal) for item in lease.items]
-            for one in ended:
-                one.history_id = 7 if one.ordinal < 2 else None
+            ended = [failure(lease, item.ordinal, history_id=item.history_id) for item in lease.items]
             await record(database, worker, Flush({lease.id: 0}, ended))
     other = await make_batch(database, in_chats(7))
     [theirs] = await claim(database, worker, 5)
@@ -334,18 +333,14 @@ async def test_a_zombie_of_an_earlier_run_does_not_give_the_chat_of_this_one_up(
     await lose(database, zombie)
     while found := await claim(database, worker, 5):
         [lease] = found
-        ended = [failure(lease, item.ordinal) for item in lease.items]
-        for one in ended:
-            one.history_id = 7
+        ended = [failure(lease, item.ordinal, history_id=7) for item in lease.items]
         await record(database, worker, Flush({lease.id: 0}, ended))
     await again(database, batch_id)
     [mine] = await claim(database, worker, 2)
     assert ordinals([mine]) == [0]
 
     await record(database, zombie, Flush({old.id: 0}, [failure(old, 0)]))
-    ended = failure(old, 0)
-    ended.history_id = 7
-    await record(database, zombie, Flush({old.id: 0}, [ended]))
+    await record(database, zombie, Flush({old.id: 0}, [failure(old, 0, history_id=7)]))
 
     assert await sql(database, "SELECT batch_id, ordinal FROM history_lock") == [(batch_id, 0)]
     assert await claim(database, worker, 2) == []

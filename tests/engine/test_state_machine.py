@@ -386,10 +386,9 @@ class Mill(RuleBasedStateMachine):
                 continue
             history_id = flight.open.pop(ordinal).history_id
             if fate in {"succeed", "fail"}:
-                verdict = (success if fate == "succeed" else failure)(lease, ordinal)
-                verdict.history_id = history_id
-                verdict.usage, verdict.prompt_tokens = "{}", 10
-                ended.append(verdict)
+                end = success if fate == "succeed" else failure
+                used = {"usage": "{}", "prompt_tokens": 10} if ordinal % 2 else {}
+                ended.append(end(lease, ordinal, history_id=history_id, **used))
             elif fate == "give back":
                 at = Waiting(lease.batch_id, ordinal, ordinal, lease.attempt - 1, lease.losses)
                 back.append((lease.id, at))

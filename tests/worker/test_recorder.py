@@ -89,8 +89,27 @@ async def test_the_sender_of_webhooks_is_woken_when_a_flush_was_sent_again_whose
     assert await sql(database, "SELECT ordinal FROM result") == [0]
 
 
+async def test_few_verdicts_wait_for_company_until_there_is_none_to_come(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gristmill.worker.recorder.LINGER_SECONDS", 1000)
+    await make_batch(database, 2)
+    worker, news = await make_worker(database), News()
+    [lease] = await claim(database, worker, 2)
+    held = HeldLease(lease, 2)
+
+    async with recording(database, worker, news) as recorder:
+        recorder.add(held, success(lease, 0))
+        recorder.give_back(held, 1)
+        await asyncio.sleep(0.1)  # no event says that nothing happens
+        assert not news.told
+        recorder.hurry()
+        assert await news.flush() == ["drained"]
+
+
+@pytest.mark.parametrize("place", ["content", "output"])
 async def test_one_result_with_a_lone_surrogate_ends_as_failed_and_the_others_of_its_flush_as_they_are(
-    database: Database, caplog: pytest.LogCaptureFixture
+    database: Database, caplog: pytest.LogCaptureFixture, place: str
 ) -> None:
     """Of so many results that they are copied; and it is not taken for a flush that has to be sent again."""
     batch_id = await make_batch(database, COPY_FROM + 10)
@@ -99,9 +118,8 @@ async def test_one_result_with_a_lone_surrogate_ends_as_failed_and_the_others_of
     held = HeldLease(lease, len(lease.items))
     async with recording(database, worker, news) as recorder:
         for item in lease.items:
-            recorder.add(
-                held, success(lease, item.ordinal, content="\ud800" if item.ordinal == 7 else "fine")
-            )
+            text = "\ud800" if item.ordinal == 7 else '"fine"'
+            recorder.add(held, success(lease, item.ordinal, **{place: text}))
         await news.flush()
     batch = await get(database, batch_id)
     assert (batch.status, batch.success, batch.failed) == (BatchStatus.COMPLETED, COPY_FROM + 9, 1)
@@ -132,11 +150,11 @@ class Beside:
 
         await eventually(so_many)
 
-    def tell(self, recorder: Recorder, batch: int, number: int = 0) -> None:
-        """All items of this lease of the batch have ended."""
+    def tell(self, recorder: Recorder, batch: int, number: int = 0, *, most: int | None = None) -> None:
+        """All items of this lease of the batch have ended, or so many."""
         lease = self._leases[batch][number]
         held = HeldLease(lease, len(lease.items))
-        for item in lease.items:
+        for item in lease.items[:most]:
             recorder.add(held, success(lease, item.ordinal))
 
     async def has_ended(self, batch: int) -> None:
@@ -194,6 +212,24 @@ async def test_what_a_few_items_came_to_passes_a_large_flush_that_it_would_have_
             await both.has_ended(FEW)
             assert await both.is_under_way(MANY)
         await both.has_ended(MANY)
+    assert await violations(database) == []
+
+
+async def test_what_a_few_items_came_to_passes_a_large_flush_although_enough_for_the_next_is_there(
+    database: Database,
+) -> None:
+    worker, news = await make_worker(database), News()
+    all_of = await beside(database, worker, (LARGE,), (3,), (FLUSH_ITEMS + 10,))
+    async with recording(database, worker, news) as recorder:
+        async with database.transaction() as tx:
+            await all_of.hold_up(tx, MANY)
+            all_of.tell(recorder, MANY)
+            await all_of.held_up(1)
+            all_of.tell(recorder, OTHERS, most=FLUSH_ITEMS)
+            all_of.tell(recorder, FEW)
+            await all_of.has_ended(FEW)
+            assert await all_of.is_under_way(MANY)
+        await all_of.has_ended(MANY)
     assert await violations(database) == []
 
 

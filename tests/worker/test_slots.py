@@ -1,62 +1,97 @@
-"""What has been claimed and waits for a slot: in order within a batch, in turns among batches."""
+"""Slots: as many as the items need, none is lost, and nothing of an item is kept."""
 
-import random
-from datetime import UTC, datetime
-from typing import cast
-from uuid import UUID
+import gc
 
-from gristmill.store.claims import ClaimedItem, Lease
-from gristmill.worker.slots import Ready
-from gristmill.worker.work import HeldLease, Job, Work
+import pytest
 
-BATCHES = [UUID(int=number) for number in range(3)]
-JOB = cast("Job", None)
-
-
-def works(batch_id: UUID, first: int, count: int) -> list[Work]:
-    items = [ClaimedItem(ordinal, f"item-{ordinal}", None, "{}") for ordinal in range(first, first + count)]
-    held = HeldLease(Lease(first, batch_id, 1, 0, datetime.now(UTC), items), count)
-    return [Work(held, item, JOB) for item in items]
+from factories import get, make_batch
+from gristmill.db import Database
+from gristmill.domain.outcomes import Success
+from gristmill.store.claims import ClaimedItem
+from gristmill.store.verdicts import Answered
+from gristmill.worker import Worker, recorder
+from gristmill.worker.slots import WOKEN, Slot
+from mill import Scripted, at_gate, ended, eventually, working
+from worker.test_worker import script
 
 
-def place(work: Work) -> tuple[UUID, int]:
-    return work.held.lease.batch_id, work.item.ordinal
+def slots(worker: Worker) -> set[Slot]:
+    return worker._items.slots._slots
 
 
-def test_a_few_items_do_not_wait_behind_a_large_batch() -> None:
-    ready = Ready()
-    ready.put(works(BATCHES[0], 0, 1000))
-    ready.put(works(BATCHES[1], 0, 3))
-    assert ready.next_turn()
-    assert [place(work) for work in ready.turn] == [(BATCHES[1], n) for n in range(3)]
+async def test_items_that_never_wait_stay_in_few_slots(database: Database, scripted: Scripted) -> None:
+    batch_id = await make_batch(database, 1000)
+    async with working(database, scripted, concurrency=32) as worker:
+        await ended(database, batch_id)
+        assert 1 <= len(slots(worker)) <= WOKEN
 
 
-def test_three_batches_have_their_turns_in_a_circle() -> None:
-    ready = Ready()
-    for batch_id in BATCHES:
-        ready.put(works(batch_id, 0, 10))
-    turns = []
-    for _ in range(9):
-        turns.append(place(ready.turn.popleft())[0])
-        assert ready.next_turn()
-    assert turns == BATCHES * 3
+async def test_items_that_wait_take_all_slots_they_are_claimed_for(
+    database: Database, scripted: Scripted
+) -> None:
+    batch_id = await make_batch(database, script({"do": "succeed"}, *[{"do": "gate"}] * 15))
+    async with working(database, scripted, concurrency=16):
+        await at_gate(scripted, 15)
+        scripted.gate.set()
+        await ended(database, batch_id)
 
 
-def test_whatever_comes_and_goes_each_item_is_taken_once_and_each_batch_in_its_order() -> None:
-    rng, ready = random.Random(1), Ready()
-    put: dict[UUID, int] = dict.fromkeys(BATCHES, 0)
-    order: list[tuple[UUID, int]] = []
-    for _ in range(500):
-        act = rng.random()
-        if act < 0.3:
-            batch_id, count = rng.choice(BATCHES), rng.randint(1, 20)
-            ready.put(works(batch_id, put[batch_id], count))
-            put[batch_id] += count
-        elif act < 0.5:
-            ready.next_turn()
-        order += [place(ready.turn.popleft()) for _ in range(min(len(ready.turn), rng.randint(0, 8)))]
-        assert len(ready) == sum(put.values()) - len(order)
-    order += [place(work) for work in ready.taken()]
-    assert not ready
-    for batch_id, count in put.items():
-        assert [ordinal for of, ordinal in order if of == batch_id] == list(range(count))
+@pytest.mark.parametrize("circuit", [None, "model"])
+async def test_whatever_a_processor_raises_ends_its_item_and_takes_no_slot_away(
+    database: Database, scripted: Scripted, circuit: str | None
+) -> None:
+    steps = [{"do": "panic"}] * 4 + [{"do": "succeed"}] * 6
+    batch_id = await make_batch(database, script(*steps), circuit=circuit)
+    async with working(database, scripted, concurrency=4) as worker:
+        await ended(database, batch_id)
+        batch = await get(database, batch_id)
+        assert (batch.success, batch.failed) == (6, 4)
+        assert worker._items._in_hand() == 0
+        await ended(database, await make_batch(database, 5))
+
+
+async def test_a_slot_keeps_nothing_of_one_item_while_the_next_one_runs(
+    database: Database, scripted: Scripted
+) -> None:
+    """Neither the slot nor the lease they share."""
+
+    async def only_the_last_is_there() -> bool:
+        gc.collect()
+        answers = [one for one in gc.get_objects() if type(one) is Success and one.output == {"text": ""}]
+        of_an_end = answers + [one for one in gc.get_objects() if type(one) is Answered]
+        claimed = [one.ordinal for one in gc.get_objects() if type(one) is ClaimedItem]
+        return (claimed, of_an_end) == ([20], [])
+
+    batch_id = await make_batch(database, script(*[{"do": "succeed"}] * 20, {"do": "gate"}))
+    async with working(database, scripted):
+        await at_gate(scripted, 1)
+        await eventually(only_the_last_is_there)
+        scripted.gate.set()
+        await ended(database, batch_id)
+
+
+async def test_a_slot_that_rests_has_no_time_that_could_be_over(
+    database: Database, scripted: Scripted
+) -> None:
+    batch_id = await make_batch(database, 3)
+    async with working(database, scripted) as worker:
+
+        async def none_has() -> bool:
+            return all(slot.until is None for slot in slots(worker))
+
+        await ended(database, batch_id)
+        await eventually(none_has)
+        assert slots(worker)
+
+
+async def test_what_nothing_is_company_for_is_recorded_at_once(
+    database: Database, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of what runs, and what runs alone."""
+    monkeypatch.setattr(recorder, "LINGER_SECONDS", 1000)
+    alone, some = await make_batch(database, 1), await make_batch(database, 100)
+    gated = await make_batch(database, script({"do": "gate"}))
+    async with working(database, scripted):
+        await at_gate(scripted, 1)
+        scripted.gate.set()
+        await ended(database, alone, some, gated)

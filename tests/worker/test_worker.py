@@ -18,7 +18,7 @@ from gristmill.store.results import Attempt, Result
 from gristmill.worker.items import AHEAD_SECONDS
 from gristmill.worker.pace import BURST_SECONDS, Pace
 from gristmill.worker.recorder import Recorder
-from gristmill.worker.work import Work
+from gristmill.worker.work import HeldLease
 from mill import Scripted, at_gate, ended, eventually, looked, working
 
 
@@ -73,7 +73,7 @@ async def test_nothing_of_an_item_is_kept_once_it_has_ended(
 
     async def nothing_kept() -> bool:
         gc.collect()
-        return not any(type(one) in {Work, ClaimedItem} for one in gc.get_objects())
+        return not any(type(one) in {HeldLease, ClaimedItem} for one in gc.get_objects())
 
     batch_id = await make_batch(
         database, script({"do": "succeed"}, {"do": "fail"}, {"do": "retry"}), circuit=circuit
@@ -140,11 +140,16 @@ async def test_an_item_over_its_time_is_interrupted_and_its_slot_is_free_again(
     assert (await get(database, batch_id)).success == 1
 
 
+@pytest.mark.parametrize("circuit", [None, "model"])
 async def test_a_slot_whose_item_resisted_its_timeout_still_times_the_next_one(
-    database: Database, scripted: Scripted
+    database: Database, scripted: Scripted, circuit: str | None
 ) -> None:
     batch_id = await make_batch(
-        database, script({"do": "resist"}, {"do": "hang"}), item_timeout_seconds=1.0, max_attempts=1
+        database,
+        script({"do": "resist"}, {"do": "hang"}),
+        item_timeout_seconds=1.0,
+        max_attempts=1,
+        circuit=circuit,
     )
     async with working(database, scripted, concurrency=1):
         await ended(database, batch_id)

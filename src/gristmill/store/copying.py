@@ -6,19 +6,17 @@ The driver makes binary rows of records value by value, a UUID and a time again 
 
 import struct
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from typing import TypeVar
 
 import asyncpg
 
 from gristmill.db import Transaction
 
 NULL = "\\N"
-# Sent at a time, or one row if that is longer: what is written is never there twice as a whole.
-_PIECE_CHARACTERS = 256 * 1024
+# Characters or bytes sent at a time, or one row if that is longer: what is written is never there twice as a whole.
+PIECE = 256 * 1024
 # Around rows in the binary form: its signature, no flags, nothing more of a header; and in place of a row's number of fields.
 _BEGIN = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 _END = struct.pack(">h", -1)
-_Row = TypeVar("_Row", str, bytes)
 
 
 def escaped(text: str) -> str:
@@ -34,10 +32,10 @@ async def copy(tx: Transaction, table: str, columns: Sequence[str], lines: Itera
     await tx.copy_to_table(table, columns=columns, source=_pieces(lines))
 
 
-async def copy_binary(tx: Transaction, table: str, columns: Sequence[str], rows: Iterable[bytes]) -> None:
-    """Each row is packed: how many fields, then each with its length before it. Raises as `copy`, also for a number that is
-    too large for its column."""
-    await tx.copy_to_table(table, columns=columns, source=_packed_pieces(rows), format="binary")
+async def copy_binary(tx: Transaction, table: str, columns: Sequence[str], pieces: Iterable[bytes]) -> None:
+    """Each piece is some rows, packed: how many fields, then each with its length before it. Raises as `copy`, also for a number
+    that is too large for its column."""
+    await tx.copy_to_table(table, columns=columns, source=_framed(pieces), format="binary")
 
 
 async def _pieces(lines: Iterable[str]) -> AsyncIterator[bytes]:
@@ -45,23 +43,23 @@ async def _pieces(lines: Iterable[str]) -> AsyncIterator[bytes]:
         yield _encoded(piece)
 
 
-async def _packed_pieces(rows: Iterable[bytes]) -> AsyncIterator[bytes]:
+async def _framed(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
     yield _BEGIN
     try:
-        for piece in _gathered(rows):
-            yield b"".join(piece)
+        for piece in pieces:
+            yield piece
     except (UnicodeEncodeError, struct.error):
         raise _unstorable() from None
     yield _END
 
 
-def _gathered(rows: Iterable[_Row]) -> Iterator[list[_Row]]:
-    piece: list[_Row] = []
+def _gathered(lines: Iterable[str]) -> Iterator[list[str]]:
+    piece: list[str] = []
     size = 0
-    for row in rows:
-        piece.append(row)
-        size += len(row)
-        if size >= _PIECE_CHARACTERS:
+    for line in lines:
+        piece.append(line)
+        size += len(line)
+        if size >= PIECE:
             yield piece
             piece, size = [], 0
     yield piece

@@ -10,12 +10,11 @@ by ascending batch, then batch and outbox.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from itertools import groupby
+from operator import attrgetter
 from uuid import UUID
 
 from gristmill.db import Transaction
-from gristmill.domain.outcomes import Turn
-from gristmill.domain.states import ResultStatus
 from gristmill.store import (
     checkpoints,
     copying,
@@ -29,45 +28,10 @@ from gristmill.store import (
     turns,
 )
 from gristmill.store.counts import Tally
+from gristmill.store.verdicts import End, Ended, Retried
 
 # Below this many results one INSERT costs less than a COPY (docs/performance.md).
 COPY_FROM = 50
-
-
-@dataclass(slots=True)
-class Ended:
-    """An item with its result. `content`, `output`, `error` and `usage` are text as it is kept (the latter three JSON)."""
-
-    lease_id: int
-    batch_id: UUID
-    ordinal: int
-    status: ResultStatus
-    code: int | None
-    attempt: int
-    started_at: datetime | None
-    content: str | None = None
-    output: str | None = None
-    error: str | None = None
-    usage: str | None = None
-    calls: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost_microusd: int = 0
-    history_id: int | None = None
-    conversation_id: int | None = None
-    turn: Turn | None = None
-    checkpointed: bool = False  # a success whose checkpoint, if it has one, is of no more use
-
-
-@dataclass(slots=True)
-class Retried:
-    """An item that runs again after `delay_seconds`. `waiting`: nothing was wrong with it, so no attempt is kept."""
-
-    ended: Ended  # what it ends with if its batch starts nothing any more
-    attempts_used: int
-    losses: int
-    delay_seconds: float
-    waiting: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,22 +39,22 @@ class Flush:
     """All a worker has to say at once. `remaining` is what each touched lease still has to come, afterwards."""
 
     remaining: Mapping[int, int]
-    ended: Sequence[Ended]
+    ended: Sequence[End]
     retried: Sequence[Retried] = ()
     unstarted: Sequence[tuple[int, spans.Waiting]] = ()  # (lease id, items given back without a run)
 
     def apart(self) -> "list[Flush]":
         """The same, result by result, and last whatever goes back to wait."""
         back = Counter(
-            [r.ended.lease_id for r in self.retried] + [lease_id for lease_id, _ in self.unstarted]
+            [r.ended.lease.id for r in self.retried] + [lease_id for lease_id, _ in self.unstarted]
         )
         left = Counter(dict(self.remaining))
         left.update(back)
-        left.update(e.lease_id for e in self.ended)
+        left.update(e.lease.id for e in self.ended)
         flushes = []
         for ended in self.ended:
-            left[ended.lease_id] -= 1
-            flushes.append(Flush({ended.lease_id: left[ended.lease_id]}, [ended]))
+            left[ended.lease.id] -= 1
+            flushes.append(Flush({ended.lease.id: left[ended.lease.id]}, [ended]))
         if back:
             flushes.append(
                 Flush(
@@ -110,24 +74,33 @@ async def record(tx: Transaction, worker_id: int, flush: Flush, *, alone: bool =
     UniqueViolationError: send it again, in a new transaction, with `alone=False`.
     """
     held = await _hold(tx, worker_id, flush.remaining)
-    again = [r for r in flush.retried if r.ended.lease_id in held]
-    alive = await schedules.alive(tx, {r.ended.batch_id for r in again}) if again else set()
-    ended = [*flush.ended, *(r.ended for r in again if r.ended.batch_id not in alive)]
-    again = [r for r in again if r.ended.batch_id in alive]
-    if not held.issuperset(flush.remaining):
+    holds_all = held.issuperset(flush.remaining)
+    again = [r for r in flush.retried if r.ended.lease.id in held]
+    alive = await schedules.alive(tx, {r.ended.lease.batch_id for r in again}) if again else set()
+    ended = [*flush.ended, *(r.ended for r in again if r.ended.lease.batch_id not in alive)]
+    again = [r for r in again if r.ended.lease.batch_id in alive]
+    if not holds_all:
         ended = await _of_batches_that_are_there(tx, ended, held)
 
-    await turns.number(tx, ended)
-    copy = alone and len(ended) >= COPY_FROM and held.issuperset(flush.remaining)
+    eventful = _eventful(ended)
+    await turns.number(tx, eventful)
+    copy = alone and len(ended) >= COPY_FROM and holds_all
     inserted = await (_copy(tx, ended) if copy else _insert(tx, ended))
-    inserted = await retries.withdraw_late(tx, inserted, held)
+    if not holds_all:
+        inserted = await retries.withdraw_late(tx, inserted, held)
     await _keep_attempts(tx, again)
-    await turns.append(tx, inserted)
-    await _give_chats_up(tx, ended)
-    await _forget_checkpoints(tx, inserted)
+    new = eventful if inserted is ended else _eventful(inserted)
+    await turns.append(tx, new)
+    await _give_chats_up(tx, eventful)
+    await _forget_checkpoints(tx, new)
     back = [_waiting(r) for r in again] + [w for lease_id, w in flush.unstarted if lease_id in held]
     await spans.put_back(tx, spans.joined(back))
     return await endings.finish(tx, await counts.add(tx, _tallies(inserted)))
+
+
+def _eventful(ended: Sequence[End]) -> list[Ended]:
+    """Those of which more is to be kept than an output, perhaps."""
+    return [e for e in ended if type(e) is Ended]
 
 
 # Rows are named by arrays, not by a join: see `claims._SET_REMAINING`.
@@ -158,13 +131,13 @@ async def _hold(tx: Transaction, worker_id: int, remaining: Mapping[int, int]) -
     return {row["id"] for row in rows}
 
 
-async def _of_batches_that_are_there(tx: Transaction, ended: Sequence[Ended], held: set[int]) -> list[Ended]:
+async def _of_batches_that_are_there(tx: Transaction, ended: Sequence[End], held: set[int]) -> list[End]:
     """Without what a deleted batch would be left with. Leases go first when a batch is deleted: one that is held says
     enough. The others' batches cannot be deleted before the caller's transaction ends."""
-    doubtful = {e.batch_id for e in ended if e.lease_id not in held}
+    doubtful = {e.lease.batch_id for e in ended if e.lease.id not in held}
     there = await tx.fetch("SELECT id FROM batch WHERE id = ANY ($1) FOR KEY SHARE", sorted(doubtful))
     gone = doubtful - {row["id"] for row in there}
-    return [e for e in ended if e.batch_id not in gone]
+    return [e for e in ended if e.lease.batch_id not in gone]
 
 
 _INSERT = f"""
@@ -174,25 +147,25 @@ ON CONFLICT DO NOTHING RETURNING batch_id, ordinal
 """
 
 
-async def _copy(tx: Transaction, ended: Sequence[Ended]) -> Sequence[Ended]:
+async def _copy(tx: Transaction, ended: Sequence[End]) -> Sequence[End]:
     await copying.copy_binary(tx, "result", list(result_rows.COLUMNS), result_rows.packed(ended))
     return ended
 
 
-async def _insert(tx: Transaction, ended: Sequence[Ended]) -> Sequence[Ended]:
+async def _insert(tx: Transaction, ended: Sequence[End]) -> Sequence[End]:
     """In order of key, so that two flushes with the same rows wait for each other instead of deadlocking.
 
     An item may be in one flush twice: a crash of Postgres forgot its claim, and this worker, which ran it all the same, claimed
     it again. Its first result is the one that goes in, and counts.
     """
-    firsts = {(e.batch_id, e.ordinal): e for e in reversed(ended)}
+    firsts = {(e.lease.batch_id, e.ordinal): e for e in reversed(ended)}
     if not firsts:
         return []
     rows = [result_rows.values(firsts[key]) for key in sorted(firsts)]
     new = {
         (r[0], r[1]) for r in await tx.fetch(_INSERT, *(list(column) for column in zip(*rows, strict=True)))
     }
-    return [e for e in ended if (key := (e.batch_id, e.ordinal)) in new and firsts[key] is e]
+    return [e for e in ended if (key := (e.lease.batch_id, e.ordinal)) in new and firsts[key] is e]
 
 
 async def _keep_attempts(tx: Transaction, again: Sequence[Retried]) -> None:
@@ -206,50 +179,49 @@ async def _keep_attempts(tx: Transaction, again: Sequence[Retried]) -> None:
         FROM unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::text[], $6::timestamptz[]) AS g (b, o, a, c, e, s)
         JOIN batch ON batch.id = g.b
         """,
-        [e.batch_id for e in failed],
+        [e.lease.batch_id for e in failed],
         [e.ordinal for e in failed],
-        [e.attempt for e in failed],
+        [e.lease.attempt for e in failed],
         [e.code for e in failed],
         [e.error for e in failed],
-        [e.started_at for e in failed],
+        [e.lease.started_at for e in failed],
     )
 
 
 async def _give_chats_up(tx: Transaction, ended: Sequence[Ended]) -> None:
     """Also those of items that another worker recorded meanwhile: what has ended keeps no chat."""
-    seats = [histories.Seat(e.history_id, e.batch_id, e.ordinal) for e in ended if e.history_id is not None]
+    seats = [
+        histories.Seat(e.history_id, e.lease.batch_id, e.ordinal) for e in ended if e.history_id is not None
+    ]
     await histories.leave(tx, seats)
 
 
 async def _forget_checkpoints(tx: Transaction, inserted: Sequence[Ended]) -> None:
     done = [e for e in inserted if e.checkpointed]
     if done:
-        await checkpoints.forget_data(tx, [e.batch_id for e in done], [e.ordinal for e in done])
+        await checkpoints.forget_data(tx, [e.lease.batch_id for e in done], [e.ordinal for e in done])
 
 
 def _waiting(r: Retried) -> spans.Waiting:
-    ordinal = r.ended.ordinal
+    lease, ordinal = r.ended.lease, r.ended.ordinal
     return spans.Waiting(
-        r.ended.batch_id, ordinal, ordinal, r.attempts_used, r.losses, r.delay_seconds, r.waiting
+        lease.batch_id, ordinal, ordinal, r.attempts_used, lease.losses, r.delay_seconds, r.waiting
     )
 
 
-def _tallies(inserted: Sequence[Ended]) -> dict[UUID, Tally]:
-    """Neighbours are mostly of one batch: `is` costs a tenth of a look-up by UUID."""
+def _tallies(inserted: Sequence[End]) -> dict[UUID, Tally]:
     tallies: dict[UUID, Tally] = {}
-    batch_id, started_at, tally = None, None, Tally()
-    for e in inserted:
-        if e.batch_id is not batch_id or e.started_at is not started_at:
-            batch_id, started_at = e.batch_id, e.started_at
-            tally = tallies.setdefault(batch_id, Tally())
-            if tally.started_at is None or (started_at is not None and started_at < tally.started_at):
-                tally.started_at = started_at
-        tally.ordinals.append(e.ordinal)
-        if e.code is None:
-            tally.success += 1
-        else:
-            tally.failed += 1
-        if e.usage is not None:
+    for lease, neighbours in groupby(inserted, attrgetter("lease")):
+        ended = list(neighbours)
+        tally = tallies.setdefault(lease.batch_id, Tally())
+        if tally.started_at is None or lease.started_at < tally.started_at:
+            tally.started_at = lease.started_at
+        tally.ordinals += [e.ordinal for e in ended]
+        tally.success += len(ended)
+        for e in _eventful(ended):
+            if e.code is not None:
+                tally.success -= 1
+                tally.failed += 1
             tally.calls += e.calls
             tally.prompt_tokens += e.prompt_tokens
             tally.completion_tokens += e.completion_tokens

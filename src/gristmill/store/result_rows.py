@@ -7,13 +7,12 @@ out and read again for each row: 0.3 µs less of Postgres' CPU for a result than
 import struct
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
-from uuid import UUID
+from typing import Any
 
 from gristmill.domain.states import ResultStatus
-
-if TYPE_CHECKING:
-    from gristmill.store.recording import Ended
+from gristmill.store.claims import Lease
+from gristmill.store.copying import PIECE
+from gristmill.store.verdicts import Answered, End
 
 # With their types. First what neighbours have in common.
 COLUMNS = {
@@ -32,12 +31,12 @@ COLUMNS = {
 }
 
 
-def values(e: "Ended") -> tuple[Any, ...]:
+def values(e: End) -> tuple[Any, ...]:
     """In the order of the columns."""
     return (
-        e.batch_id,
-        e.started_at,
-        e.attempt,
+        e.lease.batch_id,
+        e.lease.started_at,
+        e.lease.attempt,
         e.status,
         e.code,
         e.history_id,
@@ -53,6 +52,7 @@ def values(e: "Ended") -> tuple[Any, ...]:
 # Each field is its length and its bytes; NULL is the length -1.
 _NULL = struct.pack(">i", -1)
 _NO_MORE = _NULL + _NULL  # neither error nor usage
+_REST = 82  # bytes of such a row beside its output
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _length = struct.Struct(">i").pack
@@ -63,39 +63,39 @@ _small = struct.Struct(">ih").pack
 _big = struct.Struct(">iq").pack
 
 
-def packed(ended: Sequence["Ended"]) -> Iterator[bytes]:
-    """A row each. Most are successes with an output and nothing else: what these have in common is packed once for neighbours of
-    one batch.
+def packed(ended: Sequence[End]) -> Iterator[bytes]:
+    """Some rows at a time. What those of one lease have in common is packed once for neighbours.
 
     Raises UnicodeEncodeError for a lone surrogate, struct.error for a number that does not fit.
     """
-    batch_id: UUID | None = None
-    started_at: datetime | None = None
-    attempt = 0
-    shared = plain = b""
+    parts: list[bytes] = []
+    size = 0
+    lease: Lease | None = None
+    shared = answered = b""
     for e in ended:
-        if e.batch_id is not batch_id or e.started_at is not started_at or e.attempt != attempt:
-            batch_id, started_at, attempt = e.batch_id, e.started_at, e.attempt
-            shared = _shared(batch_id, started_at, attempt)
-            plain = shared + _facts(ResultStatus.SUCCESS, None, None, None)
-        if (
-            e.code is not None
-            or e.usage is not None
-            or e.history_id is not None
-            or e.conversation_id is not None
-        ):
-            facts = _facts(e.status, e.code, e.history_id, e.conversation_id)
-            yield shared + facts + _ordinal(4, e.ordinal) + _texts(e)
-        elif e.content is not None or e.output is None or e.error is not None:
-            yield plain + _ordinal(4, e.ordinal) + _texts(e)
-        else:
+        if e.lease is not lease:
+            lease = e.lease
+            shared = _shared(lease)
+            answered = shared + _facts(ResultStatus.SUCCESS, None, None, None)
+        if type(e) is Answered:
             output = e.output.encode()
-            yield plain + _only_output(4, e.ordinal, -1, len(output)) + output + _NO_MORE
+            length = len(output)
+            parts += (answered, _only_output(4, e.ordinal, -1, length), output, _NO_MORE)
+            size += length + _REST
+        else:
+            facts = _facts(e.status, e.code, e.history_id, e.conversation_id)
+            row = shared + facts + _ordinal(4, e.ordinal) + _texts(e)
+            parts.append(row)
+            size += len(row)
+        if size >= PIECE:
+            yield b"".join(parts)
+            parts, size = [], 0
+    yield b"".join(parts)
 
 
-def _shared(batch_id: UUID, started_at: datetime | None, attempt: int) -> bytes:
-    time = _NULL if started_at is None else _big(8, (started_at - _EPOCH) // _MICROSECOND)
-    return _head(len(COLUMNS), 16, batch_id.bytes) + time + _small(2, attempt)
+def _shared(lease: Lease) -> bytes:
+    time = _big(8, (lease.started_at - _EPOCH) // _MICROSECOND)
+    return _head(len(COLUMNS), 16, lease.batch_id.bytes) + time + _small(2, lease.attempt)
 
 
 def _facts(status: int, code: int | None, history_id: int | None, conversation_id: int | None) -> bytes:
@@ -103,6 +103,6 @@ def _facts(status: int, code: int | None, history_id: int | None, conversation_i
     return _small(2, status) + (_NULL if code is None else _small(2, code)) + b"".join(chat)
 
 
-def _texts(e: "Ended") -> bytes:
+def _texts(e: End) -> bytes:
     texts = (None if text is None else text.encode() for text in (e.content, e.output, e.error, e.usage))
     return b"".join(_NULL if text is None else _length(len(text)) + text for text in texts)

@@ -6,7 +6,7 @@ Only here does a result go away. Whatever a worker of an earlier run still bring
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import orjson
@@ -18,9 +18,7 @@ from gristmill.store import batches, new_batches, schedules, transitions
 from gristmill.store.batches import Batch
 from gristmill.store.claims import NEW_LEASE_ID
 from gristmill.store.new_batches import NewUpstream
-
-if TYPE_CHECKING:
-    from gristmill.store.recording import Ended
+from gristmill.store.verdicts import End
 
 # For the one statement whose work grows with the items: a million of them take about 20 s.
 MOVE_SECONDS = 120.0
@@ -165,17 +163,17 @@ RETURNING r.batch_id, r.ordinal
 """
 
 
-async def withdraw_late(tx: Transaction, inserted: Sequence["Ended"], held: set[int]) -> Sequence["Ended"]:
+async def withdraw_late(tx: Transaction, inserted: Sequence[End], held: set[int]) -> Sequence[End]:
     """Take back results that an earlier run of their batch brought only now; answers with those that stay.
 
     They could be inserted only because a retry had committed: in an ended batch every item has a result. So the batch
     as it is read here is that of the new run.
     """
-    late = [e for e in inserted if e.lease_id not in held]
+    late = [e for e in inserted if e.lease.id not in held]
     if not late:
         return inserted
     rows = await tx.fetch(
-        _WITHDRAW, [e.batch_id for e in late], [e.ordinal for e in late], [e.lease_id for e in late]
+        _WITHDRAW, [e.lease.batch_id for e in late], [e.ordinal for e in late], [e.lease.id for e in late]
     )
     gone = {(row["batch_id"], row["ordinal"]) for row in rows}
-    return [e for e in inserted if (e.batch_id, e.ordinal) not in gone]
+    return [e for e in inserted if (e.lease.batch_id, e.ordinal) not in gone]

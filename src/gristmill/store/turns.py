@@ -1,15 +1,12 @@
 """Keeping what was said: the turn of a chat is appended in the transaction that records the item's result."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from gristmill.db import Transaction
-
-if TYPE_CHECKING:
-    from gristmill.store.recording import Ended
+from gristmill.store.verdicts import Ended
 
 
-async def number(tx: Transaction, ended: Sequence["Ended"]) -> None:
+async def number(tx: Transaction, ended: Sequence[Ended]) -> None:
     """Give each turn its conversation_id, and each new chat its history_id, before the results are written.
 
     The numbers of results that turn out to be recorded already are lost: gaps are harmless.
@@ -34,7 +31,7 @@ async def _take(tx: Transaction, table: str, column: str, count: int) -> list[in
     return [row["id"] for row in rows]
 
 
-async def append(tx: Transaction, inserted: Sequence["Ended"]) -> None:
+async def append(tx: Transaction, inserted: Sequence[Ended]) -> None:
     """Store the turns of items that were really recorded, and the chats they began."""
     spoken = [(e, e.turn) for e in inserted if e.turn is not None]
     if not spoken:
@@ -48,7 +45,7 @@ async def append(tx: Transaction, inserted: Sequence["Ended"]) -> None:
         JOIN batch ON batch.id = g.b
         """,
         [e.history_id for e, _ in begun],
-        [e.batch_id for e, _ in begun],
+        [e.lease.batch_id for e, _ in begun],
         [turn.agent_id for _, turn in begun],
         [turn.name for _, turn in begun],
         [turn.external_user_id for _, turn in begun],
@@ -62,7 +59,7 @@ async def append(tx: Transaction, inserted: Sequence["Ended"]) -> None:
             (
                 e.history_id,
                 e.conversation_id,
-                e.batch_id,
+                e.lease.batch_id,
                 e.ordinal,
                 turn.user_message,
                 turn.reply,

@@ -25,7 +25,7 @@ from gristmill.worker.loop import first_of
 from gristmill.worker.recorder import Recorder
 from gristmill.worker.shares import Shares
 from gristmill.worker.slots import Slots
-from gristmill.worker.work import HeldLease, Job, Load, Work
+from gristmill.worker.work import HeldLease, Job, Load
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,6 @@ class Items:
         self._unborn = 0  # batches that are being made, whose first items are to start here
         self._closed = False  # nothing more is taken
         self._isolation = Isolation(database, processors, self._is_busy)
-        recorder.busy = lambda: self.slots.has_some
 
     # --- claiming ---
 
@@ -254,9 +253,7 @@ class Items:
         if job.circuit and not job.circuit.admits(claimed[0].lease.probing, claimed_at):
             self._give_back(claimed)
             return
-        works = [Work(held, item, job) for held in claimed for item in held.lease.items]
-        job.hold(len(works))
-        self.slots.put(works)
+        self.slots.put(job, claimed)
 
     def _hold_slots(self, processor: str, circuit: Circuit | None, count: int) -> None:
         self._loads[processor].in_hand += count
@@ -327,6 +324,7 @@ class Items:
         for held in claimed:
             for item in held.lease.items:
                 self._recorder.give_back(held, item.ordinal)
+        self.slots.hurry_if_idle()
 
     def drop(self) -> None:
         """This worker has been declared dead: what it has not started is others' now."""

@@ -19,11 +19,10 @@ import orjson
 from gristmill import metrics
 from gristmill.db import Database, unavailable, unstorable
 from gristmill.domain.outcomes import ItemError
-from gristmill.domain.states import ResultStatus
 from gristmill.store import recording
-from gristmill.store.recording import Ended, Flush, Retried
+from gristmill.store.recording import Flush
 from gristmill.store.spans import Waiting
-from gristmill.worker.loop import first_of
+from gristmill.store.verdicts import Answered, End, Ended, Retried
 from gristmill.worker.work import HeldLease
 
 log = logging.getLogger(__name__)
@@ -56,8 +55,6 @@ class Recorder:
         self._ended_batches = ended_batches  # called after a flush that ended a batch, or may have
         self._drained = drained  # called when there is room again
         self.worker_id = 0
-        # Are items running, whose verdicts are worth waiting for?
-        self.busy: Callable[[], bool] = lambda: False
         self._touched: dict[int, HeldLease] = {}  # with verdicts that no flush has taken
         self._collected = 0  # verdicts of those
         self._size = 0  # in characters, of what may be large of those
@@ -88,30 +85,40 @@ class Recorder:
         sent = (*self._sending, *self._unsent)
         return self._touched.keys() | {lease_id for taken in sent for lease_id in taken.flush.remaining}
 
-    def add(self, held: HeldLease, verdict: Ended | Retried) -> None:
-        if isinstance(verdict, Ended):
+    def add(self, held: HeldLease, verdict: End | Retried) -> None:
+        if type(verdict) is Answered:
             held.ended.append(verdict)
-            if verdict.output is not None:  # not by `_size`: the call would cost more than what it does
-                self._size += len(verdict.output)
-            if verdict.content is not None:
-                self._size += len(verdict.content)
+            self._size += len(verdict.output)
+        elif isinstance(verdict, Ended):
+            held.ended.append(verdict)
+            self._size += _size(verdict)
         else:
             held.retried.append(verdict)
-        self._touch(held)
+        held.remaining -= 1
+        self._collected += 1
+        # Of many, nothing else is to be done for nearly all.
+        if not (self._is_enough and held.remaining and held.lease.id in self._touched):
+            self._touch(held)
 
     def give_back(self, held: HeldLease, ordinal: int) -> None:
         """The item was not run, or not to its end: it waits again and no attempt is used."""
         lease = held.lease
         held.unstarted.append(Waiting(lease.batch_id, ordinal, ordinal, lease.attempt - 1, lease.losses))
-        self._touch(held)
-
-    def _touch(self, held: HeldLease) -> None:
         held.remaining -= 1
         self._collected += 1
+        self._touch(held)
+
+    def hurry(self) -> None:
+        """Nothing runs any more that would be company for what there is: it goes at once."""
+        if self._touched:
+            self._is_enough = True
+            self._enough.set()
+
+    def _touch(self, held: HeldLease) -> None:
         if held.lease.id not in self._touched:
             self._touched[held.lease.id] = held
             self._some.set()
-        if not self._is_enough and (self._collected >= FLUSH_ITEMS or not self.busy()):
+        if not self._is_enough and self._collected >= FLUSH_ITEMS:
             self._is_enough = True
             self._enough.set()
         if not held.remaining and self._is_large:
@@ -119,6 +126,8 @@ class Recorder:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Flush until `stop` is set and nothing is left to write."""
+        stopped = asyncio.ensure_future(stop.wait())
+        stopped.add_done_callback(lambda _: self._wake())
         passing = asyncio.create_task(self._pass(stop))
         try:
             while not (stop.is_set() and passing.done() and self.backlog == 0):
@@ -130,14 +139,20 @@ class Recorder:
                     await passing  # there may be what has to wait for it, or what it could not send
                 await self._flush()
         finally:
+            stopped.cancel()
             passing.cancel()
             await asyncio.gather(passing, return_exceptions=True)
+
+    def _wake(self) -> None:
+        """The end has come, whatever is waited for."""
+        for event in (self._some, self._enough, self._passing):
+            event.set()
 
     async def _wait(self, stop: asyncio.Event) -> None:
         if self._unsent:  # it has waited already, and perhaps no other verdict will ever come
             return
-        if not self._some.is_set():
-            await first_of(self._some, stop)
+        if not stop.is_set():
+            await self._some.wait()
         if not self._enough.is_set() and not stop.is_set():
             timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._enough.set)
             await self._enough.wait()
@@ -167,7 +182,7 @@ class Recorder:
     async def _pass(self, stop: asyncio.Event) -> None:
         """Beside large flushes, write what few items of other batches have come to."""
         while not stop.is_set():
-            await first_of(self._passing, stop)
+            await self._passing.wait()
             self._passing.clear()
             while self._is_large and (taken := self._take(self._few())):
                 await self._send(taken, first_time=True)
@@ -274,21 +289,11 @@ class Recorder:
             return await recording.record(tx, self.worker_id, flush, alone=False)
 
 
-def _size(ended: Ended) -> int:
+def _size(ended: End) -> int:
     return len(ended.output or "") + len(ended.content or "")
 
 
-def _unstorable(ended: Ended) -> Ended:
+def _unstorable(ended: End) -> Ended:
     error = ItemError(500, "unstorable_result", "The processor's answer cannot be stored.")
     text = orjson.dumps(error.as_json()).decode()
-    return Ended(
-        ended.lease_id,
-        ended.batch_id,
-        ended.ordinal,
-        ResultStatus.FAILED,
-        500,
-        ended.attempt,
-        ended.started_at,
-        error=text,
-        history_id=ended.history_id,
-    )
+    return Ended(ended.lease, ended.ordinal, code=500, error=text, history_id=ended.history_id)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,20 +23,17 @@ from gristmill.domain.outcomes import (
     decide,
 )
 from gristmill.domain.sources import SourceRefused
-from gristmill.domain.states import ResultStatus
 from gristmill.domain.usage import Usage
 from gristmill.processors.base import Context, Processor, Services
 from gristmill.processors.secrets import binding, put_back, upstream_binding
 from gristmill.store.assignments import Assignment
 from gristmill.store.claims import ClaimedItem, Lease
-from gristmill.store.recording import Ended, Retried
 from gristmill.store.spans import Waiting
+from gristmill.store.verdicts import Answered, End, Ended, Retried
 from gristmill.upstream.circuit import Circuit
 from gristmill.vault import VaultError
 
 log = logging.getLogger(__name__)
-
-_SUCCESS = ResultStatus.SUCCESS  # to look a member of an enumeration up takes 0.17 µs in Python 3.11
 
 
 @dataclass(slots=True)
@@ -45,7 +42,7 @@ class HeldLease:
 
     lease: Lease
     remaining: int
-    ended: list[Ended] = field(default_factory=list)
+    ended: list[End] = field(default_factory=list)
     retried: list[Retried] = field(default_factory=list)
     unstarted: list[Waiting] = field(default_factory=list)
 
@@ -53,6 +50,12 @@ class HeldLease:
     def verdicts(self) -> int:
         """How many of them."""
         return len(self.ended) + len(self.retried) + len(self.unstarted)
+
+    def begin(self) -> Sequence[ClaimedItem]:
+        """Its items, which are not the lease's any more: each goes as it ends."""
+        items = self.lease.items
+        self.lease = replace(self.lease, items=())
+        return items
 
 
 @dataclass(slots=True)
@@ -65,8 +68,10 @@ class Load:
     failed: Counter[int | None] = field(default_factory=Counter)  # by code
     requeued: Counter[str] = field(default_factory=Counter)  # by reason
 
-    def note(self, verdict: Ended | Retried) -> None:
-        if isinstance(verdict, Retried):
+    def note(self, verdict: End | Retried) -> None:
+        if type(verdict) is Answered:
+            self.succeeded += 1
+        elif isinstance(verdict, Retried):
             self.requeued["waiting" if verdict.waiting else "retry"] += 1
         elif verdict.code is None:
             self.succeeded += 1
@@ -94,11 +99,7 @@ class Job:
             self.circuit.in_hand += count
 
 
-@dataclass(slots=True)
-class Work:
-    held: HeldLease
-    item: ClaimedItem
-    job: Job
+Work = tuple[Job, HeldLease, ClaimedItem]  # of a class of its own it would take 0.1 µs more
 
 
 def prepared(
@@ -164,32 +165,34 @@ _UNREADABLE = Failure(
 )
 
 
-async def run(work: Work) -> Outcome:
+async def run(job: Job, held: HeldLease, item: ClaimedItem) -> Outcome:
     """No transaction is open here: a processor may take as long as its timeout, which is watched from outside."""
-    assignment, item, lease = work.job.assignment, work.item, work.held.lease
+    lease = held.lease
+    if job.refusal is not None:
+        return job.refusal
     context = Context(
-        assignment.tenant_id,
+        job.assignment.tenant_id,
         lease.batch_id,
         item.ordinal,
         item.custom_id,
         lease.attempt,
-        work.job.config,
-        work.job.services,
-        lease.id if work.job.processor.uses_checkpoints else None,
+        job.config,
+        job.services,
+        lease.id if job.processor.uses_checkpoints else None,
     )
-    if work.job.refusal is not None:
-        return work.job.refusal
     try:
-        return await work.job.processor.run(work.job.read(item.input), context)
+        return await job.processor.run(job.read(item.input), context)
     except (CheckpointTooLarge, CheckpointsAway, LeaseLost) as trouble:
         return _without_checkpoint(trouble)
     except SourceRefused as refused:
         return refused.outcome()
-    except (Exception, BaseExceptionGroup, asyncio.CancelledError) as error:
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # whatever a library calls an exception
         task = asyncio.current_task()
         if task is not None and task.cancelling():  # over its time, or the worker ends: whatever came of that
             raise asyncio.CancelledError from None
-        _tell(work, error)
+        _tell(job, held, error)
         return Failure(
             ItemError(500, "processor_error", f"The processor failed with {type(error).__name__}.")
         )
@@ -209,23 +212,23 @@ def _without_checkpoint(trouble: Exception) -> Outcome:
     return Retry(ItemError(500, "lease_lost", "The item is another worker's by now.", retryable=True))
 
 
-def _tell(work: Work, error: BaseException) -> None:
+def _tell(job: Job, held: HeldLease, error: BaseException) -> None:
     """A bug of the processor ends its item. What it raised may quote the input: neither the log nor the caller
     gets more than its type, and the log the place."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     log.error(
         "processor failed",
         extra={
-            "processor": work.job.assignment.processor,
-            "batch_id": str(work.held.lease.batch_id),
+            "processor": job.assignment.processor,
+            "batch_id": str(held.lease.batch_id),
             "error": type(error).__name__,
             "place": f"{place.filename}:{place.lineno}",
         },
     )
 
 
-def timed_out(work: Work) -> Retry:
-    seconds = work.job.assignment.item_timeout_seconds
+def timed_out(job: Job) -> Retry:
+    seconds = job.assignment.item_timeout_seconds
     return Retry(
         ItemError(
             500,
@@ -242,71 +245,85 @@ def excused(outcome: Retry) -> Retry:
     return replace(outcome, waiting=True, delay_seconds=0.0)
 
 
-def settle(work: Work, outcome: Outcome) -> Ended | Retried:
+def settle(job: Job, held: HeldLease, item: ClaimedItem, outcome: Outcome) -> End | Retried:
     """What the store is to be told: the item's end, or that it waits for another attempt.
 
     A processor may answer with anything. What would break the flush, and with it the results of others, ends its item.
     """
     try:
-        return _succeeded(work, outcome) if type(outcome) is Success else _settled(work, outcome)
+        if (
+            type(outcome) is Success
+            and outcome.output is not None
+            and outcome.content is None
+            and outcome.usage is None
+            and outcome.turn is None
+            and item.history_id is None
+            and not job.processor.uses_checkpoints
+        ):
+            try:
+                return Answered(held.lease, item.ordinal, orjson.dumps(outcome.output).decode())
+            except TypeError:  # no JSON: `_succeeded` says so
+                pass
+        return _settled(job, held, item, outcome)
     except Exception as error:
-        _tell(work, error)
+        _tell(job, held, error)
         message = "The processor answered with something that cannot be kept."
-        return _failed(work, ItemError(500, "processor_error", message), None)
+        return _failed(held, item, ItemError(500, "processor_error", message), None)
 
 
-def _settled(work: Work, outcome: Outcome) -> Ended | Retried:
+def _settled(job: Job, held: HeldLease, item: ClaimedItem, outcome: Outcome) -> End | Retried:
     if not isinstance(outcome, Outcome):
         raise TypeError
-    job, lease = work.job, work.held.lease
     verdict: Verdict = decide(
-        outcome, attempt=lease.attempt, max_attempts=job.assignment.max_attempts, policy=job.processor.retry
+        outcome,
+        attempt=held.lease.attempt,
+        max_attempts=job.assignment.max_attempts,
+        policy=job.processor.retry,
     )
     match verdict:
         case Success():
-            return _succeeded(work, verdict)
+            return _succeeded(job, held, item, verdict)
         case Failure(error, usage):
-            return _failed(work, error, usage)
+            return _failed(held, item, error, usage)
         case Requeue(delay_seconds, attempts_used, error, waiting):
-            ended = _failed(work, error, outcome.usage)
-            return Retried(ended, attempts_used, lease.losses, delay_seconds, waiting)
+            ended = _failed(held, item, error, outcome.usage)
+            return Retried(ended, attempts_used, delay_seconds, waiting)
         case _:
             raise TypeError
 
 
-def _ended(work: Work, status: ResultStatus, code: int | None, usage: Usage | None) -> Ended:
-    lease = work.held.lease
-    ended = Ended(lease.id, lease.batch_id, work.item.ordinal, status, code, lease.attempt, lease.started_at)
-    ended.history_id = work.item.history_id
+def _succeeded(job: Job, held: HeldLease, item: ClaimedItem, success: Success) -> Ended:
+    try:
+        # Not kept as bytes: those have the room in which they were written, and a worker keeps thousands.
+        output = None if success.output is None else orjson.dumps(success.output).decode()
+    except TypeError:
+        error = ItemError(500, "processor_error", "The processor answered with something that is not JSON.")
+        return _failed(held, item, error, success.usage)
+    ended = _ended(held, item, success.usage)
+    ended.output = output
+    ended.content = None if success.content is None else _storable(success.content)
+    ended.turn = success.turn
+    ended.checkpointed = job.processor.uses_checkpoints
+    return ended
+
+
+def _failed(held: HeldLease, item: ClaimedItem, error: ItemError, usage: Usage | None) -> Ended:
+    if error.code not in ERROR_CODES:
+        raise ValueError
+    ended = _ended(held, item, usage)
+    ended.code = error.code
+    ended.error = _storable(orjson.dumps(error.as_json()).decode())
+    return ended
+
+
+def _ended(held: HeldLease, item: ClaimedItem, usage: Usage | None) -> Ended:
+    ended = Ended(held.lease, item.ordinal, history_id=item.history_id)
     if usage is not None:
         ended.usage = orjson.dumps(usage.as_json()).decode()
         ended.calls = len(usage.calls)
         ended.prompt_tokens = usage.prompt_tokens
         ended.completion_tokens = usage.completion_tokens
         ended.cost_microusd = usage.cost_microusd or 0
-    return ended
-
-
-def _succeeded(work: Work, success: Success) -> Ended | Retried:
-    try:
-        # Not kept as bytes: those have the room in which they were written, and a worker keeps thousands.
-        output = None if success.output is None else orjson.dumps(success.output).decode()
-    except TypeError:
-        error = ItemError(500, "processor_error", "The processor answered with something that is not JSON.")
-        return _failed(work, error, success.usage)
-    ended = _ended(work, _SUCCESS, None, success.usage)
-    ended.checkpointed = work.job.processor.uses_checkpoints
-    ended.output = output
-    ended.content = None if success.content is None else _storable(success.content)
-    ended.turn = success.turn
-    return ended
-
-
-def _failed(work: Work, error: ItemError, usage: Usage | None) -> Ended:
-    if error.code not in ERROR_CODES:
-        raise ValueError
-    ended = _ended(work, ResultStatus.FAILED, error.code, usage)
-    ended.error = _storable(orjson.dumps(error.as_json()).decode())
     return ended
 
 
