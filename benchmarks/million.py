@@ -38,7 +38,7 @@ LOOK_SECONDS = 0.05
 SMALL_TIMES = 40
 PAGES = 15  # of each kind
 PAGE = 1000
-B_ITEMS, B_TIMES, B_STARTS = 100, 15, 7
+B_ITEMS, B_TIMES, B_STARTS = 100, 11, 5
 WAITING = 0.2  # seconds of an item that waits
 DISK_BYTES_EACH = 3_000  # of an item, its result, their indexes and log; generously
 
