@@ -26,15 +26,15 @@ CLAIM_SHARE = 0.4  # of what an item costs in Postgres; the rest is the flush
 class Costs:
     """Microseconds of CPU for each item unless it says otherwise. From docs/performance.md, 2026-11-26, quiet machine."""
 
-    post_python: float = 5.5
-    post_postgres: float = 4.3
+    post_python: float = 5.6
+    post_postgres: float = 4.7
     post_client: float = 0.7
-    python: float = 6.5  # of a drain, in chunks of about 700
-    postgres: float = 4.4
+    python: float = 5.2  # of a drain, in claims of 1,000 and larger flushes
+    postgres: float = 4.1
     chunk: float = 850.0  # of a claim and its flush, however few items; half of it in Postgres
     trip: float = 43.0  # a read by primary key, there and back (db.py)
     claim_trip: float = 400.0  # a claim takes 0.7 to 0.9 ms (docs/decisions/0018-fronts.md)
-    disk: float = 72.0  # 8 kB reach the disk
+    disk: float = 74.0  # 8 kB reach the disk
     log: float = 2.8  # 1.4 KB at 500 MB/s, which nobody measured: one flush after the other
 
 

@@ -11,7 +11,7 @@ import gc
 # spent a tenth of a call's CPU here. What has been looked at once is looked at as often as with these.
 YOUNG, ONCE, TWICE = 20_000, 5, 50
 # More than what is in a lone worker's hands at a time, three objects for each item that is claimed or not yet recorded: they go
-# by themselves, and a drain took 4 % less of its CPU. A process that answers requests took more with it.
+# by themselves, and a drain took 4 % less of its CPU. A process that answers requests gained nothing.
 YOUNG_OF_WORKER = 60_000
 
 
