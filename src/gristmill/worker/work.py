@@ -69,9 +69,7 @@ class Load:
     requeued: Counter[str] = field(default_factory=Counter)  # by reason
 
     def note(self, verdict: End | Retried) -> None:
-        if type(verdict) is Answered:
-            self.succeeded += 1
-        elif isinstance(verdict, Retried):
+        if isinstance(verdict, Retried):
             self.requeued["waiting" if verdict.waiting else "retry"] += 1
         elif verdict.code is None:
             self.succeeded += 1
