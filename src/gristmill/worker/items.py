@@ -144,31 +144,36 @@ class Items:
     async def _claim_and_take(self, free: Mapping[str, int], suspect: bool) -> int:
         claimed_at = time.monotonic()
         try:
-            claim = await self._claimed(free, suspect)
+            if not (suspect or self._shares.limits_starts or self._in_full):
+                claim = await self._claim_plainly(free, claimed_at)
+                if not claim.in_full:
+                    return claim.taken
+            claim = await self._claim_in_full(free, suspect)
         except BaseException:
             self._in_doubt = True
             raise
-        metrics.claimed(time.monotonic() - claimed_at)
-        claimed = [HeldLease(lease, len(lease.items)) for lease in claim.leases]
-        self._held.update({one.lease.id: one for one in claimed})
-        if claimed:
-            await self._take(claimed, claimed_at, claim.assignment)
+        await self._take(claim, claimed_at)
         return claim.taken
 
-    async def _claimed(self, free: Mapping[str, int], suspect: bool) -> Claim:
-        """In two round trips if one statement can do it, else in a transaction."""
+    async def _claim_plainly(self, free: Mapping[str, int], claimed_at: float) -> Claim:
+        """In two round trips, if that can be done; nothing is taken of what needs a transaction. What it took is begun before the
+        pool has its connection back, which takes three rounds of a loop that may be busy with other items."""
         held = self._circuits.held(job.circuit for job in self.slots.ready)
-        limited, fronts = self._shares.limits_starts, () if suspect else self._fronts.known
-        if not (suspect or limited or self._in_full):
-            async with self._database.connection() as connection:
-                claim = await claims.claim(
-                    connection, self.worker_id, free, held, fronts=fronts, plain=self._plain
-                )
+        async with self._database.connection() as connection:
+            claim = await claims.claim(
+                connection, self.worker_id, free, held, fronts=self._fronts.known, plain=self._plain
+            )
             if not claim.in_full:
-                return claim
+                await self._take(claim, claimed_at)
+        return claim
+
+    async def _claim_in_full(self, free: Mapping[str, int], suspect: bool) -> Claim:
+        """In a transaction."""
+        held = self._circuits.held(job.circuit for job in self.slots.ready)
+        fronts = () if suspect else self._fronts.known
         async with self._database.transaction(durable=False) as tx:
             left = Left(free)
-            if limited:
+            if self._shares.limits_starts:
                 left = await limited_claims.hold(tx, free, held, fronts=fronts, suspect=suspect)
             claim = await claims.claim(
                 tx, self.worker_id, left.free, held, left.of_tenants, fronts=fronts, suspect=suspect
@@ -233,12 +238,15 @@ class Items:
         if len(self._held) > 2 * self._concurrency or not self.slots.is_running:
             self._held = {i: held for i, held in self._held.items() if held.remaining > 0}
 
-    async def _take(
-        self, claimed: Sequence[HeldLease], claimed_at: float, assignment: Assignment | None
-    ) -> None:
-        """Make the items of these leases, which are of one batch, ready to run."""
+    async def _take(self, claim: Claim, claimed_at: float) -> None:
+        """Make what was claimed, which is of one batch, ready to run."""
+        metrics.claimed(time.monotonic() - claimed_at)
+        claimed = [HeldLease(lease, len(lease.items)) for lease in claim.leases]
+        if not claimed:
+            return
+        self._held.update({one.lease.id: one for one in claimed})
         try:
-            job = await self._jobs.of(claimed[0].lease.batch_id, assignment)
+            job = await self._jobs.of(claimed[0].lease.batch_id, claim.assignment)
         except Exception:
             self._give_back(claimed)
             raise
