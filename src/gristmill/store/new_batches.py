@@ -12,6 +12,7 @@ from gristmill.domain.limits import Budget, FailureThreshold
 from gristmill.domain.states import BatchStatus
 from gristmill.domain.webhooks import Hook, as_json
 from gristmill.store import announcements, copying, endings, limits, origins, quotas, rejects, schedules
+from gristmill.store.columns import columns
 from gristmill.store.copying import NULL, escaped
 from gristmill.store.origins import Origin
 from gristmill.store.quotas import Quotas
@@ -96,6 +97,9 @@ WITH new AS (
         $1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9, $10, $11, $12, $13, $14, $15::int, now() + make_interval(secs => $15::int),
         $16, $17, $18, $19, $20, $22, $23, $24
     )
+),
+waiting AS (
+    INSERT INTO span (batch_id, first, last) SELECT $1, f, l FROM unnest($25::int[], $26::int[]) AS given (f, l)
 )
 INSERT INTO batch_count (batch_id, total, failed, kept, finished_from, failed_from) VALUES ($1, $16, $21, $21, $21, $21)
 """
@@ -105,9 +109,8 @@ async def create(tx: Transaction, new: NewBatch, items: Sequence[NewItem]) -> No
     """Store a whole batch. It starts when the caller's transaction commits, unless it starts paused. If each of its items
     was refused, it has ended by then."""
     refused = [ordinal for ordinal, item in enumerate(items) if item.error is not None]
-    await insert(tx, new, len(items), failed=len(refused))
+    await insert(tx, new, len(items), failed=len(refused), waiting=_waiting(len(items), refused))
     await add_items(tx, new.id, 0, items)
-    await lay_spans(tx, new.id, len(items), refused)
     await schedules.add(tx, new.id)
     if len(refused) == len(items):
         await endings.finish(tx, [new.id])
@@ -131,13 +134,15 @@ async def create_of_directory(tx: Transaction, new: NewBatch, directory_id: UUID
     total = int(stored.split()[-1])
     if total == 0:
         raise NotFound("no such directory, or it is empty by now")
-    await insert(tx, new, total)
-    await lay_spans(tx, new.id, total)
+    await insert(tx, new, total, waiting=_waiting(total))
     await schedules.add(tx, new.id)
 
 
-async def insert(tx: Transaction, new: NewBatch, total: int, failed: int = 0) -> None:
-    """The batch without its items, `failed` of which count as such already: nothing of it can start.
+async def insert(
+    tx: Transaction, new: NewBatch, total: int, failed: int = 0, waiting: Sequence[tuple[int, int]] = ()
+) -> None:
+    """The batch without its items, `failed` of which count as such already: nothing of it can start. `waiting`: those that do, as
+    ranges of ordinals.
 
     Raises TooMany if it goes beyond a quota, and what `origins.lay_down` raises.
     """
@@ -170,6 +175,7 @@ async def insert(tx: Transaction, new: NewBatch, total: int, failed: int = 0) ->
         new.retention_days,
         new.circuit,
         as_json(new.webhooks),
+        *columns(waiting, 2),
     )
     if new.config_secrets is not None:  # a statement of its own, for the few batches that have some
         await tx.execute("UPDATE batch SET config_secrets = $2 WHERE id = $1", new.id, new.config_secrets)
@@ -212,16 +218,16 @@ async def add_items(tx: Transaction, batch_id: UUID, first: int, items: Sequence
         await rejects.record(tx, batch_id, refused)
 
 
+_LAY = "INSERT INTO span (batch_id, first, last) SELECT $1, f, l FROM unnest($2::int[], $3::int[]) AS given (f, l)"
+
+
 async def lay_spans(tx: Transaction, batch_id: UUID, total: int, ended: Sequence[int] = ()) -> None:
     """All items wait, save those that have `ended` (ascending ordinals)."""
+    await tx.execute(_LAY, batch_id, *columns(_waiting(total, ended), 2))
+
+
+def _waiting(total: int, ended: Sequence[int] = ()) -> list[tuple[int, int]]:
+    """Ranges of ordinals, first and last inclusive: all but those that have `ended`."""
     firsts = [0, *(ordinal + 1 for ordinal in ended)]
     lasts = [*(ordinal - 1 for ordinal in ended), total - 1]
-    await tx.execute(
-        """
-        INSERT INTO span (batch_id, first, last)
-        SELECT $1, f, l FROM unnest($2::int[], $3::int[]) AS given (f, l) WHERE f <= l
-        """,
-        batch_id,
-        firsts,
-        lasts,
-    )
+    return [(first, last) for first, last in zip(firsts, lasts, strict=True) if first <= last]
