@@ -137,6 +137,8 @@ async def expire(tx: Transaction) -> int:
     A batch whose last items are in flight at its deadline is left to complete.
     """
     overdue = [row["batch_id"] for row in await tx.fetch(_OVERDUE)]
+    if not overdue:
+        return 0
     for batch_id in overdue:
         await schedules.remove(tx, batch_id)
     await tx.execute(
