@@ -26,16 +26,22 @@ def of_tree(process_id: int) -> CpuSeconds:
     """Of a process, of its children, and of those that have ended: a Postgres with all its backends."""
     root = psutil.Process(process_id)
 
-    def used() -> float:
+    def ended() -> float:
         times = root.cpu_times()
-        total = times.user + times.system + times.children_user + times.children_system
+        return float(times.children_user + times.children_system)
+
+    def used() -> float:
+        before = ended()
+        times = root.cpu_times()
+        total = times.user + times.system + before
         for child in root.children(recursive=True):
             try:
                 times = child.cpu_times()
             except psutil.NoSuchProcess:
                 continue
             total += times.user + times.system
-        return total
+        # One that ended meanwhile may have been counted twice, or not at all.
+        return total if ended() == before else used()
 
     return used
 
