@@ -30,18 +30,22 @@ def of_tree(process_id: int) -> CpuSeconds:
         times = root.cpu_times()
         return float(times.children_user + times.children_system)
 
-    def used() -> float:
-        before = ended()
-        times = root.cpu_times()
-        total = times.user + times.system + before
-        for child in root.children(recursive=True):
+    def alive() -> float:
+        total = 0.0
+        for process in (root, *root.children(recursive=True)):
             try:
-                times = child.cpu_times()
+                times = process.cpu_times()
             except psutil.NoSuchProcess:
                 continue
             total += times.user + times.system
-        # One that ended meanwhile may have been counted twice, or not at all.
-        return total if ended() == before else used()
+        return total
+
+    def used() -> float:
+        while True:
+            before = ended()
+            total = before + alive()
+            if ended() == before:  # else one that ended meanwhile may have been counted twice, or not at all
+                return total
 
     return used
 

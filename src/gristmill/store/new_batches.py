@@ -12,7 +12,6 @@ from gristmill.domain.limits import Budget, FailureThreshold
 from gristmill.domain.states import BatchStatus
 from gristmill.domain.webhooks import Hook, as_json
 from gristmill.store import announcements, copying, endings, limits, origins, quotas, rejects, schedules
-from gristmill.store.columns import columns
 from gristmill.store.copying import NULL, escaped
 from gristmill.store.origins import Origin
 from gristmill.store.quotas import Quotas
@@ -87,6 +86,9 @@ class NewBatch:
     quotas: Quotas | None = None  # that its tenant has to keep to
 
 
+# First and last ordinals, both inclusive; one whose last is below its first is empty.
+Ranges = tuple[Sequence[int], Sequence[int]]
+
 _INSERT = """
 WITH new AS (
     INSERT INTO batch (
@@ -100,6 +102,7 @@ WITH new AS (
 ),
 waiting AS (
     INSERT INTO span (batch_id, first, last) SELECT $1, f, l FROM unnest($25::int[], $26::int[]) AS given (f, l)
+    WHERE f <= l
 )
 INSERT INTO batch_count (batch_id, total, failed, kept, finished_from, failed_from) VALUES ($1, $16, $21, $21, $21, $21)
 """
@@ -139,10 +142,10 @@ async def create_of_directory(tx: Transaction, new: NewBatch, directory_id: UUID
 
 
 async def insert(
-    tx: Transaction, new: NewBatch, total: int, failed: int = 0, waiting: Sequence[tuple[int, int]] = ()
+    tx: Transaction, new: NewBatch, total: int, failed: int = 0, waiting: Ranges = ((), ())
 ) -> None:
-    """The batch without its items, `failed` of which count as such already: nothing of it can start. `waiting`: those that do, as
-    ranges of ordinals.
+    """The batch without its items, `failed` of which count as such already, and with the ranges that are `waiting`. Nothing of it
+    can start before its schedule is there.
 
     Raises TooMany if it goes beyond a quota, and what `origins.lay_down` raises.
     """
@@ -175,7 +178,7 @@ async def insert(
         new.retention_days,
         new.circuit,
         as_json(new.webhooks),
-        *columns(waiting, 2),
+        *waiting,
     )
     if new.config_secrets is not None:  # a statement of its own, for the few batches that have some
         await tx.execute("UPDATE batch SET config_secrets = $2 WHERE id = $1", new.id, new.config_secrets)
@@ -218,16 +221,18 @@ async def add_items(tx: Transaction, batch_id: UUID, first: int, items: Sequence
         await rejects.record(tx, batch_id, refused)
 
 
-_LAY = "INSERT INTO span (batch_id, first, last) SELECT $1, f, l FROM unnest($2::int[], $3::int[]) AS given (f, l)"
-
-
 async def lay_spans(tx: Transaction, batch_id: UUID, total: int, ended: Sequence[int] = ()) -> None:
     """All items wait, save those that have `ended` (ascending ordinals)."""
-    await tx.execute(_LAY, batch_id, *columns(_waiting(total, ended), 2))
+    await tx.execute(
+        """
+        INSERT INTO span (batch_id, first, last)
+        SELECT $1, f, l FROM unnest($2::int[], $3::int[]) AS given (f, l) WHERE f <= l
+        """,
+        batch_id,
+        *_waiting(total, ended),
+    )
 
 
-def _waiting(total: int, ended: Sequence[int] = ()) -> list[tuple[int, int]]:
-    """Ranges of ordinals, first and last inclusive: all but those that have `ended`."""
-    firsts = [0, *(ordinal + 1 for ordinal in ended)]
-    lasts = [*(ordinal - 1 for ordinal in ended), total - 1]
-    return [(first, last) for first, last in zip(firsts, lasts, strict=True) if first <= last]
+def _waiting(total: int, ended: Sequence[int] = ()) -> Ranges:
+    """All but those that have `ended`."""
+    return [0, *(ordinal + 1 for ordinal in ended)], [*(ordinal - 1 for ordinal in ended), total - 1]

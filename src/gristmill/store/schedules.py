@@ -26,7 +26,8 @@ _FRESH = "(extract(epoch FROM clock_timestamp())::float8 - 1e10)"
 # locked, to be changed, and that may be a batch of the tenant that is born leased, whose commit waits for the disk.
 _ADD = f"""
 WITH own AS (
-    SELECT b.*, num_nonnulls(c.failure_ratio, c.max_tokens) > 0 AS limited
+    SELECT tenant_id, processor, priority, status, max_concurrency, deadline_at, circuit,
+        num_nonnulls(c.failure_ratio, c.max_tokens) > 0 AS limited
     FROM batch b JOIN batch_count c ON c.batch_id = b.id WHERE b.id = $1
 ),
 known AS (SELECT FROM tenant_schedule t JOIN own USING (tenant_id) FOR KEY SHARE OF t),
@@ -44,7 +45,7 @@ FROM own WHERE EXISTS (SELECT FROM known) OR EXISTS (SELECT FROM new)
 async def add(tx: Transaction, batch_id: UUID) -> None:
     """Let a batch start items as soon as this commits."""
     while await tx.execute(_ADD, batch_id) != "INSERT 0 1":
-        pass  # another transaction made or forgot its tenant meanwhile, and has ended: look again
+        pass  # another transaction made its tenant's row meanwhile, and has ended: look again
 
 
 async def lock(tx: Transaction, batch_id: UUID) -> None:

@@ -4,13 +4,14 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from gristmill import metrics
-from gristmill.db import Database
+from gristmill.db import Database, Transaction
 from gristmill.processors.base import Processor, Services
 from gristmill.store import claims, leases, limited_claims
 from gristmill.store.assignments import Assignment
@@ -143,28 +144,34 @@ class Items:
 
     async def _claim_and_take(self, free: Mapping[str, int], suspect: bool) -> int:
         claimed_at = time.monotonic()
-        try:
-            if not (suspect or self._shares.limits_starts or self._in_full):
-                claim = await self._claim_plainly(free, claimed_at)
-                if not claim.in_full:
-                    return claim.taken
+        if not (suspect or self._shares.limits_starts or self._in_full):
+            claim = await self._claim_plainly(free, claimed_at)
+            if not claim.in_full:
+                return claim.taken
+        with self._doubting():
             claim = await self._claim_in_full(free, suspect)
+        await self._take(claim, claimed_at)
+        return claim.taken
+
+    @contextmanager
+    def _doubting(self) -> Iterator[None]:
+        try:
+            yield
         except BaseException:
             self._in_doubt = True
             raise
-        await self._take(claim, claimed_at)
-        return claim.taken
 
     async def _claim_plainly(self, free: Mapping[str, int], claimed_at: float) -> Claim:
         """In two round trips, if that can be done; nothing is taken of what needs a transaction. What it took is begun before the
         pool has its connection back, which takes three rounds of a loop that may be busy with other items."""
         held = self._circuits.held(job.circuit for job in self.slots.ready)
         async with self._database.connection() as connection:
-            claim = await claims.claim(
-                connection, self.worker_id, free, held, fronts=self._fronts.known, plain=self._plain
-            )
+            with self._doubting():
+                claim = await claims.claim(
+                    connection, self.worker_id, free, held, fronts=self._fronts.known, plain=self._plain
+                )
             if not claim.in_full:
-                await self._take(claim, claimed_at)
+                await self._take(claim, claimed_at, connection)
         return claim
 
     async def _claim_in_full(self, free: Mapping[str, int], suspect: bool) -> Claim:
@@ -238,15 +245,15 @@ class Items:
         if len(self._held) > 2 * self._concurrency or not self.slots.is_running:
             self._held = {i: held for i, held in self._held.items() if held.remaining > 0}
 
-    async def _take(self, claim: Claim, claimed_at: float) -> None:
-        """Make what was claimed, which is of one batch, ready to run."""
+    async def _take(self, claim: Claim, claimed_at: float, connection: Transaction | None = None) -> None:
+        """Make what was claimed, which is of one batch, ready to run, and say how long the claim took."""
         metrics.claimed(time.monotonic() - claimed_at)
         claimed = [HeldLease(lease, len(lease.items)) for lease in claim.leases]
         if not claimed:
             return
         self._held.update({one.lease.id: one for one in claimed})
         try:
-            job = await self._jobs.of(claimed[0].lease.batch_id, claim.assignment)
+            job = await self._jobs.of(claimed[0].lease.batch_id, claim.assignment, connection)
         except Exception:
             self._give_back(claimed)
             raise

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from gristmill.db import Database
+from gristmill.db import Database, Transaction
 from gristmill.processors.base import Processor, Services
 from gristmill.store import assignments
 from gristmill.store.assignments import Assignment
@@ -33,14 +33,18 @@ class Jobs:
         self._loads = loads
         self._jobs: OrderedDict[UUID, Job] = OrderedDict()
 
-    async def of(self, batch_id: UUID, assignment: Assignment | None) -> Job | None:
-        """`assignment`: of a batch that begins. None: the batch has been deleted."""
+    async def of(
+        self, batch_id: UUID, assignment: Assignment | None, connection: Transaction | None = None
+    ) -> Job | None:
+        """`assignment`: of a batch that begins; `connection`: one that the caller has. None: the batch has been deleted."""
         if (known := self._jobs.get(batch_id)) is not None:
             self._jobs.move_to_end(batch_id)
             return known
-        if assignment is None:
-            async with self._database.connection() as connection:
-                assignment = await assignments.load(connection, batch_id)
+        if assignment is None and connection is not None:
+            assignment = await assignments.load(connection, batch_id)
+        elif assignment is None:
+            async with self._database.connection() as own:
+                assignment = await assignments.load(own, batch_id)
         return None if assignment is None else self.prepared(assignment)
 
     def prepared(self, assignment: Assignment) -> Job:
