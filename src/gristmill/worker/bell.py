@@ -50,6 +50,8 @@ class Bell:
                     await connection.fetchval(_NOTIFY, CHANNEL)
             except LOST:
                 log.debug("could not notify; pollers will find the work")
+            except Exception:  # such as a full queue of notifications: the next may get through
+                log.exception("could not notify; pollers will find the work")
 
     async def _listen(self) -> None:
         while True:
