@@ -89,7 +89,16 @@ class NewBatch:
 # First and last ordinals, both inclusive; one whose last is below its first is empty.
 Ranges = tuple[Sequence[int], Sequence[int]]
 
-_INSERT = """
+
+def _laying(firsts: str, lasts: str) -> str:
+    """SQL: the ranges in these parameters wait."""
+    return f"""
+    INSERT INTO span (batch_id, first, last)
+    SELECT $1, f, l FROM unnest({firsts}::int[], {lasts}::int[]) AS given (f, l) WHERE f <= l
+    """
+
+
+_INSERT = f"""
 WITH new AS (
     INSERT INTO batch (
         id, tenant_id, status, processor, agent_id, config, name, metadata, collection, created_by, priority,
@@ -100,10 +109,7 @@ WITH new AS (
         $16, $17, $18, $19, $20, $22, $23, $24
     )
 ),
-waiting AS (
-    INSERT INTO span (batch_id, first, last) SELECT $1, f, l FROM unnest($25::int[], $26::int[]) AS given (f, l)
-    WHERE f <= l
-)
+waiting AS ({_laying("$25", "$26")})
 INSERT INTO batch_count (batch_id, total, failed, kept, finished_from, failed_from) VALUES ($1, $16, $21, $21, $21, $21)
 """
 
@@ -223,14 +229,7 @@ async def add_items(tx: Transaction, batch_id: UUID, first: int, items: Sequence
 
 async def lay_spans(tx: Transaction, batch_id: UUID, total: int, ended: Sequence[int] = ()) -> None:
     """All items wait, save those that have `ended` (ascending ordinals)."""
-    await tx.execute(
-        """
-        INSERT INTO span (batch_id, first, last)
-        SELECT $1, f, l FROM unnest($2::int[], $3::int[]) AS given (f, l) WHERE f <= l
-        """,
-        batch_id,
-        *_waiting(total, ended),
-    )
+    await tx.execute(_laying("$2", "$3"), batch_id, *_waiting(total, ended))
 
 
 def _waiting(total: int, ended: Sequence[int] = ()) -> Ranges:
