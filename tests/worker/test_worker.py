@@ -11,8 +11,8 @@ from factories import TENANT, events, get, make_batch, sql, violations
 from gristmill.db import Database
 from gristmill.domain.states import TERMINAL, BatchStatus, ItemStatus
 from gristmill.metrics import REGISTRY
-from gristmill.store import results, transitions
-from gristmill.store.claims import ClaimedItem
+from gristmill.store import claims, results, transitions
+from gristmill.store.claims import Claim, ClaimedItem
 from gristmill.store.new_batches import NewItem
 from gristmill.store.results import Attempt, Result
 from gristmill.worker.items import AHEAD_SECONDS
@@ -385,3 +385,25 @@ async def test_rings_take_little_past_a_recorder_that_is_behind_and_nothing_past
 async def claimed(database: Database, batch_id: UUID, items: int) -> bool:
     query = "SELECT sum(remaining)::int FROM lease WHERE batch_id = $1"
     return await sql(database, query, batch_id) == [items]
+
+
+async def test_a_claim_whose_answer_was_lost_is_given_back_and_claimed_again(
+    database: Database, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[Claim] = []
+    really = claims.claim
+
+    async def claimed(*given: Any, **more: Any) -> Claim:
+        claim = await really(*given, **more)
+        if claim.leases and not lost:
+            lost.append(claim)
+            raise ConnectionError("the answer")
+        return claim
+
+    monkeypatch.setattr(Scripted, "has_chats", False)  # one statement, which commits by itself
+    monkeypatch.setattr(claims, "claim", claimed)
+    batch_id = await make_batch(database, script(*[{"do": "succeed"}] * 3))
+    async with working(database, scripted):
+        await ended(database, batch_id)
+    assert lost
+    assert (await get(database, batch_id)).success == 3
