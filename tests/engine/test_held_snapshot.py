@@ -53,6 +53,7 @@ async def test_rows_are_found_by_their_keys_among_those_that_have_gone(database:
                 "suspects": await _pages(database, mode, claims._SUSPECTS, worker, ["noop"]),
                 "fronts": await _pages(database, mode, schedules._FRONTS, [TENANT], *fronts),
                 "hold": await _pages(database, mode, recording._HOLD, lease_ids, [0, 0], worker),
+                "few": await _pages(database, mode, recording._FEW, *recording._few(worker, all_of(leases))),
                 "set": await _pages(database, mode, claims._SET_REMAINING, lease_ids, [1, 1]),
                 "end": await _pages(database, mode, claims._SET_REMAINING, lease_ids, [0, 0]),
                 "remove": await _pages(database, mode, schedules._REMOVE, [batch_id]),

@@ -55,6 +55,7 @@ from gristmill.store import (
     spans,
     transitions,
 )
+from gristmill.store.copying import FEW
 from gristmill.store.new_batches import NewItem, NewWebhook
 from gristmill.store.recording import Flush
 from statements import BIG, Catalog, Heard, HeardDatabase, Reach
@@ -82,6 +83,7 @@ EXCEPTIONS: dict[str, tuple[str, set[str]]] = {
     "leases.reclaim": (DUTY, {"lease"}),
     "limits.enforce": (DUTY, {"batch", "batch_count", "batch_schedule", "span"}),
     "recording._hold": (BY_KEY, {"lease"}),
+    "recording._record_few": (BY_KEY, {"lease"}),
     "retention.erase": (DUTY, {"batch_remains"}),
     "retention.expire": (DUTY, {"batch", "delivery"}),
     "schedules.forget_tenants": (DUTY, {"batch_schedule"}),
@@ -93,14 +95,14 @@ EXCEPTIONS: dict[str, tuple[str, set[str]]] = {
 # Statements on big tables for several batches at once, all of them given: those of whoever brings what ended in them.
 SEVERAL = {
     "checkpoints.forget_data", "counts.add", "endings.sweep", "histories.held_by", "histories.leave", "recording._insert",
-    "recording._keep_attempts", "retries.withdraw_late",
+    "recording._keep_attempts", "recording._record_few", "retries.withdraw_late",
 }  # fmt: skip
 # Statements that touch big tables and small ones at once. Those that write are the ones in the way of another server for the big.
 READ_BOTH = {"histories.held_by", "histories.leave", "leases._missing", "results.at", "results.one", "results.rows",
              "results.running", "results.window"}  # fmt: skip
 WRITE_BOTH = {
-    "checkpoints.advance", "checkpoints.save", "counts.add", "leases._keep_attempts", "recording._keep_attempts",
-    "retries._move", "retries.withdraw_late",
+    "checkpoints.advance", "checkpoints.save", "counts.add", "leases._keep_attempts", "new_batches.insert",
+    "recording._keep_attempts", "recording._record_few", "retries._move", "retries.withdraw_late",
 }  # fmt: skip
 
 
@@ -147,11 +149,13 @@ async def _lives(database: Database) -> None:
 
 
 async def _worked(database: Database) -> None:
-    """By COPY, by INSERT, and by a flush that brings two batches."""
+    """By COPY, by INSERT, in one statement, and by a flush that brings two batches."""
     worker = await make_worker(database)
-    first = await make_batch(database, [NewItem(f"i{n}", "{}") for n in range(200)] + [REFUSED], webhook=HOOK)
+    items = [NewItem(f"i{n}", "{}") for n in range(FEW + 100)]
+    first = await make_batch(database, [*items, REFUSED], webhook=HOOK)
     second = await make_batch(database, 3)
-    await record(database, worker, all_of(await claim(database, worker, 100)), alone=True)
+    for many in (FEW + 1, 1):
+        await record(database, worker, all_of(await claim(database, worker, many)), alone=True)
     both = [*await claim(database, worker, 5), *await claim(database, worker, 5)]
     assert {lease.batch_id for lease in both} == {first, second}
     await record(database, worker, all_of(both))

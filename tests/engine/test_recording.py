@@ -15,6 +15,7 @@ from factories import (
     lose,
     make_batch,
     make_worker,
+    reclaim,
     record,
     retry,
     sql,
@@ -25,6 +26,7 @@ from factories import (
 from gristmill.db import Database
 from gristmill.domain.states import BatchStatus, ResultStatus
 from gristmill.store import recording, transitions
+from gristmill.store.copying import FEW
 from gristmill.store.recording import Flush
 
 
@@ -118,30 +120,56 @@ async def test_a_zombie_changes_no_result_that_others_recorded(database: Databas
     assert await violations(database) == []
 
 
-async def test_a_copy_that_meets_a_recorded_result_is_refused_whole(database: Database) -> None:
-    batch_id = await make_batch(database, 60)
+@pytest.mark.parametrize("items", [60, FEW + 60])
+async def test_a_flush_that_should_be_alone_and_meets_a_recorded_result_is_refused_whole(
+    database: Database, items: int
+) -> None:
+    """In one statement, and by COPY."""
+    batch_id = await make_batch(database, items)
     worker = await make_worker(database)
-    held = await claim(database, worker, 60)
-    await record(database, worker, Flush({held[0].id: 59}, [success(held[0], 7)]))
+    held = await claim(database, worker, items)
+    await record(database, worker, Flush({held[0].id: items - 1}, [success(held[0], 7)]))
 
     with pytest.raises(asyncpg.UniqueViolationError):
         await record(database, worker, all_of(held), alone=True)
     assert (await get(database, batch_id)).success == 1
 
     await record(database, worker, all_of(held), alone=False)
-    assert (await get(database, batch_id)).success == 60
+    assert (await get(database, batch_id)).success == items
+    assert await violations(database) == []
+
+
+async def test_of_few_results_that_should_be_alone_nothing_is_lost_if_a_lease_has_been_taken_back(
+    database: Database,
+) -> None:
+    """Of two batches; one of the leases has been given up meanwhile, as of a worker that was thought dead."""
+    worker = await make_worker(database)
+    batches = [await make_batch(database, 4) for _ in range(2)]
+    [kept], [gone] = await claim(database, worker, 4), await claim(database, worker, 4)
+    await sql(database, "UPDATE lease SET deadline_at = now() - interval '1 s' WHERE id = $1", gone.id)
+    await reclaim(database)
+    flush = Flush({kept.id: 1, gone.id: 0}, [*all_of([gone]).ended, *(success(kept, n) for n in (2, 0, 1))])
+
+    await record(database, worker, flush, alone=True)
+
+    assert sorted([(await get(database, batch_id)).success for batch_id in batches]) == [3, 4]
+    assert await sql(database, "SELECT id, remaining FROM lease") == [(kept.id, 1)]
+    assert await claim(database, worker, 9) == []
+    await record(database, worker, Flush({kept.id: 0}, [success(kept, 3)]), alone=True)
+    assert [(await get(database, batch_id)).status for batch_id in batches] == [BatchStatus.COMPLETED] * 2
     assert await violations(database) == []
 
 
 async def test_many_results_at_once_are_the_rows_that_each_alone_would_be(database: Database) -> None:
-    """All that a result may hold, packed for a COPY and given to an INSERT; more of it than is sent at a time."""
+    """All that a result may hold, packed for a COPY, given to an INSERT, and recorded in one statement, as far as that can be;
+    more of it than is sent at a time."""
     kinds: list[dict[str, Any]] = [
         {},
         {"output": '"é 日本 🙂 \\N"'},
         {"content": "a\ttab, a\nline, \\N and \\., \r, \u00fc, \U0001f680", "output": None},
         {"content": "both", "output": "[1]"},
         {"output": None},
-        {"output": f'"{"x" * 300_000}"'},
+        {"output": f'"{"x" * 60_000}"'},
         {"error": '{"type":"odd"}'},
         {"usage": '{"calls":[]}'},
         {"usage": '{"calls":[]}', "content": "", "error": "{}"},
@@ -154,7 +182,7 @@ async def test_many_results_at_once_are_the_rows_that_each_alone_would_be(databa
     ]
     worker = await make_worker(database)
     found = []
-    for alone in (True, False):
+    for alone in (True, False, None):
         batch_id = await make_batch(database, 5 * len(kinds))
         [lease] = await claim(database, worker, 5 * len(kinds))
         ended = []
@@ -163,7 +191,13 @@ async def test_many_results_at_once_are_the_rows_that_each_alone_would_be(databa
             of_lease = {name: more.pop(name) for name in ("attempt", "started_at") if name in more}
             ended.append(success(replace(lease, **of_lease), n, **more))
         assert len(ended) >= recording.COPY_FROM
-        await record(database, worker, Flush({lease.id: 0}, ended), alone=alone)
+        assert not recording._are_few(Flush({lease.id: 0}, ended))
+        if alone is None:
+            few = [e for e in ended if e.history_id is None]
+            ended = [e for e in ended if e.history_id is not None]
+            assert recording._are_few(Flush({lease.id: len(ended)}, few))
+            await record(database, worker, Flush({lease.id: len(ended)}, few), alone=True)
+        await record(database, worker, Flush({lease.id: 0}, ended), alone=bool(alone))
         async with database.connection() as connection:
             rows = await connection.fetch(
                 """
@@ -175,16 +209,17 @@ async def test_many_results_at_once_are_the_rows_that_each_alone_would_be(databa
                 lease.started_at,
             )
         found.append([dict(row) for row in rows])
-    copied, inserted = found
-    assert copied == inserted
+    copied, inserted, few = found
+    assert copied == inserted == few
     for row in copied:
         given = {"output": f'{{"was":{row["ordinal"]}}}', "code": None} | kinds[row["ordinal"] % len(kinds)]
         given["status"] = ResultStatus.SUCCESS if given["code"] is None else ResultStatus.FAILED
         assert all(row[name] == value for name, value in given.items() if name != "started_at")
 
 
+@pytest.mark.parametrize("alone", [True, False])
 async def test_a_flush_logs_the_ordinals_of_each_of_its_batches_in_the_order_in_which_they_ended(
-    database: Database,
+    database: Database, alone: bool
 ) -> None:
     worker = await make_worker(database)
     orders = [(0, 1, 2, 3), (3, 1, 0), (2,), (1, 2, 3), (0, 2, 3), (3, 2)]
@@ -198,7 +233,7 @@ async def test_a_flush_logs_the_ordinals_of_each_of_its_batches_in_the_order_in_
         )
         expected[batch_id] = list(order)
 
-    await record(database, worker, flush)
+    await record(database, worker, flush, alone=alone)
 
     async with database.connection() as connection:
         rows = await connection.fetch("SELECT batch_id, ordinals, upto FROM result_log")
@@ -268,7 +303,7 @@ async def test_results_of_any_text_come_back_as_they_were_however_many_are_writt
         "\x01\x1f\x7f\u2028",
         "é 日本 🙂",
         '{"a": "\\n\\u0000"}',
-        "x" * 300_000,
+        "x" * 60_000,
     ]
     batch_id = await make_batch(database, 60)
     worker = await make_worker(database)

@@ -10,7 +10,7 @@ from factories import claim, get, make_batch, make_worker, sql, success, violati
 from gristmill.db import Database, Transaction
 from gristmill.domain.states import BatchStatus
 from gristmill.store.claims import Lease
-from gristmill.store.recording import COPY_FROM
+from gristmill.store.copying import FEW
 from gristmill.worker.recorder import FLUSH_ITEMS, LARGE, Recorder
 from gristmill.worker.work import HeldLease
 from mill import eventually
@@ -107,14 +107,15 @@ async def test_few_verdicts_wait_for_company_until_there_is_none_to_come(
         assert await news.flush() == ["drained"]
 
 
+@pytest.mark.parametrize("items", [20, FEW + 10])
 @pytest.mark.parametrize("place", ["content", "output"])
 async def test_one_result_with_a_lone_surrogate_ends_as_failed_and_the_others_of_its_flush_as_they_are(
-    database: Database, caplog: pytest.LogCaptureFixture, place: str
+    database: Database, caplog: pytest.LogCaptureFixture, place: str, items: int
 ) -> None:
-    """Of so many results that they are copied; and it is not taken for a flush that has to be sent again."""
-    batch_id = await make_batch(database, COPY_FROM + 10)
+    """In one statement, or of so many results that they are copied; and it is not taken for a flush that has to be sent again."""
+    batch_id = await make_batch(database, items)
     worker, news = await make_worker(database), News()
-    [lease] = await claim(database, worker, COPY_FROM + 10)
+    [lease] = await claim(database, worker, items)
     held = HeldLease(lease, len(lease.items))
     async with recording(database, worker, news) as recorder:
         for item in lease.items:
@@ -122,7 +123,7 @@ async def test_one_result_with_a_lone_surrogate_ends_as_failed_and_the_others_of
             recorder.add(held, success(lease, item.ordinal, **{place: text}))
         await news.flush()
     batch = await get(database, batch_id)
-    assert (batch.status, batch.success, batch.failed) == (BatchStatus.COMPLETED, COPY_FROM + 9, 1)
+    assert (batch.status, batch.success, batch.failed) == (BatchStatus.COMPLETED, items - 1, 1)
     [error] = await sql(database, "SELECT error FROM result WHERE ordinal = 7")
     assert "unstorable_result" in error
     assert [one.message for one in caplog.records] == ["a result cannot be stored"]

@@ -5,7 +5,7 @@ The driver makes binary rows of records value by value, a UUID and a time again 
 """
 
 import struct
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 
 import asyncpg
 
@@ -14,9 +14,18 @@ from gristmill.db import Transaction
 NULL = "\\N"
 # Characters or bytes sent at a time, or one row if that is longer: what is written is never there twice as a whole.
 PIECE = 256 * 1024
+# Up to so many rows, of so many characters, go into the statement they belong to. There a row costs more than by a COPY, but
+# that is two round trips, and where others have the cores each waits for its turn (docs/decisions/0021-few-in-one-statement.md).
+FEW = 200
+FEW_CHARACTERS = 1024 * 1024
 # Around rows in the binary form: its signature, no flags, nothing more of a header; and in place of a row's number of fields.
 _BEGIN = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 _END = struct.pack(">h", -1)
+
+
+def are_few(sizes: Collection[int]) -> bool:
+    """Whether rows of so many characters need no COPY."""
+    return len(sizes) <= FEW and sum(sizes) <= FEW_CHARACTERS
 
 
 def escaped(text: str) -> str:

@@ -4,11 +4,13 @@ Only results that were really inserted are counted. When the counts reach the to
 (`store/endings.py`), in the same transaction.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import accumulate, chain
 from uuid import UUID
+
+from asyncpg import Record
 
 from gristmill.db import Transaction
 
@@ -55,47 +57,62 @@ _EXCEEDED = f"""
     END
 """
 
-# `rate` is the exponentially weighted number of items a second with a time constant of 30 s: it fades with the time
-# since the last result, then gets what ended now. Readers divide by 1 - exp(-age / 30) so that a young batch shows right.
-# The row stays locked until the commit: what is written into the log beside it is in the order of the commits.
-# One UPDATE locks its rows in no certain order, so they are locked before.
-_ADD = f"""
-WITH locked AS (SELECT batch_id FROM batch_count WHERE batch_id = ANY ($1) ORDER BY batch_id FOR UPDATE),
+
+def adding(at: int, *, once: str = "true") -> str:
+    """SQL, of a WITH: `counted`, the rows of the counters with `batch_id` and whether they are `complete` by this. The parameters
+    from `at` on are `arguments`. Nothing of it is looked at before `once`, and nothing is done if that is false."""
+    ids, *columns = (f"${number}::{kind}[]" for number, kind in enumerate(_KINDS, at))
+    *columns, ordinals = columns
+    # `rate` is the exponentially weighted number of items a second with a time constant of 30 s: it fades with the time
+    # since the last result, then gets what ended now. Readers divide by 1 - exp(-age / 30) so that a young batch shows right.
+    # The row stays locked until the commit: what is written into the log beside it is in the order of the commits.
+    # One UPDATE locks its rows in no certain order, so they are locked before.
+    return f"""
+locked AS (SELECT batch_id FROM batch_count WHERE {once} AND batch_id = ANY ({ids}) ORDER BY batch_id FOR UPDATE),
 counted AS (
-UPDATE batch_count c SET
-    success = c.success + g.success, failed = c.failed + g.failed,
-    cancelled = c.cancelled + g.cancelled, expired = c.expired + g.expired,
-    calls = c.calls + g.calls, prompt_tokens = c.prompt_tokens + g.prompt_tokens,
-    completion_tokens = c.completion_tokens + g.completion_tokens, cost_microusd = c.cost_microusd + g.cost_microusd,
-    started_at = least(c.started_at, coalesce(g.started_at, now())),
-    rate = c.rate * {faded("coalesce(c.last_result_at, now())", "clock_timestamp()")} + (g.success + g.failed) / 30.0,
-    last_result_at = clock_timestamp(), exceeded = {_EXCEEDED}
-FROM unnest(
-    $1::uuid[], $2::int[], $3::int[], $4::int[], $5::int[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[],
-    $10::timestamptz[], $11::int[], $12::int[]
-) AS g (
-    batch_id, success, failed, cancelled, expired, calls, prompt_tokens, completion_tokens, cost_microusd, started_at,
-    first, since
-)
-WHERE c.batch_id = g.batch_id AND c.batch_id = ANY (ARRAY(SELECT batch_id FROM locked))
-RETURNING c.batch_id, c.success + c.failed AS upto, c.success + c.failed = c.total AS complete,
-    CASE WHEN g.first IS NULL THEN ($13::int[])[since + 1:since + g.success + g.failed]
-        ELSE ARRAY(SELECT generate_series(g.first, g.first + g.success + g.failed - 1)) END AS ordinals
-), logged AS (
+    UPDATE batch_count c SET
+        success = c.success + g.success, failed = c.failed + g.failed,
+        cancelled = c.cancelled + g.cancelled, expired = c.expired + g.expired,
+        calls = c.calls + g.calls, prompt_tokens = c.prompt_tokens + g.prompt_tokens,
+        completion_tokens = c.completion_tokens + g.completion_tokens, cost_microusd = c.cost_microusd + g.cost_microusd,
+        started_at = least(c.started_at, coalesce(g.started_at, now())),
+        rate = c.rate * {faded("coalesce(c.last_result_at, now())", "clock_timestamp()")} + (g.success + g.failed) / 30.0,
+        last_result_at = clock_timestamp(), exceeded = {_EXCEEDED}
+    FROM unnest({ids}, {", ".join(columns)}) AS g (
+        batch_id, success, failed, cancelled, expired, calls, prompt_tokens, completion_tokens, cost_microusd, started_at,
+        first, since
+    )
+    WHERE c.batch_id = g.batch_id AND c.batch_id = ANY (ARRAY(SELECT batch_id FROM locked))
+    RETURNING c.batch_id, c.success + c.failed AS upto, c.success + c.failed = c.total AS complete,
+        CASE WHEN g.first IS NULL THEN ({ordinals})[since + 1:since + g.success + g.failed]
+            ELSE ARRAY(SELECT generate_series(g.first, g.first + g.success + g.failed - 1)) END AS ordinals
+),
+logged AS (
     INSERT INTO result_log (batch_id, run, upto, ordinals)
     SELECT batch.id, batch.run, upto, ordinals FROM counted JOIN batch ON batch.id = counted.batch_id
 )
-SELECT batch_id, complete FROM counted
 """
+
+
+# Of the batches, the fields of `Tally`, and its ordinals as `_columns` has them.
+_KINDS = ("uuid", *["int"] * 4, *["bigint"] * 4, "timestamptz", *["int"] * 3)
+_ADD = f"WITH {adding(1)} SELECT batch_id, complete FROM counted"
 
 
 async def add(tx: Transaction, tallies: Mapping[UUID, Tally]) -> list[UUID]:
     """Add to the counters; answers with the batches that are complete by this, in ascending order."""
-    if not tallies:
-        return []
+    return complete(await tx.fetch(_ADD, *arguments(tallies))) if tallies else []
+
+
+def complete(counted: Iterable[Record]) -> list[UUID]:
+    """Those of the rows of `adding` that are, in ascending order."""
+    return sorted(row["batch_id"] for row in counted if row["complete"])
+
+
+def arguments(tallies: Mapping[UUID, Tally]) -> list[Sequence[object]]:
+    """Of `adding`."""
     ids = sorted(tallies)
-    rows = await tx.fetch(_ADD, ids, *_columns([tallies[batch_id] for batch_id in ids]))
-    return sorted(row["batch_id"] for row in rows if row["complete"])
+    return [ids, *_columns([tallies[batch_id] for batch_id in ids])]
 
 
 def _columns(tallies: Collection[Tally]) -> list[list[object]]:

@@ -12,7 +12,7 @@ from gristmill.domain.limits import Budget, FailureThreshold
 from gristmill.domain.states import BatchStatus
 from gristmill.domain.webhooks import Hook, as_json
 from gristmill.store import announcements, copying, endings, limits, origins, quotas, rejects, schedules
-from gristmill.store.copying import NULL, escaped
+from gristmill.store.copying import FEW, NULL, are_few, escaped
 from gristmill.store.origins import Origin
 from gristmill.store.quotas import Quotas
 
@@ -98,6 +98,7 @@ def _laying(firsts: str, lasts: str) -> str:
     """
 
 
+_ITEM_COLUMNS = ("batch_id", "ordinal", "custom_id", "history_id", "input", "name")
 _INSERT = f"""
 WITH new AS (
     INSERT INTO batch (
@@ -109,7 +110,13 @@ WITH new AS (
         $16, $17, $18, $19, $20, $22, $23, $24
     )
 ),
-waiting AS ({_laying("$25", "$26")})
+waiting AS ({_laying("$25", "$26")}),
+items AS (
+    INSERT INTO item ({", ".join(_ITEM_COLUMNS)})
+    SELECT $1, given.ordinal - 1, custom_id, history_id, input, name
+    FROM unnest($27::text[], $28::bigint[], $29::text[], $30::text[]) WITH ORDINALITY
+        AS given (custom_id, history_id, input, name, ordinal)
+)
 INSERT INTO batch_count (batch_id, total, failed, kept, finished_from, failed_from) VALUES ($1, $16, $21, $21, $21, $21)
 """
 
@@ -117,9 +124,14 @@ INSERT INTO batch_count (batch_id, total, failed, kept, finished_from, failed_fr
 async def create(tx: Transaction, new: NewBatch, items: Sequence[NewItem]) -> None:
     """Store a whole batch. It starts when the caller's transaction commits, unless it starts paused. If each of its items
     was refused, it has ended by then."""
-    refused = [ordinal for ordinal, item in enumerate(items) if item.error is not None]
-    await insert(tx, new, len(items), failed=len(refused), waiting=_waiting(len(items), refused))
-    await add_items(tx, new.id, 0, items)
+    refused = _refused(0, items)
+    waiting = _waiting(len(items), [ordinal for ordinal, _ in refused])
+    few = len(items) <= FEW and are_few([len(item.input) for item in items])
+    await insert(tx, new, len(items), len(refused), waiting, items if few else ())
+    if not few:
+        await add_items(tx, new.id, 0, items)
+    elif refused:
+        await rejects.record(tx, new.id, refused)
     await schedules.add(tx, new.id)
     if len(refused) == len(items):
         await endings.finish(tx, [new.id])
@@ -148,12 +160,17 @@ async def create_of_directory(tx: Transaction, new: NewBatch, directory_id: UUID
 
 
 async def insert(
-    tx: Transaction, new: NewBatch, total: int, failed: int = 0, waiting: Ranges = ((), ())
+    tx: Transaction,
+    new: NewBatch,
+    total: int,
+    failed: int = 0,
+    waiting: Ranges = ((), ()),
+    items: Sequence[NewItem] = (),
 ) -> None:
-    """The batch without its items, `failed` of which count as such already, and with the ranges that are `waiting`. Nothing of it
-    can start before its schedule is there.
+    """The batch with the ranges that are `waiting`, and with its `items` if these are few, else without them. So many count as
+    `failed` already. Nothing of it can start before its schedule is there.
 
-    Raises TooMany if it goes beyond a quota, and what `origins.lay_down` raises.
+    Raises TooMany if it goes beyond a quota, and what `origins.lay_down` and `add_items` raise.
     """
     await quotas.hold(tx, new.tenant_id, new.quotas, batches=1, requests=total - failed)
     webhook = new.webhook
@@ -185,6 +202,10 @@ async def insert(
         new.circuit,
         as_json(new.webhooks),
         *waiting,
+        [item.custom_id for item in items],
+        [item.history_id for item in items],
+        [item.input for item in items],
+        [item.name for item in items],
     )
     if new.config_secrets is not None:  # a statement of its own, for the few batches that have some
         await tx.execute("UPDATE batch SET config_secrets = $2 WHERE id = $1", new.id, new.config_secrets)
@@ -207,9 +228,6 @@ async def bring(tx: Transaction, batch_id: UUID, upstream: NewUpstream) -> None:
     await tx.execute(statement, batch_id, upstream.as_json(), upstream.key, upstream.circuit)
 
 
-_ITEM_COLUMNS = ("batch_id", "ordinal", "custom_id", "history_id", "input", "name")
-
-
 async def add_items(tx: Transaction, batch_id: UUID, first: int, items: Sequence[NewItem]) -> None:
     """Items with the ordinals from `first` on, and the results of those that were refused, uncounted.
 
@@ -222,9 +240,13 @@ async def add_items(tx: Transaction, batch_id: UUID, first: int, items: Sequence
         for ordinal, item in enumerate(items, first)
     )
     await copying.copy(tx, "item", _ITEM_COLUMNS, lines)
-    refused = [(ordinal, item.error) for ordinal, item in enumerate(items, first) if item.error is not None]
-    if refused:
+    if refused := _refused(first, items):
         await rejects.record(tx, batch_id, refused)
+
+
+def _refused(first: int, items: Sequence[NewItem]) -> list[tuple[int, str]]:
+    """The ordinals of those that were, from `first` on, with what is wrong."""
+    return [(ordinal, item.error) for ordinal, item in enumerate(items, first) if item.error is not None]
 
 
 async def lay_spans(tx: Transaction, batch_id: UUID, total: int, ended: Sequence[int] = ()) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
+from typing import Any
 from uuid import UUID
 
 from gristmill.db import Transaction
@@ -73,6 +74,10 @@ async def record(tx: Transaction, worker_id: int, flush: Flush, *, alone: bool =
     `alone`: nobody else can have recorded any of it, so rows go in by COPY, and a row that is there already raises
     UniqueViolationError: send it again, in a new transaction, with `alone=False`.
     """
+    if alone and _are_few(flush):
+        complete = await _record_few(tx, worker_id, flush)
+        if complete is not None:
+            return await endings.finish(tx, complete)
     held = await _hold(tx, worker_id, flush.remaining)
     holds_all = held.issuperset(flush.remaining)
     again = [r for r in flush.retried if r.ended.lease.id in held]
@@ -103,22 +108,39 @@ def _eventful(ended: Sequence[End]) -> list[Ended]:
     return [e for e in ended if type(e) is Ended]
 
 
-# Rows are named by arrays, not by a join: see `claims._SET_REMAINING`.
-_HOLD = """
-WITH given AS (SELECT * FROM unnest($1::bigint[], $2::int[]) AS given (id, remaining)),
+def _are_few(flush: Flush) -> bool:
+    """And nothing but a row of `result` is to be written of any."""
+    return (
+        0 < len(flush.ended) <= copying.FEW
+        and not flush.retried
+        and not flush.unstarted
+        and not any(e.turn or e.history_id is not None or e.checkpointed for e in _eventful(flush.ended))
+        and copying.are_few([len(e.output or "") + len(e.content or "") for e in flush.ended])
+    )
+
+
+def _holding(only: str = "true") -> str:
+    """SQL, of a WITH: `held`, the leases $1 that are still of the worker $3 and have more than $2 to come. They are brought down
+    to that if `only` is true. Rows are named by arrays, not by a join: see `claims._SET_REMAINING`."""
+    return f"""
+given AS (SELECT * FROM unnest($1::bigint[], $2::int[]) AS given (id, remaining)),
 held AS (
     SELECT id FROM lease
     WHERE id = ANY ($1::bigint[]) AND worker_id IS NOT DISTINCT FROM $3
         AND remaining > ($2::int[])[array_position($1::bigint[], id)]
     ORDER BY id FOR UPDATE
 ),
-ended AS (DELETE FROM lease WHERE id = ANY (ARRAY(SELECT id FROM held JOIN given USING (id) WHERE remaining = 0))),
+ended AS (
+    DELETE FROM lease WHERE {only} AND id = ANY (ARRAY(SELECT id FROM held JOIN given USING (id) WHERE remaining = 0))
+),
 lowered AS (
     UPDATE lease SET remaining = (SELECT given.remaining FROM given WHERE given.id = lease.id)
-    WHERE id = ANY (ARRAY(SELECT id FROM held JOIN given USING (id) WHERE remaining > 0))
+    WHERE {only} AND id = ANY (ARRAY(SELECT id FROM held JOIN given USING (id) WHERE remaining > 0))
 )
-SELECT id FROM held
 """
+
+
+_HOLD = f"WITH {_holding()} SELECT id FROM held"
 
 
 async def _hold(tx: Transaction, worker_id: int, remaining: Mapping[int, int]) -> set[int]:
@@ -140,11 +162,45 @@ async def _of_batches_that_are_there(tx: Transaction, ended: Sequence[End], held
     return [e for e in ended if e.lease.batch_id not in gone]
 
 
-_INSERT = f"""
-INSERT INTO result ({", ".join(result_rows.COLUMNS)})
-SELECT * FROM unnest({", ".join(f"${at}::{kind}[]" for at, kind in enumerate(result_rows.COLUMNS.values(), 1))})
-ON CONFLICT DO NOTHING RETURNING batch_id, ordinal
+def _inserting(at: int) -> str:
+    """SQL: the rows of `result` whose columns are the parameters from `at` on."""
+    columns = ", ".join(
+        f"${number}::{kind}[]" for number, kind in enumerate(result_rows.COLUMNS.values(), at)
+    )
+    return f"INSERT INTO result ({', '.join(result_rows.COLUMNS)}) SELECT * FROM unnest({columns})"
+
+
+_INSERT = f"{_inserting(1)} ON CONFLICT DO NOTHING RETURNING batch_id, ordinal"
+# In the order of locks: the rows wait for the leases, and the counters for the rows.
+_HOLDS_ALL = "(SELECT count(*) FROM held) = cardinality($1)"
+_FEW = f"""
+WITH {_holding(_HOLDS_ALL)},
+inserted AS ({_inserting(4)} WHERE {_HOLDS_ALL} RETURNING ordinal),
+{counts.adding(4 + len(result_rows.COLUMNS), once="(SELECT count(*) FROM inserted) = cardinality($4)")}
+SELECT batch_id, complete FROM counted
 """
+
+
+async def _record_few(tx: Transaction, worker_id: int, flush: Flush) -> list[UUID] | None:
+    """In one statement, all or nothing; answers with the batches that are complete by this. None: this worker does not hold all
+    of the leases any more, and nothing is done."""
+    counted = await tx.fetch(_FEW, *_few(worker_id, flush))
+    return counts.complete(counted) if counted else None
+
+
+def _few(worker_id: int, flush: Flush) -> list[Any]:
+    rows = _columns(sorted(flush.ended, key=_key))
+    leases = [list(flush.remaining), list(flush.remaining.values()), worker_id]
+    return [*leases, *rows, *counts.arguments(_tallies(flush.ended))]
+
+
+def _key(e: End) -> tuple[UUID, int]:
+    """Rows go in by it, so that two flushes with the same rows wait for each other instead of deadlocking."""
+    return e.lease.batch_id, e.ordinal
+
+
+def _columns(ended: Sequence[End]) -> list[list[Any]]:
+    return [list(column) for column in zip(*map(result_rows.values, ended), strict=True)]
 
 
 async def _copy(tx: Transaction, ended: Sequence[End]) -> Sequence[End]:
@@ -153,19 +209,15 @@ async def _copy(tx: Transaction, ended: Sequence[End]) -> Sequence[End]:
 
 
 async def _insert(tx: Transaction, ended: Sequence[End]) -> Sequence[End]:
-    """In order of key, so that two flushes with the same rows wait for each other instead of deadlocking.
-
-    An item may be in one flush twice: a crash of Postgres forgot its claim, and this worker, which ran it all the same, claimed
-    it again. Its first result is the one that goes in, and counts.
+    """An item may be in one flush twice: a crash of Postgres forgot its claim, and this worker, which ran it all the same,
+    claimed it again. Its first result is the one that goes in, and counts.
     """
-    firsts = {(e.lease.batch_id, e.ordinal): e for e in reversed(ended)}
+    firsts = {_key(e): e for e in reversed(ended)}
     if not firsts:
         return []
-    rows = [result_rows.values(firsts[key]) for key in sorted(firsts)]
-    new = {
-        (r[0], r[1]) for r in await tx.fetch(_INSERT, *(list(column) for column in zip(*rows, strict=True)))
-    }
-    return [e for e in ended if (key := (e.lease.batch_id, e.ordinal)) in new and firsts[key] is e]
+    rows = await tx.fetch(_INSERT, *_columns([firsts[key] for key in sorted(firsts)]))
+    new = {(row["batch_id"], row["ordinal"]) for row in rows}
+    return [e for e in ended if (key := _key(e)) in new and firsts[key] is e]
 
 
 async def _keep_attempts(tx: Transaction, again: Sequence[Retried]) -> None:
