@@ -437,6 +437,20 @@ async def test_a_tenant_who_is_just_being_forgotten_can_come_back(database: Data
     assert await violations(database) == []
 
 
+async def test_of_two_first_batches_of_a_tenant_that_are_made_at_once_both_may_start(
+    database: Database,
+) -> None:
+    worker = await make_worker(database)
+    first = new_batch()
+
+    async with database.transaction() as tx:
+        await new_batches.create(tx, first, [NewItem("a", "{}")])
+        second = asyncio.create_task(make_batch(database, 1))
+        await blocked(database, second)
+    assert await take(database, worker, 2) == {first.id: 1, await second: 1}
+    assert await violations(database) == []
+
+
 async def waited(database: Database, batch_id: UUID) -> str | None:
     """Why the batch waits, after its items have waited for two seconds."""
     later = "UPDATE span SET available_at = now() - interval '2 seconds' WHERE batch_id = $1"

@@ -111,13 +111,20 @@ WITH new AS (
     )
 ),
 waiting AS ({_laying("$25", "$26")}),
-items AS (
+stored AS (
     INSERT INTO item ({", ".join(_ITEM_COLUMNS)})
     SELECT $1, given.ordinal - 1, custom_id, history_id, input, name
     FROM unnest($27::text[], $28::bigint[], $29::text[], $30::text[]) WITH ORDINALITY
         AS given (custom_id, history_id, input, name, ordinal)
-)
+),
+own AS (
+    SELECT $2::uuid AS tenant_id, $4::text AS processor, $11::int AS priority, $3::text AS status, $14::int AS max_concurrency,
+        now() + make_interval(secs => $15::int) AS deadline_at, $23::text AS circuit, false AS limited
+    WHERE $31::bool
+),
+{schedules.ADDING}
 INSERT INTO batch_count (batch_id, total, failed, kept, finished_from, failed_from) VALUES ($1, $16, $21, $21, $21, $21)
+RETURNING EXISTS (SELECT FROM scheduled)
 """
 
 
@@ -127,12 +134,15 @@ async def create(tx: Transaction, new: NewBatch, items: Sequence[NewItem]) -> No
     refused = _refused(0, items)
     waiting = _waiting(len(items), [ordinal for ordinal, _ in refused])
     few = len(items) <= FEW and are_few([len(item.input) for item in items])
-    await insert(tx, new, len(items), len(refused), waiting, items if few else ())
+    # What is told in later statements belongs to its schedule.
+    plain = new.upstream is None and new.failure_threshold is None and new.budget is None
+    scheduled = await insert(tx, new, len(items), len(refused), waiting, items if few else (), schedule=plain)
     if not few:
         await add_items(tx, new.id, 0, items)
     elif refused:
         await rejects.record(tx, new.id, refused)
-    await schedules.add(tx, new.id)
+    if not scheduled:
+        await schedules.add(tx, new.id)
     if len(refused) == len(items):
         await endings.finish(tx, [new.id])
 
@@ -166,16 +176,18 @@ async def insert(
     failed: int = 0,
     waiting: Ranges = ((), ()),
     items: Sequence[NewItem] = (),
-) -> None:
+    *,
+    schedule: bool = False,
+) -> bool:
     """The batch with the ranges that are `waiting`, and with its `items` if these are few, else without them. So many count as
-    `failed` already. Nothing of it can start before its schedule is there.
+    `failed` already. Nothing of it can start before its schedule is there: answers whether it is, which it may be if `schedule`.
 
     Raises TooMany if it goes beyond a quota, and what `origins.lay_down` and `add_items` raise.
     """
     await quotas.hold(tx, new.tenant_id, new.quotas, batches=1, requests=total - failed)
     webhook = new.webhook
     status = BatchStatus.PAUSED if new.start_paused else BatchStatus.IN_PROGRESS
-    await tx.execute(
+    scheduled: bool = await tx.fetchval(
         _INSERT,
         new.id,
         new.tenant_id,
@@ -206,6 +218,7 @@ async def insert(
         [item.history_id for item in items],
         [item.input for item in items],
         [item.name for item in items],
+        schedule,
     )
     if new.config_secrets is not None:  # a statement of its own, for the few batches that have some
         await tx.execute("UPDATE batch SET config_secrets = $2 WHERE id = $1", new.id, new.config_secrets)
@@ -217,6 +230,7 @@ async def insert(
         await limits.lay_down(tx, new.id, new.failure_threshold, new.budget)
     if webhook or new.webhooks:
         await announcements.announce(tx, new.id, "created")
+    return scheduled
 
 
 async def bring(tx: Transaction, batch_id: UUID, upstream: NewUpstream) -> None:

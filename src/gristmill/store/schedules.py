@@ -21,30 +21,41 @@ from gristmill.store.columns import columns
 
 # The virtual time of what has not begun: seconds, below 0 for some hundred years yet.
 _FRESH = "(extract(epoch FROM clock_timestamp())::float8 - 1e10)"
-# The tenant's row is shared until the caller's transaction ends, so that nobody forgets a tenant whose batch is not yet to be
-# seen. Claims, which change no key, go on meanwhile. Inserted only if it is not there: ON CONFLICT waits for whoever has it
-# locked, to be changed, and that may be a batch of the tenant that is born leased, whose commit waits for the disk.
+# SQL, of a WITH: the batch $1 may start items; `own` is a row of what has to be known of it. `scheduled` is empty if `own` is, or
+# if another transaction made the tenant's row meanwhile. That row is shared until the caller's transaction ends, so that nobody
+# forgets a tenant whose batch is not yet to be seen. Claims, which change no key, go on meanwhile. Inserted only if it is not
+# there: ON CONFLICT waits for whoever has it locked, to be changed, and that may be a batch of the tenant that is born leased,
+# whose commit waits for the disk.
+ADDING = f"""
+known AS (SELECT FROM tenant_schedule t JOIN own USING (tenant_id) FOR KEY SHARE OF t),
+fresh AS (
+    INSERT INTO tenant_schedule (tenant_id) SELECT tenant_id FROM own WHERE NOT EXISTS (SELECT FROM known)
+    ON CONFLICT (tenant_id) DO NOTHING RETURNING tenant_id
+),
+scheduled AS (
+    INSERT INTO batch_schedule (
+        batch_id, tenant_id, processor, weight, vtime, paused, max_concurrency, deadline_at, circuit, limited
+    )
+    SELECT $1, tenant_id, processor, 10 ^ (priority / 100.0), {_FRESH}, status = 'paused', max_concurrency, deadline_at,
+        circuit, limited
+    FROM own WHERE EXISTS (SELECT FROM known) OR EXISTS (SELECT FROM fresh)
+    RETURNING batch_id
+)
+"""
 _ADD = f"""
 WITH own AS (
     SELECT tenant_id, processor, priority, status, max_concurrency, deadline_at, circuit,
         num_nonnulls(c.failure_ratio, c.max_tokens) > 0 AS limited
     FROM batch b JOIN batch_count c ON c.batch_id = b.id WHERE b.id = $1
 ),
-known AS (SELECT FROM tenant_schedule t JOIN own USING (tenant_id) FOR KEY SHARE OF t),
-new AS (
-    INSERT INTO tenant_schedule (tenant_id) SELECT tenant_id FROM own WHERE NOT EXISTS (SELECT FROM known)
-    ON CONFLICT (tenant_id) DO NOTHING RETURNING tenant_id
-)
-INSERT INTO batch_schedule (batch_id, tenant_id, processor, weight, vtime, paused, max_concurrency, deadline_at, circuit, limited)
-SELECT $1, tenant_id, processor, 10 ^ (priority / 100.0), {_FRESH}, status = 'paused', max_concurrency, deadline_at, circuit,
-    limited
-FROM own WHERE EXISTS (SELECT FROM known) OR EXISTS (SELECT FROM new)
+{ADDING}
+SELECT FROM scheduled
 """
 
 
 async def add(tx: Transaction, batch_id: UUID) -> None:
     """Let a batch start items as soon as this commits."""
-    while await tx.execute(_ADD, batch_id) != "INSERT 0 1":
+    while not await tx.fetch(_ADD, batch_id):
         pass  # another transaction made its tenant's row meanwhile, and has ended: look again
 
 
