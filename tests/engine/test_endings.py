@@ -625,7 +625,7 @@ async def test_counts_add_up_at_every_moment(database: Database) -> None:
 
     async def work(worker: int) -> None:
         while claimed := await claim(database, worker, 3):
-            await record(database, worker, all_of(claimed))
+            await record(database, worker, all_of(claimed), alone=True)
 
     async def watch() -> list[int]:
         done = []

@@ -109,7 +109,7 @@ async def test_nothing_is_lost_or_doubled_while_workers_record_at_once_and_reade
                 while items:
                     now, items = items[:3], items[3:]
                     flush = Flush({lease.id: len(items)}, [success(lease, ordinal) for ordinal in now])
-                    await record(database, worker, flush)
+                    await record(database, worker, flush, alone=True)
                     if chance.random() < 0.1:
                         await record(database, worker, flush)
 
@@ -128,13 +128,17 @@ async def test_nothing_is_lost_or_doubled_while_workers_record_at_once_and_reade
     assert await violations(database) == []
 
 
-async def test_a_flush_that_waits_for_another_to_commit_is_told_after_it(database: Database) -> None:
+@pytest.mark.parametrize("alone", [True, False])
+async def test_a_flush_that_waits_for_another_to_commit_is_told_after_it(
+    database: Database, alone: bool
+) -> None:
     batch_id = await make_batch(database, 2)
     first, second = await make_worker(database), await make_worker(database)
     [early], [late] = await claim(database, first, 1), await claim(database, second, 1)
     async with database.transaction() as tx:
         await recording.record(tx, first, Flush({early.id: 0}, [success(early, 0)]), alone=False)
-        waiting = asyncio.create_task(record(database, second, Flush({late.id: 0}, [success(late, 1)])))
+        flush = Flush({late.id: 0}, [success(late, 1)])
+        waiting = asyncio.create_task(record(database, second, flush, alone=alone))
         await blocked(database, waiting)
         assert await told(database, batch_id) == []
     await waiting

@@ -1,3 +1,4 @@
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -7,6 +8,7 @@ import pytest
 
 from factories import (
     all_of,
+    blocked,
     claim,
     drain,
     events,
@@ -25,9 +27,12 @@ from factories import (
 )
 from gristmill.db import Database
 from gristmill.domain.states import BatchStatus, ResultStatus
-from gristmill.store import recording, transitions
+from gristmill.store import copying, leases, recording, transitions
 from gristmill.store.copying import FEW
+from gristmill.store.new_batches import NewItem
 from gristmill.store.recording import Flush
+
+COPIED = recording.COPY_FROM + 10
 
 
 async def test_a_batch_is_drained_counted_and_ended_once(database: Database) -> None:
@@ -260,6 +265,81 @@ async def test_the_last_result_the_end_and_its_event_are_one_transaction(databas
     batch = await get(database, batch_id)
     assert (batch.status, batch.success, batch.processing) == (BatchStatus.IN_PROGRESS, 0, 3)
     assert await events(database, batch_id) == []
+
+
+@pytest.mark.parametrize("left", [1, 0])
+async def test_few_results_wait_for_whoever_gives_their_lease_more_time(
+    database: Database, left: int
+) -> None:
+    """As is done while items wait for a permit. The lease is brought down in the row that has been changed."""
+    batch_id = await make_batch(database, 3)
+    worker = await make_worker(database)
+    [lease] = await claim(database, worker, 3)
+    flush = Flush({lease.id: left}, [success(lease, ordinal) for ordinal in range(3 - left)])
+    async with database.transaction() as tx:
+        await tx.execute("UPDATE lease SET deadline_at = now() + interval '1 h'")
+        waiting = asyncio.create_task(record(database, worker, flush, alone=True))
+        await blocked(database, waiting)
+        assert not waiting.done()
+    await waiting
+
+    assert await sql(database, "SELECT remaining FROM lease") == [left] * bool(left)
+    batch = await get(database, batch_id)
+    assert (batch.success, batch.status is BatchStatus.COMPLETED) == (3 - left, not left)
+    assert await violations(database) == []
+
+
+async def test_few_results_are_kept_if_their_lease_goes_while_they_wait_for_it(database: Database) -> None:
+    batch_id = await make_batch(database, 3)
+    worker = await make_worker(database)
+    held = await claim(database, worker, 3)
+    async with database.transaction() as tx:
+        await leases._end(tx, await tx.fetch("SELECT id FROM lease FOR UPDATE"))
+        waiting = asyncio.create_task(record(database, worker, all_of(held), alone=True))
+        await blocked(database, waiting)
+        assert not waiting.done()
+    await waiting
+
+    assert (await get(database, batch_id)).status is BatchStatus.COMPLETED
+    assert await violations(database) == []
+
+
+async def test_few_results_with_one_twice_are_refused_whole_and_then_count_once(database: Database) -> None:
+    batch_id = await make_batch(database, 3)
+    worker = await make_worker(database)
+    [lease] = await claim(database, worker, 3)
+    twice = Flush({lease.id: 0}, [success(lease, ordinal) for ordinal in (0, 1, 2, 1)])
+
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await record(database, worker, twice, alone=True)
+    assert (await get(database, batch_id)).success == 0
+    await record(database, worker, twice, alone=False)
+
+    assert (await get(database, batch_id)).status is BatchStatus.COMPLETED
+    assert await violations(database) == []
+
+
+def test_what_is_large_is_copied_however_few_rows_it_has() -> None:
+    assert copying.are_few(range(FEW), lambda _: copying.FEW_CHARACTERS // FEW)
+    assert not copying.are_few(range(FEW + 1), lambda _: 0)
+    assert not copying.are_few(range(2), lambda _: copying.FEW_CHARACTERS // 2 + 1)
+
+
+async def test_few_but_large_items_and_results_come_back_as_they_were(database: Database) -> None:
+    """Beyond what goes in with other statements: both by COPY."""
+    text = "x" * (copying.FEW_CHARACTERS // COPIED + 1)
+    batch_id = await make_batch(database, [NewItem(f"i{n}", f'"{text}{n}"') for n in range(COPIED)])
+    worker = await make_worker(database)
+    [lease] = await claim(database, worker, COPIED)
+    assert [item.input for item in lease.items] == [f'"{text}{n}"' for n in range(COPIED)]
+    flush = Flush({lease.id: 0}, [success(lease, n, output=f'"{text}{n}"') for n in range(COPIED)])
+    assert not recording._are_few(flush)
+
+    await record(database, worker, flush, alone=True)
+
+    found = await sql(database, "SELECT output FROM result ORDER BY ordinal")
+    assert found == [f'"{text}{n}"' for n in range(COPIED)]
+    assert (await get(database, batch_id)).status is BatchStatus.COMPLETED
 
 
 async def test_a_retry_goes_back_to_wait_while_its_batch_is_paused(database: Database) -> None:

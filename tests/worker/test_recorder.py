@@ -9,8 +9,8 @@ import pytest
 from factories import claim, get, make_batch, make_worker, sql, success, violations, waiting
 from gristmill.db import Database, Transaction
 from gristmill.domain.states import BatchStatus
+from gristmill.store import copying
 from gristmill.store.claims import Lease
-from gristmill.store.copying import FEW
 from gristmill.worker.recorder import FLUSH_ITEMS, LARGE, Recorder
 from gristmill.worker.work import HeldLease
 from mill import eventually
@@ -107,7 +107,7 @@ async def test_few_verdicts_wait_for_company_until_there_is_none_to_come(
         assert await news.flush() == ["drained"]
 
 
-@pytest.mark.parametrize("items", [20, FEW + 10])
+@pytest.mark.parametrize("items", [20, copying.FEW + 10])
 @pytest.mark.parametrize("place", ["content", "output"])
 async def test_one_result_with_a_lone_surrogate_ends_as_failed_and_the_others_of_its_flush_as_they_are(
     database: Database, caplog: pytest.LogCaptureFixture, place: str, items: int

@@ -5,7 +5,8 @@ The driver makes binary rows of records value by value, a UUID and a time again 
 """
 
 import struct
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import asyncpg
 
@@ -23,9 +24,9 @@ _BEGIN = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 _END = struct.pack(">h", -1)
 
 
-def are_few(sizes: Collection[int]) -> bool:
-    """Whether rows of so many characters need no COPY."""
-    return len(sizes) <= FEW and sum(sizes) <= FEW_CHARACTERS
+def are_few(rows: Sequence[Any], size: Callable[[Any], int]) -> bool:
+    """Whether they need no COPY. `size`: the characters of one that may be many."""
+    return len(rows) <= FEW and sum(map(size, rows)) <= FEW_CHARACTERS
 
 
 def escaped(text: str) -> str:

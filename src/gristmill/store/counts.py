@@ -60,7 +60,7 @@ _EXCEEDED = f"""
 
 def adding(at: int, *, once: str = "true") -> str:
     """SQL, of a WITH: `counted`, the rows of the counters with `batch_id` and whether they are `complete` by this. The parameters
-    from `at` on are `arguments`. Nothing of it is looked at before `once`, and nothing is done if that is false."""
+    from `at` on are `arguments`. No counter is locked before `once` is known, and nothing is done if that is false."""
     ids, *columns = (f"${number}::{kind}[]" for number, kind in enumerate(_KINDS, at))
     *columns, ordinals = columns
     # `rate` is the exponentially weighted number of items a second with a time constant of 30 s: it fades with the time

@@ -12,7 +12,7 @@ from gristmill.domain.limits import Budget, FailureThreshold
 from gristmill.domain.states import BatchStatus
 from gristmill.domain.webhooks import Hook, as_json
 from gristmill.store import announcements, copying, endings, limits, origins, quotas, rejects, schedules
-from gristmill.store.copying import FEW, NULL, are_few, escaped
+from gristmill.store.copying import NULL, are_few, escaped
 from gristmill.store.origins import Origin
 from gristmill.store.quotas import Quotas
 
@@ -133,7 +133,7 @@ async def create(tx: Transaction, new: NewBatch, items: Sequence[NewItem]) -> No
     was refused, it has ended by then."""
     refused = _refused(0, items)
     waiting = _waiting(len(items), [ordinal for ordinal, _ in refused])
-    few = len(items) <= FEW and are_few([len(item.input) for item in items])
+    few = are_few(items, lambda item: len(item.input))
     # What is told in later statements belongs to its schedule.
     plain = new.upstream is None and new.failure_threshold is None and new.budget is None
     scheduled = await insert(tx, new, len(items), len(refused), waiting, items if few else (), schedule=plain)
@@ -179,8 +179,9 @@ async def insert(
     *,
     schedule: bool = False,
 ) -> bool:
-    """The batch with the ranges that are `waiting`, and with its `items` if these are few, else without them. So many count as
-    `failed` already. Nothing of it can start before its schedule is there: answers whether it is, which it may be if `schedule`.
+    """The batch with the ranges that are `waiting` and with these `items`, which are few: the others come later. `failed` of all
+    count as such already. Nothing of it can start before its schedule is there: answers whether it is, which it may be if
+    `schedule`.
 
     Raises TooMany if it goes beyond a quota, and what `origins.lay_down` and `add_items` raise.
     """

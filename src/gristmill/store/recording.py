@@ -31,7 +31,7 @@ from gristmill.store import (
 from gristmill.store.counts import Tally
 from gristmill.store.verdicts import End, Ended, Retried
 
-# Below this many results one INSERT costs less than a COPY (docs/performance.md).
+# Below this many results one INSERT costs less than a COPY (docs/performance.md); of those that need statements of their own.
 COPY_FROM = 50
 
 
@@ -71,8 +71,8 @@ class Flush:
 async def record(tx: Transaction, worker_id: int, flush: Flush, *, alone: bool = True) -> int:
     """Write a flush; answers with how many batches ended by it.
 
-    `alone`: nobody else can have recorded any of it, so rows go in by COPY, and a row that is there already raises
-    UniqueViolationError: send it again, in a new transaction, with `alone=False`.
+    `alone`: nobody else can have recorded any of it, so rows go in by COPY, or with all the rest in one statement, and a row that
+    is there already raises UniqueViolationError: send it again, in a new transaction, with `alone=False`.
     """
     if alone and _are_few(flush):
         complete = await _record_few(tx, worker_id, flush)
@@ -111,12 +111,16 @@ def _eventful(ended: Sequence[End]) -> list[Ended]:
 def _are_few(flush: Flush) -> bool:
     """And nothing but a row of `result` is to be written of any."""
     return (
-        0 < len(flush.ended) <= copying.FEW
+        bool(flush.ended)
+        and copying.are_few(flush.ended, _size)
         and not flush.retried
         and not flush.unstarted
         and not any(e.turn or e.history_id is not None or e.checkpointed for e in _eventful(flush.ended))
-        and copying.are_few([len(e.output or "") + len(e.content or "") for e in flush.ended])
     )
+
+
+def _size(e: End) -> int:
+    return sum(len(text) for text in (e.output, e.content, e.error, e.usage) if text is not None)
 
 
 def _holding(only: str = "true") -> str:
@@ -171,7 +175,9 @@ def _inserting(at: int) -> str:
 
 
 _INSERT = f"{_inserting(1)} ON CONFLICT DO NOTHING RETURNING batch_id, ordinal"
-# In the order of locks: the rows wait for the leases, and the counters for the rows.
+# In the order of locks: the rows wait for the leases, and the counters for the rows. By count(*), not EXISTS, which would not
+# read them all: a counter that another transaction has changed meanwhile is looked at again with what was read, and to write
+# more rows then is refused by Postgres.
 _HOLDS_ALL = "(SELECT count(*) FROM held) = cardinality($1)"
 _FEW = f"""
 WITH {_holding(_HOLDS_ALL)},
@@ -183,7 +189,7 @@ SELECT batch_id, complete FROM counted
 
 async def _record_few(tx: Transaction, worker_id: int, flush: Flush) -> list[UUID] | None:
     """In one statement, all or nothing; answers with the batches that are complete by this. None: this worker does not hold all
-    of the leases any more, and nothing is done."""
+    of the leases any more, and nothing is changed."""
     counted = await tx.fetch(_FEW, *_few(worker_id, flush))
     return counts.complete(counted) if counted else None
 
