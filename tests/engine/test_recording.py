@@ -27,7 +27,7 @@ from factories import (
 )
 from gristmill.db import Database
 from gristmill.domain.states import BatchStatus, ResultStatus
-from gristmill.store import copying, leases, recording, transitions
+from gristmill.store import copying, leases, recording, retries, transitions
 from gristmill.store.copying import FEW
 from gristmill.store.new_batches import NewItem
 from gristmill.store.recording import Flush
@@ -144,24 +144,37 @@ async def test_a_flush_that_should_be_alone_and_meets_a_recorded_result_is_refus
     assert await violations(database) == []
 
 
-async def test_of_few_results_that_should_be_alone_nothing_is_lost_if_a_lease_has_been_taken_back(
-    database: Database,
-) -> None:
-    """Of two batches; one of the leases has been given up meanwhile, as of a worker that was thought dead."""
+async def test_of_few_results_none_is_lost_if_a_lease_has_been_taken_back(database: Database) -> None:
+    """Of two batches; the lease of one has been taken back meanwhile, as of a worker that was thought dead."""
     worker = await make_worker(database)
-    batches = [await make_batch(database, 4) for _ in range(2)]
+    for _ in range(2):
+        await make_batch(database, 4)
     [kept], [gone] = await claim(database, worker, 4), await claim(database, worker, 4)
     await sql(database, "UPDATE lease SET deadline_at = now() - interval '1 s' WHERE id = $1", gone.id)
     await reclaim(database)
-    flush = Flush({kept.id: 1, gone.id: 0}, [*all_of([gone]).ended, *(success(kept, n) for n in (2, 0, 1))])
+    ended = [*(success(gone, n) for n in (0, 1)), *(success(kept, n) for n in (2, 0, 1))]
 
-    await record(database, worker, flush, alone=True)
+    await record(database, worker, Flush({kept.id: 1, gone.id: 2}, ended), alone=True)
 
-    assert sorted([(await get(database, batch_id)).success for batch_id in batches]) == [3, 4]
+    assert [(await get(database, one.batch_id)).success for one in (kept, gone)] == [3, 2]
     assert await sql(database, "SELECT id, remaining FROM lease") == [(kept.id, 1)]
-    assert await claim(database, worker, 9) == []
-    await record(database, worker, Flush({kept.id: 0}, [success(kept, 3)]), alone=True)
-    assert [(await get(database, batch_id)).status for batch_id in batches] == [BatchStatus.COMPLETED] * 2
+    assert await violations(database) == []
+
+
+async def test_few_results_of_an_earlier_run_change_nothing_of_the_new_one(database: Database) -> None:
+    late, worker = await make_worker(database), await make_worker(database)
+    batch_id = await make_batch(database, 3)
+    old = await claim(database, late, 3)
+    await lose(database, late)
+    [lease] = await claim(database, worker, 3)
+    await record(database, worker, Flush({lease.id: 0}, [failure(lease, n) for n in range(3)]), alone=True)
+    await turn(database, retries.retry, batch_id)
+
+    await record(database, late, all_of(old), alone=True)
+
+    batch = await get(database, batch_id)
+    assert (batch.status, batch.pending, batch.success) == (BatchStatus.IN_PROGRESS, 3, 0)
+    assert await drain(database, worker) == 3
     assert await violations(database) == []
 
 
@@ -278,10 +291,10 @@ async def test_few_results_wait_for_whoever_gives_their_lease_more_time(
     flush = Flush({lease.id: left}, [success(lease, ordinal) for ordinal in range(3 - left)])
     async with database.transaction() as tx:
         await tx.execute("UPDATE lease SET deadline_at = now() + interval '1 h'")
-        waiting = asyncio.create_task(record(database, worker, flush, alone=True))
-        await blocked(database, waiting)
-        assert not waiting.done()
-    await waiting
+        late = asyncio.create_task(record(database, worker, flush, alone=True))
+        await blocked(database, late)
+        assert not late.done()
+    await late
 
     assert await sql(database, "SELECT remaining FROM lease") == [left] * bool(left)
     batch = await get(database, batch_id)
@@ -295,10 +308,10 @@ async def test_few_results_are_kept_if_their_lease_goes_while_they_wait_for_it(d
     held = await claim(database, worker, 3)
     async with database.transaction() as tx:
         await leases._end(tx, await tx.fetch("SELECT id FROM lease FOR UPDATE"))
-        waiting = asyncio.create_task(record(database, worker, all_of(held), alone=True))
-        await blocked(database, waiting)
-        assert not waiting.done()
-    await waiting
+        late = asyncio.create_task(record(database, worker, all_of(held), alone=True))
+        await blocked(database, late)
+        assert not late.done()
+    await late
 
     assert (await get(database, batch_id)).status is BatchStatus.COMPLETED
     assert await violations(database) == []
