@@ -445,9 +445,10 @@ async def test_of_two_first_batches_of_a_tenant_that_are_made_at_once_both_may_s
 
     async with database.transaction() as tx:
         await new_batches.create(tx, first, [NewItem("a", "{}")])
-        second = asyncio.create_task(make_batch(database, 1))
-        await blocked(database, second)
-    assert await take(database, worker, 2) == {first.id: 1, await second: 1}
+        coming = asyncio.create_task(make_batch(database, 1))
+        await blocked(database, coming)
+    second = await coming
+    assert await take(database, worker, 2) == {first.id: 1, second: 1}
     assert await violations(database) == []
 
 

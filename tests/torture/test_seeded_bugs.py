@@ -41,7 +41,7 @@ class Change:
 COUNTS_WHAT_WAS_SUBMITTED = [
     Change(
         "store/recording.py",
-        "return [e for e in ended if (key := (e.lease.batch_id, e.ordinal)) in new and firsts[key] is e]",
+        "return [e for e in ended if (key := _key(e)) in new and firsts[key] is e]",
         "return list(ended)",
     )
 ]
