@@ -396,7 +396,7 @@ async def test_results_of_any_text_come_back_as_they_were_however_many_are_writt
         "\x01\x1f\x7f\u2028",
         "é 日本 🙂",
         '{"a": "\\n\\u0000"}',
-        "x" * 60_000,
+        "x" * 300_000,
     ]
     batch_id = await make_batch(database, 60)
     worker = await make_worker(database)

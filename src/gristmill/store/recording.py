@@ -112,15 +112,11 @@ def _are_few(flush: Flush) -> bool:
     """And nothing but a row of `result` is to be written of any."""
     return (
         bool(flush.ended)
-        and copying.are_few(flush.ended, _size)
+        and copying.are_few(flush.ended, result_rows.size)
         and not flush.retried
         and not flush.unstarted
         and not any(e.turn or e.history_id is not None or e.checkpointed for e in _eventful(flush.ended))
     )
-
-
-def _size(e: End) -> int:
-    return sum(len(text) for text in (e.output, e.content, e.error, e.usage) if text is not None)
 
 
 def _holding(only: str = "true") -> str:

@@ -49,6 +49,11 @@ def values(e: End) -> tuple[Any, ...]:
     )
 
 
+def size(e: End) -> int:
+    """In characters, of what may be large."""
+    return len(e.output or "") + len(e.content or "") + len(e.error or "") + len(e.usage or "")
+
+
 # Each field is its length and its bytes; NULL is the length -1.
 _NULL = struct.pack(">i", -1)
 _NO_MORE = _NULL + _NULL  # neither error nor usage

@@ -19,7 +19,7 @@ import orjson
 from gristmill import metrics
 from gristmill.db import Database, unavailable, unstorable
 from gristmill.domain.outcomes import ItemError
-from gristmill.store import recording
+from gristmill.store import recording, result_rows
 from gristmill.store.recording import Flush
 from gristmill.store.spans import Waiting
 from gristmill.store.verdicts import Answered, End, Ended, Retried
@@ -91,7 +91,7 @@ class Recorder:
             self._size += len(verdict.output)
         elif isinstance(verdict, Ended):
             held.ended.append(verdict)
-            self._size += _size(verdict)
+            self._size += result_rows.size(verdict)
         else:
             held.retried.append(verdict)
         held.remaining -= 1
@@ -227,7 +227,7 @@ class Recorder:
         for held in some:
             del self._touched[held.lease.id]
             held.ended, held.retried, held.unstarted = [], [], []
-        size = sum(map(_size, flush.ended)) if self._touched else self._size
+        size = sum(map(result_rows.size, flush.ended)) if self._touched else self._size
         taken = _Taken(flush, batches, size)
         self._collected -= taken.verdicts
         self._size -= size
@@ -287,10 +287,6 @@ class Recorder:
     async def _write_plainly(self, flush: Flush) -> int:
         async with self._database.transaction() as tx:
             return await recording.record(tx, self.worker_id, flush, alone=False)
-
-
-def _size(ended: End) -> int:
-    return len(ended.output or "") + len(ended.content or "")
 
 
 def _unstorable(ended: End) -> Ended:
