@@ -1,7 +1,8 @@
 """What more worker processes bring: `.venv/bin/python -m benchmarks.workers`, rounds of 1, 2 and 4 in turn (docs/scaling.md).
 
 Two kinds of items. Those without any work show how far one machine goes: workers, Postgres and the server share its cores. Those
-that wait, as for a model, show that slots add up: a process can have so many items in flight, two can have twice as many.
+that wait, as for a model, show that slots add up: a process can have so many items in flight, two can have twice as many. Last,
+how long one batch takes that just fills the slots of all: as long as one item, if each worker takes its part at once.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from benchmarks.service import Service, serving
 
 END_SECONDS = 300.0
 WAIT_SECONDS = 0.5  # of an item that waits
+QUIET_SECONDS = 1.5  # before a batch for all: no worker remembers how fast items were
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ def main() -> None:
                         flush=True,
                     )
             print("", *_table(kind, rounds), "", sep="\n", flush=True)
+        print("One batch of as many items that wait as there are slots: seconds to its end.", flush=True)
+        for count in counts:
+            print(f"  {count} workers: {report.spread(_for_all(postgres, count, given), 2)}", flush=True)
 
 
 def _options() -> argparse.Namespace:
@@ -90,21 +95,31 @@ def _round(postgres: Postgres, kind: str, workers: int, given: argparse.Namespac
     )
 
 
+def _for_all(postgres: Postgres, workers: int, given: argparse.Namespace) -> list[float]:
+    """Twice as many batches as there are rounds, each to workers that have nothing to do."""
+    settings = {"GRISTMILL_CONCURRENCY": str(given.concurrency)}
+    seconds = []
+    with serving(postgres, "bench_workers", lone_worker=True, workers=workers, settings=settings) as service:
+        for number in range(2 * given.rounds):
+            time.sleep(QUIET_SECONDS)
+            one = service.client.create(_batch(range(given.concurrency * workers)))
+            service.client.until_ended(number + 1, timeout_seconds=END_SECONDS)
+            told = service.client.get(f"/api/v1/batches/{one}")["data"]
+            began, ended = (datetime.fromisoformat(told[at]) for at in ("created_at", "completed_at"))
+            seconds.append((ended - began).total_seconds())
+    return seconds
+
+
 def _waiting(items: int) -> list[bytes]:
     numbers = range(items)
-    parts = [numbers[first : first + work.PER_BATCH] for first in range(0, items, work.PER_BATCH)]
-    return [
-        json.dumps(
-            {
-                "processor": "scripted",
-                "requests": [
-                    {"custom_id": work.custom_id_of(n), "input": {"sleep_seconds": WAIT_SECONDS}}
-                    for n in part
-                ],
-            }
-        ).encode()
-        for part in parts
+    return [_batch(numbers[first : first + work.PER_BATCH]) for first in range(0, items, work.PER_BATCH)]
+
+
+def _batch(numbers: range) -> bytes:
+    requests = [
+        {"custom_id": work.custom_id_of(n), "input": {"sleep_seconds": WAIT_SECONDS}} for n in numbers
     ]
+    return json.dumps({"processor": "scripted", "requests": requests}).encode()
 
 
 def _last_end(service: Service, batch_ids: Sequence[str]) -> float:

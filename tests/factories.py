@@ -107,12 +107,16 @@ async def claim(database: Database, worker_id: int, slots: int | Mapping[str, in
 
 
 async def claim_some(database: Database, worker_id: int, slots: int | Mapping[str, int]) -> Claim:
-    """Of what is not suspected, else one suspect, as an idle worker does it."""
+    """Of what is not suspected, else one suspect, as an idle worker does it; again as long as another claim was faster."""
     free = {"noop": slots} if isinstance(slots, int) else slots
-    async with database.transaction(durable=False) as tx:
-        claimed = await claims.claim(tx, worker_id, free)
-    if claimed.taken:
-        return claimed
+    async with asyncio.timeout(60):
+        while True:
+            async with database.transaction(durable=False) as tx:
+                claimed = await claims.claim(tx, worker_id, free)
+            if claimed.taken:
+                return claimed
+            if not claimed.missed:
+                break
     async with database.transaction(durable=False) as tx:
         return await claims.claim(tx, worker_id, dict.fromkeys(free, 1), suspect=True)
 

@@ -3,6 +3,8 @@
 import asyncio
 import random
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from uuid import UUID
 
 import pytest
@@ -31,6 +33,7 @@ from gristmill.db import Database
 from gristmill.domain.ids import uuid7
 from gristmill.domain.states import BatchStatus
 from gristmill.store import claims, new_batches, schedules, transitions, workers
+from gristmill.store.claims import Claim
 from gristmill.store.new_batches import NewItem
 from gristmill.store.recording import Flush
 
@@ -478,3 +481,69 @@ async def test_a_batch_is_said_to_be_queued_only_after_a_moment_and_while_others
     assert await waited(database, batch_id) is None
     await claim(database, worker, 1)
     assert await waited(database, batch_id) is None
+
+
+async def look(database: Database, worker_id: int, slots: int = 9) -> Claim:
+    """As a worker claims that knows of no limits."""
+    async with database.connection() as connection:
+        return await claims.claim(connection, worker_id, {"noop": slots}, plain=["noop"])
+
+
+@asynccontextmanager
+async def slow_claim(
+    database: Database, worker_id: int, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator["asyncio.Task[Claim]"]:
+    """One that has seen what there is, and chooses at the end of the block. Others are as fast as ever."""
+    seen = "FROM tenant_schedule ts LEFT JOIN"
+    assert seen in claims._CLAIM
+    gate = await database.connect()
+    try:
+        await gate.execute("SELECT pg_advisory_lock(7)")
+        with monkeypatch.context() as patch:
+            waits = f"FROM (SELECT pg_advisory_xact_lock_shared(7)) AS waits CROSS JOIN {seen[5:]}"
+            patch.setattr(claims, "_CLAIM", claims._CLAIM.replace(seen, waits, 1))
+            task = asyncio.create_task(look(database, worker_id))
+            await blocked(database, task)
+        yield task
+        assert not task.done()
+    finally:
+        await gate.close()
+
+
+async def test_a_claim_says_that_another_has_what_it_would_have_taken(database: Database) -> None:
+    first, second = await make_worker(database), await make_worker(database)
+    nothing = await look(database, second)
+    assert (nothing.taken, nothing.missed) == (0, False)
+    batch_id = await make_batch(database, 5)
+    async with database.transaction() as tx:
+        assert (await claims.claim(tx, first, {"noop": 1})).taken == 1
+        late = await look(database, second)
+        assert (late.taken, late.missed) == (0, True)
+    late = await look(database, second, 2)
+    assert (late.taken, late.missed) == (2, False)
+    await turn(database, transitions.pause, batch_id)
+    paused = await look(database, second)
+    assert (paused.taken, paused.missed) == (0, False)
+    await turn(database, transitions.resume, batch_id)
+    assert (await look(database, second)).taken == 2
+    assert not (await look(database, second)).missed
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("all_of_it", [False, True])
+async def test_a_claim_that_came_too_late_to_what_it_saw_takes_the_rest_or_says_to_look_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch, begun: bool, all_of_it: bool
+) -> None:
+    """A batch that has not begun is in another range of virtual times than one that has: it is passed over."""
+    first, second = await make_worker(database), await make_worker(database)
+    await make_batch(database, 10)
+    left = 10 - (await look(database, first, 3)).taken if begun else 10
+    async with slow_claim(database, second, monkeypatch) as late:
+        taken = (await look(database, first, left if all_of_it else 4)).taken
+        left -= taken
+    claimed = await late
+    assert claimed.taken == (left if begun else 0)
+    assert claimed.missed == (not claimed.taken)
+    again = await look(database, second)
+    assert (claimed.taken + again.taken, again.missed) == (left, False)
+    assert await violations(database) == []

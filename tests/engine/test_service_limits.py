@@ -207,6 +207,30 @@ async def test_suspects_wait_for_nobody_while_a_limit_keeps_them_from_starting(
         assert await claims.suspects_wait(connection, one, ["noop"])  # once it has nothing in hand
 
 
+async def test_a_claim_beside_a_limit_says_that_another_has_what_it_would_have_taken(
+    database: Database,
+) -> None:
+    """The limit is another tenant's, and nobody has it."""
+    await limit(database, "tenant", "mine", 4)
+    one, two = await make_worker(database), await make_worker(database)
+
+    async def elsewhere() -> bool:
+        async with database.transaction() as tx:
+            left = await limited_claims.hold(tx, {"noop": 10})
+            assert left.elsewhere or left.free
+            return left.elsewhere
+
+    async with database.transaction() as tx:
+        assert await limited_claims.hold(tx, {"noop": 10}) == Left({})
+    batch_id = await make_batch(database, 10, tenant_id=OTHER)
+    async with database.transaction() as tx:
+        assert (await claims.claim(tx, one, {"noop": 4})).taken == 4
+        assert await elsewhere()
+    assert not await elsewhere()
+    assert items(await limited_claim(database, two)) == 6
+    assert (await get(database, batch_id, OTHER)).processing == 10
+
+
 async def test_claims_of_different_tenants_go_on_beside_each_other(database: Database) -> None:
     names = ["mine", "other", "third", "fourth"]
     ids = [TENANT, OTHER, uuid4(), uuid4()]

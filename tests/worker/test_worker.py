@@ -7,7 +7,7 @@ from uuid import UUID
 import orjson
 import pytest
 
-from factories import TENANT, events, get, make_batch, sql, violations
+from factories import TENANT, events, get, make_batch, make_worker, sql, violations
 from gristmill.db import Database
 from gristmill.domain.states import TERMINAL, BatchStatus, ItemStatus
 from gristmill.metrics import REGISTRY
@@ -305,6 +305,24 @@ async def test_items_that_wait_for_their_chat_keep_no_other_batch_waiting_for_th
         await ended(database, busy)
         await ended(database, other)
     assert await violations(database) == []
+
+
+async def test_a_worker_that_another_got_ahead_of_looks_again_before_the_next_poll(
+    database: Database, scripted: Scripted
+) -> None:
+    """Both are told of a batch at the same moment."""
+    other = await make_worker(database)
+    async with working(database, scripted, concurrency=4, poll_seconds=3600.0) as worker:
+        await looked()
+        batch_id = await make_batch(database, script(*[{"do": "gate"}] * 6))
+        async with database.transaction() as tx:
+            assert (await claims.claim(tx, other, {"noop": 2})).taken == 2
+            worker.wake()
+            await looked()
+            assert scripted.at_gate == 0
+        await at_gate(scripted, 4)
+        scripted.gate.set()
+    assert (await get(database, batch_id)).success == 4
 
 
 async def test_something_new_does_not_wait_for_what_was_claimed_ahead(

@@ -31,9 +31,18 @@ front AS (SELECT * FROM unnest($11::uuid[], $12::float8[], $13::float8[]) AS fro
 # front on (`schedules.Front`), as far as that is known.
 def fair(suspect: str, more: str = "", also: str = "", where: str = "true") -> str:
     """`suspect`: its parameter; `more`: columns of what is to be known of the choice; `also` and `where`: what else is needed
-    for it. Where that cannot be had, the next tenant is looked at."""
+    for it. Where that cannot be had, the next tenant is looked at. `MISSED` says, where there is no `pick`, why."""
+    picking = _picking(suspect, more, also, where, "FOR UPDATE OF s SKIP LOCKED")
+    return f"pick AS ({picking}), startable AS ({_picking(suspect)})"
+
+
+# Nothing was picked although something could start: another claim has it, or had it when this one came to it. A batch that has
+# begun meanwhile is passed over, too: its virtual time is no longer among those of the range it was found in.
+MISSED = "NOT EXISTS (SELECT FROM pick) AND EXISTS (SELECT FROM startable)"
+
+
+def _picking(suspect: str, more: str = "", also: str = "", where: str = "true", lock: str = "") -> str:
     return f"""
-pick AS (
     SELECT next.*, t.batches_started, t.tenants_started{more}
     FROM (
         SELECT ts.*, max(ts.started) OVER () AS tenants_started, part.low, part.high
@@ -65,12 +74,11 @@ pick AS (
                 WHERE w.batch_id = s.batch_id AND w.available_at <= now()
                     AND (w.losses >= {spans.SUSPECT_LOSSES}) = {suspect} LIMIT 1
             )
-        ORDER BY s.vtime, s.batch_id LIMIT 1 FOR UPDATE OF s SKIP LOCKED
+        ORDER BY s.vtime, s.batch_id LIMIT 1 {lock}
     ) next {also}
     WHERE (next.max_concurrency IS NULL OR next.vtime = (SELECT vtime FROM batch_schedule o WHERE o.batch_id = next.batch_id))
         AND {where}
     ORDER BY t.vtime, t.low LIMIT 1
-)
 """
 
 

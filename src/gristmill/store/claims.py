@@ -55,6 +55,7 @@ class Claim:
     # Of a batch that begins; others are known, or to be looked up.
     assignment: Assignment | None = field(default=None, compare=False)
     in_full: bool = False  # there is something for a claim in a transaction
+    missed: bool = False  # another claim had what this one would have taken, so look again in a moment
 
 
 # Of a lease: never used twice. A claim does not wait for the disk, and with it a server that crashes forgets how far its
@@ -65,9 +66,10 @@ NEW_LEASE_ID = (
 )
 
 
-def _claiming(pick: str) -> str:
+def _claiming(pick: str, missed: str = "false") -> str:
     """The statement that takes items of the batch `pick`, if its `way` is open: a row for each lease, or one without an id. If
-    the batch begins, what a worker must know of it comes with them: once, so only if they are one range, as they are then."""
+    the batch begins, what a worker must know of it comes with them: once, so only if they are one range, as they are then.
+    `missed`: whether it is another claim's doing that there is no such batch; it is, too, that there is none of its items."""
     return f"""
 WITH {choice.GIVEN}, {pick},
 probe AS (
@@ -123,12 +125,14 @@ leased AS (
     RETURNING id, batch_id, first, last, attempt, losses, started_at
 )
 SELECT l.*, pick.probing, pick.vtime <= 0 AS begins, way.told, way.is_open,
-    (SELECT array_agg(first) FROM taken WHERE waiting) AS waited, known.*
-FROM pick CROSS JOIN way LEFT JOIN known ON true LEFT JOIN leased l ON true
+    (SELECT array_agg(first) FROM taken WHERE waiting) AS waited, known.*,
+    ({missed} OR way.is_open IS TRUE AND l.id IS NULL)
+        AND EXISTS (SELECT FROM worker WHERE id = $1 AND NOT dead) AS missed
+FROM (SELECT) always LEFT JOIN (pick CROSS JOIN way) ON true LEFT JOIN known ON true LEFT JOIN leased l ON true
 """
 
 
-_CLAIM = _claiming(f"{choice.fair('$7')}, {choice.PLAINLY}")
+_CLAIM = _claiming(f"{choice.fair('$7')}, {choice.PLAINLY}", choice.MISSED)
 _BORN = _claiming(choice.OWN)
 
 # A second statement, range by range: a plain join of ranges and items falls off a plan cliff at a million items.
@@ -193,14 +197,14 @@ async def claim(
     `plain`: the processors that have no chats; and the caller has no transaction open. Then what can be claimed by one
     statement, is: BEGIN and COMMIT would be two round trips more. Of the rest the answer is `in_full`.
 
-    Takes none when nothing may start, when another claim holds the only batch that could, or when this worker was
+    Takes none when nothing may start, when another claim holds the only batch that could (`missed`), or when this worker was
     declared dead. Items whose chat is busy are parked (`store/histories.py`): taken, and in no lease.
     """
     only = None if plain is None else list(plain)
     given = [*_given(worker_id, free, held), suspect, only, *columns(capped, 2), *columns(fronts, 3)]
     rows = await tx.fetch(_CLAIM, *given)
-    if not rows or rows[0]["id"] is None:
-        return Claim([], 0, in_full=bool(rows) and not rows[0]["is_open"])
+    if rows[0]["id"] is None:
+        return Claim([], 0, in_full=rows[0]["is_open"] is False, missed=rows[0]["missed"])
     await _announce_begin(tx, rows[0])
     batch_id = rows[0]["batch_id"]
     items = await _items(tx, batch_id, [(row["id"], row["first"], row["last"]) for row in rows])
@@ -225,8 +229,8 @@ async def born(
     the batch was refused. Takes none as well if anything else might start in their place.
     """
     given = [*_given(worker_id, free, ()), False, batch_id, *columns((), 2), *columns((), 3)]
-    row = await tx.fetchrow(_BORN, *given)
-    if row is None or row["id"] is None:
+    [row] = await tx.fetch(_BORN, *given)
+    if row["id"] is None:
         return Claim([], 0)
     await _announce_begin(tx, row)
     taken = items[row["first"] : row["last"] + 1]

@@ -38,24 +38,13 @@ front AS (SELECT * FROM unnest($7::uuid[], $8::float8[], $9::float8[]) AS front 
         "cardinality(limits.ids) = num_nonnulls(next.processor_limit, next.tenant_limit)",
     )
 }
-SELECT ids FROM pick
+SELECT ids, false AS missed FROM pick UNION ALL SELECT NULL, true WHERE {choice.MISSED}
 """
 # A second statement, so that it sees what the claim that had the row before has committed. All limits: what is not held by now
 # may not start, also under one that was made just now.
 _LEFT = f"""
 WITH {service_limits.room()}
 SELECT id, kind, name, tenant_id, CASE WHEN id = ANY ($1) THEN slots ELSE 0 END AS slots FROM room
-"""
-_ELSEWHERE = f"""
-WITH {service_limits.room()}
-SELECT EXISTS (
-    SELECT FROM room r
-    WHERE r.slots > 0 AND CASE r.kind
-            WHEN 'processor' THEN r.name = ANY ($1)
-            ELSE EXISTS (SELECT FROM batch_schedule s WHERE s.tenant_id = r.tenant_id AND s.processor = ANY ($1))
-        END
-        AND NOT EXISTS (SELECT FROM (SELECT FROM service_limit l WHERE l.id = r.id FOR SHARE SKIP LOCKED) nobodys)
-)
 """
 
 
@@ -80,9 +69,10 @@ async def hold(
     """Hold the limits that what is next is under, until the caller's transaction ends. The arguments are those of `claims.claim`,
     which comes after it."""
     wanted = [list(free), list(free.values()), *columns(held, 3), suspect, *columns(fronts, 3)]
-    limits = await tx.fetchval(_HOLD, *wanted)
-    if limits is None:
-        return Left({}, elsewhere=await tx.fetchval(_ELSEWHERE, list(free)))
+    picked = await tx.fetchrow(_HOLD, *wanted)
+    if picked is None or picked["missed"]:
+        return Left({}, elsewhere=picked is not None)
+    limits = picked["ids"]
     rows = await tx.fetch(_LEFT, limits)
     of_processors = {row["name"]: row["slots"] for row in rows if row["kind"] == "processor"}
     return Left(

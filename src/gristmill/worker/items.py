@@ -147,10 +147,15 @@ class Items:
         if not (suspect or self._shares.limits_starts or self._in_full):
             claim = await self._claim_plainly(free, claimed_at)
             if not claim.in_full:
-                return claim.taken
+                return self._taken(claim)
         with self._doubting():
             claim = await self._claim_in_full(free, suspect)
         await self._take(claim, claimed_at)
+        return self._taken(claim)
+
+    def _taken(self, claim: Claim) -> int:
+        if claim.missed:
+            self._look_again()
         return claim.taken
 
     @contextmanager
