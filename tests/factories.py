@@ -1,9 +1,13 @@
 """Rows for tests, made by the product's own functions, so that they are consistent with their state."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from types import ModuleType
+from typing import Any, TypeVar
 from uuid import UUID
+
+import pytest
 
 from gristmill.db import Database, Transaction
 from gristmill.domain.ids import uuid7
@@ -28,6 +32,7 @@ from gristmill.store.results import Result
 from gristmill.store.verdicts import Answered, End, Ended, Retried
 
 TENANT = UUID("00000000-0000-7000-8000-000000000001")
+T = TypeVar("T")
 
 
 def new_batch(**more: Any) -> NewBatch:
@@ -117,6 +122,7 @@ async def claim_some(database: Database, worker_id: int, slots: int | Mapping[st
                 return claimed
             if not claimed.missed:
                 break
+            await asyncio.sleep(0.001)
     async with database.transaction(durable=False) as tx:
         return await claims.claim(tx, worker_id, dict.fromkeys(free, 1), suspect=True)
 
@@ -234,6 +240,28 @@ async def blocked(database: Database, task: "asyncio.Task[Any]") -> None:
     async with asyncio.timeout(10):
         while not task.done() and await sql(database, query) == [0]:
             await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def late_choice(
+    database: Database, monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, claim: Awaitable[T]
+) -> AsyncIterator["asyncio.Future[T]"]:
+    """By that statement a claim has seen what there is, and chooses at the end of the block. Others are as fast as ever."""
+    seen = "FROM tenant_schedule ts LEFT JOIN"
+    statement = getattr(module, name)
+    assert seen in statement
+    gate = await database.connect()
+    try:
+        await gate.execute("SELECT pg_advisory_lock(7)")
+        with monkeypatch.context() as patch:
+            waits = f"FROM (SELECT pg_advisory_xact_lock_shared(7)) AS waits CROSS JOIN {seen[5:]}"
+            patch.setattr(module, name, statement.replace(seen, waits, 1))
+            task = asyncio.ensure_future(claim)
+            await blocked(database, task)
+        yield task
+        assert not task.done()
+    finally:
+        await gate.close()
 
 
 async def waiting(database: Database, batch_id: UUID) -> list[tuple[int, int]]:

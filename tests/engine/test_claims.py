@@ -3,8 +3,6 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from uuid import UUID
 
 import pytest
@@ -17,6 +15,7 @@ from factories import (
     drain,
     expire,
     get,
+    late_choice,
     lose,
     make_batch,
     make_worker,
@@ -489,27 +488,6 @@ async def look(database: Database, worker_id: int, slots: int = 9) -> Claim:
         return await claims.claim(connection, worker_id, {"noop": slots}, plain=["noop"])
 
 
-@asynccontextmanager
-async def slow_claim(
-    database: Database, worker_id: int, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator["asyncio.Task[Claim]"]:
-    """One that has seen what there is, and chooses at the end of the block. Others are as fast as ever."""
-    seen = "FROM tenant_schedule ts LEFT JOIN"
-    assert seen in claims._CLAIM
-    gate = await database.connect()
-    try:
-        await gate.execute("SELECT pg_advisory_lock(7)")
-        with monkeypatch.context() as patch:
-            waits = f"FROM (SELECT pg_advisory_xact_lock_shared(7)) AS waits CROSS JOIN {seen[5:]}"
-            patch.setattr(claims, "_CLAIM", claims._CLAIM.replace(seen, waits, 1))
-            task = asyncio.create_task(look(database, worker_id))
-            await blocked(database, task)
-        yield task
-        assert not task.done()
-    finally:
-        await gate.close()
-
-
 async def test_a_claim_says_that_another_has_what_it_would_have_taken(database: Database) -> None:
     first, second = await make_worker(database), await make_worker(database)
     nothing = await look(database, second)
@@ -538,7 +516,7 @@ async def test_a_claim_that_came_too_late_to_what_it_saw_takes_the_rest_or_says_
     first, second = await make_worker(database), await make_worker(database)
     await make_batch(database, 10)
     left = 10 - (await look(database, first, 3)).taken if begun else 10
-    async with slow_claim(database, second, monkeypatch) as late:
+    async with late_choice(database, monkeypatch, claims, "_CLAIM", look(database, second)) as late:
         taken = (await look(database, first, left if all_of_it else 4)).taken
         left -= taken
     claimed = await late

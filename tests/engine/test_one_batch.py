@@ -39,7 +39,6 @@ from gristmill.domain.limits import FailureThreshold, LimitAction
 from gristmill.domain.states import ItemStatus
 from gristmill.store import (
     checkpoints,
-    claims,  # fmt: skip
     endings,
     feed,
     histories,
@@ -172,8 +171,7 @@ async def _limited(database: Database) -> None:
     batch_id = await make_batch(database, 3)
     async with database.transaction() as tx:
         await service_limits.put(tx, "processor", "noop", max_in_flight=2)
-        left = await limited_claims.hold(tx, {"noop": 9})
-        found = (await claims.claim(tx, worker, left.free, (), left.of_tenants)).leases
+        found = (await limited_claims.claim(tx, worker, {"noop": 9})).leases
         await service_limits.remove(tx, "processor", "noop")
     await record(database, worker, all_of([*found, *await claim(database, worker, 5)]))
     assert (await get(database, batch_id)).status == "completed"

@@ -10,11 +10,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from factories import TENANT, all_of, get, lose, make_batch, make_worker, record, sql, violations
+from factories import TENANT, all_of, get, late_choice, lose, make_batch, make_worker, record, sql, violations
 from gristmill.db import Database
 from gristmill.domain.errors import NotFound
 from gristmill.store import batches, claims, depth, limited_claims, service_limits, shares, spans
-from gristmill.store.claims import Lease
+from gristmill.store.claims import Claim, Lease
 from gristmill.store.limited_claims import Left
 from gristmill.store.shares import Demand
 from statements import HeardDatabase
@@ -35,8 +35,7 @@ async def limit(database: Database, kind: service_limits.Kind, name: str, most: 
 async def limited_claim(database: Database, worker: int, slots: int = 10) -> list[Lease]:
     """As a worker claims that knows of limits."""
     async with database.transaction(durable=False) as tx:
-        left = await limited_claims.hold(tx, {"noop": slots})
-        return list((await claims.claim(tx, worker, left.free, (), left.of_tenants)).leases)
+        return list((await limited_claims.claim(tx, worker, {"noop": slots})).leases)
 
 
 def items(leases: list[Lease]) -> int:
@@ -127,10 +126,9 @@ async def test_a_limit_that_another_claim_holds_is_passed_over_and_nobody_waits_
     async with database.transaction() as tx:
         await limited_claims.hold(tx, {"noop": 1})
         async with database.transaction() as other, asyncio.timeout(5):
-            left = await limited_claims.hold(other, {"noop": 10})
-            taken = await claims.claim(other, worker, left.free, (), left.of_tenants)
+            taken = await limited_claims.claim(other, worker, {"noop": 10})
             nothing_more = await limited_claims.hold(other, {"noop": 10})
-    assert nothing_more == Left({}, elsewhere=True)
+    assert nothing_more == Left({}, missed=True)
     assert [lease.batch_id for lease in taken.leases] == [theirs]
     assert items(await limited_claim(database, worker)) == 5
 
@@ -214,21 +212,46 @@ async def test_a_claim_beside_a_limit_says_that_another_has_what_it_would_have_t
     await limit(database, "tenant", "mine", 4)
     one, two = await make_worker(database), await make_worker(database)
 
-    async def elsewhere() -> bool:
+    async def missed() -> bool:
         async with database.transaction() as tx:
             left = await limited_claims.hold(tx, {"noop": 10})
-            assert left.elsewhere or left.free
-            return left.elsewhere
+            assert left.missed or left.free
+            return left.missed
 
     async with database.transaction() as tx:
         assert await limited_claims.hold(tx, {"noop": 10}) == Left({})
     batch_id = await make_batch(database, 10, tenant_id=OTHER)
     async with database.transaction() as tx:
         assert (await claims.claim(tx, one, {"noop": 4})).taken == 4
-        assert await elsewhere()
-    assert not await elsewhere()
+        assert await missed()
+    assert not await missed()
     assert items(await limited_claim(database, two)) == 6
     assert (await get(database, batch_id, OTHER)).processing == 10
+
+
+async def test_a_claim_that_chose_what_another_took_meanwhile_says_to_look_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the limit of the one tenant, and so takes nothing of the other."""
+    await limit(database, "tenant", "mine", 40)
+    await limit(database, "tenant", "other", 40)
+    await make_batch(database, 10)
+    one, two = await make_worker(database), await make_worker(database)
+    await limited_claim(database, one, 3)
+    theirs = await make_batch(database, 10, tenant_id=OTHER)
+    await sql(database, "UPDATE tenant_schedule SET vtime = 9 WHERE tenant_id = $1", OTHER)
+
+    async def claim() -> Claim:
+        async with database.transaction(durable=False) as tx:
+            return await limited_claims.claim(tx, two, {"noop": 10})
+
+    async with late_choice(database, monkeypatch, limited_claims, "_HOLD", claim()) as late:
+        assert items(await limited_claim(database, one, 7)) == 7
+    found = await late
+    assert (found.taken, found.missed) == (0, True)
+    assert {lease.batch_id for lease in (await claim()).leases} == {theirs}
+    nothing = await claim()
+    assert (nothing.taken, nothing.missed) == (0, False)
 
 
 async def test_claims_of_different_tenants_go_on_beside_each_other(database: Database) -> None:
@@ -299,7 +322,7 @@ async def test_nobody_looks_again_for_a_limited_tenant_that_wants_nothing(databa
     await limit(database, "tenant", "mine", 5)
     await limit(database, "processor", "another", 5)
     async with database.transaction() as tx:
-        assert not (await limited_claims.hold(tx, {"noop": 10})).elsewhere
+        assert not (await limited_claims.hold(tx, {"noop": 10})).missed
 
 
 async def test_without_a_limit_a_claim_says_what_it_always_said(server) -> None:  # type: ignore[no-untyped-def]

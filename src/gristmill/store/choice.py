@@ -36,8 +36,8 @@ def fair(suspect: str, more: str = "", also: str = "", where: str = "true") -> s
     return f"pick AS ({picking}), startable AS ({_picking(suspect)})"
 
 
-# Nothing was picked although something could start: another claim has it, or had it when this one came to it. A batch that has
-# begun meanwhile is passed over, too: its virtual time is no longer among those of the range it was found in.
+# Nothing was picked although something could start: another transaction has it, mostly a claim, or had it when this one came to
+# it. A batch that has begun meanwhile is passed over, too: its virtual time is no longer in the range it was found in.
 MISSED = "NOT EXISTS (SELECT FROM pick) AND EXISTS (SELECT FROM startable)"
 
 

@@ -55,7 +55,9 @@ class Claim:
     # Of a batch that begins; others are known, or to be looked up.
     assignment: Assignment | None = field(default=None, compare=False)
     in_full: bool = False  # there is something for a claim in a transaction
-    missed: bool = False  # another claim had what this one would have taken, so look again in a moment
+    missed: bool = (
+        False  # another transaction has what it would have taken, or had it: look again in a moment
+    )
 
 
 # Of a lease: never used twice. A claim does not wait for the disk, and with it a server that crashes forgets how far its
@@ -69,7 +71,7 @@ NEW_LEASE_ID = (
 def _claiming(pick: str, missed: str = "false") -> str:
     """The statement that takes items of the batch `pick`, if its `way` is open: a row for each lease, or one without an id. If
     the batch begins, what a worker must know of it comes with them: once, so only if they are one range, as they are then.
-    `missed`: whether it is another claim's doing that there is no such batch; it is, too, that there is none of its items."""
+    `missed`: whether it is another transaction's doing that there is no such batch. That there is none of its items is, too."""
     return f"""
 WITH {choice.GIVEN}, {pick},
 probe AS (
@@ -197,7 +199,7 @@ async def claim(
     `plain`: the processors that have no chats; and the caller has no transaction open. Then what can be claimed by one
     statement, is: BEGIN and COMMIT would be two round trips more. Of the rest the answer is `in_full`.
 
-    Takes none when nothing may start, when another claim holds the only batch that could (`missed`), or when this worker was
+    Takes none when nothing may start, when another transaction has the only batch that could (`missed`), or when this worker was
     declared dead. Items whose chat is busy are parked (`store/histories.py`): taken, and in no lease.
     """
     only = None if plain is None else list(plain)

@@ -2,11 +2,12 @@
 that it is under are held until the claim commits. Of everything else that is limited, such a claim starts nothing."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from gristmill.db import Transaction
-from gristmill.store import choice, service_limits
+from gristmill.store import choice, claims, service_limits
+from gristmill.store.claims import Claim
 from gristmill.store.columns import columns
 from gristmill.store.schedules import Front
 
@@ -50,12 +51,31 @@ SELECT id, kind, name, tenant_id, CASE WHEN id = ANY ($1) THEN slots ELSE 0 END 
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """How many items may start: `free` of each processor, and `of_tenants` where one is limited. `elsewhere`: another claim
-    has, or had, what this one wants, so that it is worth while to look again in a moment."""
+    """How many items may start: `free` of each processor, and `of_tenants` where one is limited. `missed`: as of a `Claim`."""
 
     free: Mapping[str, int]
     of_tenants: Sequence[tuple[UUID, int]] = ()
-    elsewhere: bool = False
+    missed: bool = False
+
+
+async def claim(
+    tx: Transaction,
+    worker_id: int,
+    free: Mapping[str, int],
+    held: Sequence[tuple[UUID, str, int]] = (),
+    *,
+    fronts: Sequence[Front] = (),
+    suspect: bool = False,
+) -> Claim:
+    """As `claims.claim`, in a transaction, where tenants or processors are limited."""
+    left = await hold(tx, free, held, fronts=fronts, suspect=suspect)
+    if not left.free:
+        return Claim([], 0, missed=left.missed)
+    found = await claims.claim(
+        tx, worker_id, left.free, held, left.of_tenants, fronts=fronts, suspect=suspect
+    )
+    # What could start as its limits were chosen, others have had since.
+    return found if found.taken else replace(found, missed=True)
 
 
 async def hold(
@@ -66,17 +86,14 @@ async def hold(
     fronts: Sequence[Front] = (),
     suspect: bool = False,
 ) -> Left:
-    """Hold the limits that what is next is under, until the caller's transaction ends. The arguments are those of `claims.claim`,
-    which comes after it."""
+    """Hold the limits that what is next is under, until the caller's transaction ends."""
     wanted = [list(free), list(free.values()), *columns(held, 3), suspect, *columns(fronts, 3)]
     picked = await tx.fetchrow(_HOLD, *wanted)
     if picked is None or picked["missed"]:
-        return Left({}, elsewhere=picked is not None)
-    limits = picked["ids"]
-    rows = await tx.fetch(_LEFT, limits)
+        return Left({}, missed=picked is not None)
+    rows = await tx.fetch(_LEFT, picked["ids"])
     of_processors = {row["name"]: row["slots"] for row in rows if row["kind"] == "processor"}
     return Left(
         {name: min(count, of_processors.get(name, count)) for name, count in free.items()},
         [(row["tenant_id"], row["slots"]) for row in rows if row["tenant_id"]],
-        elsewhere=any(row["slots"] == 0 for row in rows if row["id"] in limits),
     )

@@ -16,7 +16,6 @@ from gristmill.processors.base import Processor, Services
 from gristmill.store import claims, leases, limited_claims
 from gristmill.store.assignments import Assignment
 from gristmill.store.claims import Claim, Lease
-from gristmill.store.limited_claims import Left
 from gristmill.upstream.circuit import Circuit
 from gristmill.worker.circuits import Circuits
 from gristmill.worker.fronts import Fronts
@@ -35,6 +34,9 @@ AHEAD_MOST = 4000
 AHEAD_EACH = 16  # and for each slot: they may turn out to be slow, and have to end before their lease does
 CLAIM_MOST = 1000  # at a time: beyond that a claim gets no cheaper for an item, and what is new waits for it
 LINGER_SECONDS = 0.01  # how long a free slot may wait for others, so that a claim is worth its cost
+# After a claim that another transaction got ahead of; twice as long after each further one, and at most so long.
+MISSED_SECONDS = 0.01
+MISSED_MOST_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ class Items:
         self._jobs = Jobs(database, services, processors, circuits, self._loads)
         self._loop = asyncio.get_running_loop()
         self._linger: asyncio.TimerHandle | None = None
+        self._missed_seconds = MISSED_SECONDS
         self._held: dict[int, HeldLease] = {}
         self._claiming = False  # a claim is under way: what it takes has no slots yet
         self._in_doubt = False  # a claim or a birth broke: it may have committed without our knowing
@@ -97,6 +100,7 @@ class Items:
         """There may be something new. It waits neither for what has been claimed ahead nor for what is to be recorded: the next
         claim may take some more. How much is bounded, however often this is called."""
         self._rung = True
+        self._missed_seconds = MISSED_SECONDS
         self.news.set()
 
     async def step(self) -> int:
@@ -111,8 +115,10 @@ class Items:
             return 0
         turn = await self._isolation.turn(self.worker_id)
         if turn is Turn.OTHERS:
-            self._rung = False
-            taken = await self._claim(free)
+            rung, self._rung = self._rung, False
+            claim = await self._claim(free)
+            self._rung |= rung and claim.missed
+            taken = claim.taken
             idle = not taken and not self._is_busy()
             looks = idle or self._isolation.is_time
             waits = looks and await self._isolation.due(self.worker_id)
@@ -122,41 +128,41 @@ class Items:
         return await self._claim_suspect(free) if turn is Turn.SUSPECT else 0
 
     async def _claim_suspect(self, free: Mapping[str, int]) -> int:
-        taken = await self._claim(dict.fromkeys(free, 1), suspect=True)
-        self._isolation.took(taken)
-        return taken
+        claim = await self._claim(dict.fromkeys(free, 1), suspect=True)
+        self._isolation.took(claim.taken)
+        return claim.taken
 
     def _is_busy(self) -> bool:
         """What has ended is still lost with this process until it is judged and recorded."""
         runs = self._in_hand() > self.slots.stubborn
         return runs or self._circuits.judging or bool(self._recorder.unacknowledged)
 
-    async def _claim(self, free: Mapping[str, int], *, suspect: bool = False) -> int:
+    async def _claim(self, free: Mapping[str, int], *, suspect: bool = False) -> Claim:
         if self._in_doubt:
             if self._unborn:  # a lease that is being made is not known yet
-                return 0
+                return Claim([], 0)
             await self._settle_doubt()
         self._claiming = True
         try:
-            return await self._claim_and_take(free, suspect)
+            claim = await self._claim_and_take(free, suspect)
         finally:
             self._claiming = False
+        if claim.missed:
+            self._look_again()
+        elif claim.taken:
+            self._missed_seconds = MISSED_SECONDS
+        return claim
 
-    async def _claim_and_take(self, free: Mapping[str, int], suspect: bool) -> int:
+    async def _claim_and_take(self, free: Mapping[str, int], suspect: bool) -> Claim:
         claimed_at = time.monotonic()
         if not (suspect or self._shares.limits_starts or self._in_full):
             claim = await self._claim_plainly(free, claimed_at)
             if not claim.in_full:
-                return self._taken(claim)
+                return claim
         with self._doubting():
             claim = await self._claim_in_full(free, suspect)
         await self._take(claim, claimed_at)
-        return self._taken(claim)
-
-    def _taken(self, claim: Claim) -> int:
-        if claim.missed:
-            self._look_again()
-        return claim.taken
+        return claim
 
     @contextmanager
     def _doubting(self) -> Iterator[None]:
@@ -184,23 +190,22 @@ class Items:
         held = self._circuits.held(job.circuit for job in self.slots.ready)
         fronts = () if suspect else self._fronts.known
         async with self._database.transaction(durable=False) as tx:
-            left = Left(free)
             if self._shares.limits_starts:
-                left = await limited_claims.hold(tx, free, held, fronts=fronts, suspect=suspect)
-            claim = await claims.claim(
-                tx, self.worker_id, left.free, held, left.of_tenants, fronts=fronts, suspect=suspect
-            )
+                claim = await limited_claims.claim(
+                    tx, self.worker_id, free, held, fronts=fronts, suspect=suspect
+                )
+            else:
+                claim = await claims.claim(tx, self.worker_id, free, held, fronts=fronts, suspect=suspect)
         # The next of many like it, without asking first.
         self._in_full = not self._in_full and bool(claim.taken)
-        if left.elsewhere and not claim.taken:
-            self._look_again()
         return claim
 
     def _look_again(self) -> None:
-        """In a moment: another claim has what limits this one."""
+        """In a moment: another transaction got ahead of this claim. Should it be stopped where it is, many may wait for it."""
         if self._linger is None:
-            seconds = LINGER_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+            seconds = self._missed_seconds * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
             self._linger = self._loop.call_later(seconds, self._lingered)
+        self._missed_seconds = min(2 * self._missed_seconds, MISSED_MOST_SECONDS)
 
     def _in_hand(self) -> int:
         return sum(load.in_hand for load in self._loads.values())
