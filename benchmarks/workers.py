@@ -53,7 +53,7 @@ def main() -> None:
                         flush=True,
                     )
             print("", *_table(kind, rounds), "", sep="\n", flush=True)
-        print("One batch of as many items that wait as there are slots: seconds to its end.", flush=True)
+        print("One batch of as many items that wait as there are slots, or 1,000: seconds to its end.", flush=True)
         for count in counts:
             print(f"  {count} workers: {report.spread(_for_all(postgres, count, given), 2)}", flush=True)
 
@@ -102,7 +102,7 @@ def _for_all(postgres: Postgres, workers: int, given: argparse.Namespace) -> lis
     with serving(postgres, "bench_workers", lone_worker=True, workers=workers, settings=settings) as service:
         for number in range(2 * given.rounds):
             time.sleep(QUIET_SECONDS)
-            one = service.client.create(_batch(range(given.concurrency * workers)))
+            one = service.client.create(_batch(range(min(given.concurrency * workers, work.PER_BATCH))))
             service.client.until_ended(number + 1, timeout_seconds=END_SECONDS)
             told = service.client.get(f"/api/v1/batches/{one}")["data"]
             began, ended = (datetime.fromisoformat(told[at]) for at in ("created_at", "completed_at"))

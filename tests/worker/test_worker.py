@@ -15,7 +15,7 @@ from gristmill.store import claims, results, transitions
 from gristmill.store.claims import Claim, ClaimedItem
 from gristmill.store.new_batches import NewItem
 from gristmill.store.results import Attempt, Result
-from gristmill.worker.items import AHEAD_SECONDS
+from gristmill.worker.items import AHEAD_SECONDS, AHEAD_SHORTER_SECONDS
 from gristmill.worker.pace import BURST_SECONDS, Pace
 from gristmill.worker.recorder import Recorder
 from gristmill.worker.work import HeldLease
@@ -345,6 +345,27 @@ async def test_something_new_does_not_wait_for_what_was_claimed_ahead(
         await ended(database, few)
         assert scripted.started.index(1) < 20  # of the few: of the many, those with a low number had begun
     assert await violations(database) == []
+
+
+async def test_items_that_take_long_are_not_claimed_ahead(
+    database: Database, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker may have a slot for them."""
+    monkeypatch.setattr(Pace, "watched", lambda *_: None)
+    many = await make_batch(database, script(*[{"do": "gate"}] * 40))
+    async with working(database, scripted, concurrency=8, poll_seconds=0.05) as worker:
+        worker._items.slots.pace.per_second = 8 / (1.01 * AHEAD_SHORTER_SECONDS)
+        await eventually(lambda: claimed(database, many, 8))
+        worker.wake()
+        await looked()
+        assert await claimed(database, many, 8)
+        worker._items.slots.pace.per_second = 8 / (0.99 * AHEAD_SHORTER_SECONDS)
+        worker.wake()
+        await eventually(
+            lambda: claimed(database, many, 8 + 2)
+        )  # twice what ends in AHEAD_SECONDS, as it was rung
+        scripted.gate.set()
+        await ended(database, many)
 
 
 async def test_once_all_slots_have_emptied_the_next_claim_takes_more_but_no_more_than_twice_what_they_had(

@@ -30,6 +30,9 @@ from gristmill.worker.work import HeldLease, Job, Load
 log = logging.getLogger(__name__)
 
 AHEAD_SECONDS = 0.05  # items so fast that their slots empty within a few claims are claimed that far ahead
+# Longer ones are not: a slot that waits for a claim loses less of its time than they, claimed by one worker, may wait for a slot
+# while another has some.
+AHEAD_SHORTER_SECONDS = 0.25
 AHEAD_MOST = 4000
 AHEAD_EACH = 16  # and for each slot: they may turn out to be slow, and have to end before their lease does
 CLAIM_MOST = 1000  # at a time: beyond that a claim gets no cheaper for an item, and what is new waits for it
@@ -222,8 +225,9 @@ class Items:
     def _free(self, rung: bool = False) -> dict[str, int]:
         """How many items of each processor could start now, and a few more if they start and end in no time."""
         in_hand = self._in_hand()
-        most = min(AHEAD_MOST, AHEAD_EACH * self._concurrency)
-        ahead = min(int(self.slots.pace.per_second * AHEAD_SECONDS), most)
+        per_second = self.slots.pace.per_second
+        short = per_second * AHEAD_SHORTER_SECONDS > self._concurrency
+        ahead = min(int(per_second * AHEAD_SECONDS), AHEAD_MOST, AHEAD_EACH * self._concurrency) if short else 0
         if rung:
             ahead += min(ahead, self._concurrency)
         free = {}
