@@ -53,7 +53,10 @@ def main() -> None:
                         flush=True,
                     )
             print("", *_table(kind, rounds), "", sep="\n", flush=True)
-        print("One batch of as many items that wait as there are slots, or 1,000: seconds to its end.", flush=True)
+        print(
+            "One batch of as many items that wait as there are slots, or 1,000: seconds to its end.",
+            flush=True,
+        )
         for count in counts:
             print(f"  {count} workers: {report.spread(_for_all(postgres, count, given), 2)}", flush=True)
 

@@ -226,8 +226,9 @@ class Items:
         """How many items of each processor could start now, and a few more if they start and end in no time."""
         in_hand = self._in_hand()
         per_second = self.slots.pace.per_second
-        short = per_second * AHEAD_SHORTER_SECONDS > self._concurrency
-        ahead = min(int(per_second * AHEAD_SECONDS), AHEAD_MOST, AHEAD_EACH * self._concurrency) if short else 0
+        ahead = 0
+        if per_second * AHEAD_SHORTER_SECONDS > self._concurrency:
+            ahead = min(int(per_second * AHEAD_SECONDS), AHEAD_MOST, AHEAD_EACH * self._concurrency)
         if rung:
             ahead += min(ahead, self._concurrency)
         free = {}
