@@ -5,14 +5,13 @@ from typing import Any
 
 from gristmill.domain.errors import Invalid, Problem
 from gristmill.intake import json
+from gristmill.intake.pieces import STRING
 from gristmill.intake.problems import pointer
 
-# Atomic groups, not possessive ones: those of CPython up to 3.11.4 stay where they failed (its issue 106052).
-_STRING = rb'"[^"\\]*+(?>(?:\\.[^"\\]*+)*)"'
 # Strings whole, so that what looks like a bracket in one is passed over; a lone quote: its end has not arrived.
-_TOKEN = re.compile(_STRING + rb'|[{}\[\],:"]', re.DOTALL)
+_TOKEN = re.compile(STRING + rb'|[{}\[\],:"]', re.DOTALL)
 # Among the elements, where most of the bytes are: on to the next mark that may matter.
-_MARK = re.compile(rb'(?>(?:[^"{}\[\],]++|' + _STRING + rb')*)([{}\[\],"])', re.DOTALL)
+_MARK = re.compile(rb'(?>(?:[^"{}\[\],]++|' + STRING + rb')*)([{}\[\],"])', re.DOTALL)
 
 
 class Elements:

@@ -12,6 +12,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+# Of a pattern, a whole string. Atomic groups, not possessive ones: those of CPython up to 3.11.4 stay where they failed (its
+# issue 106052).
+STRING = rb'"[^"\\]*+(?>(?:\\.[^"\\]*+)*)"'
 _MARK = re.compile(rb'["{}\[\]]')
 _TEXT = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*', re.DOTALL)
 # So much is looked through at a time, some milliseconds: between two looks others have their turn.

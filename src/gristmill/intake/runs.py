@@ -11,18 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from gristmill.intake.pieces import behind
+from gristmill.intake.pieces import STRING, behind
 
 WINDOW_BYTES = 64 * 1024  # so much is looked at, and then parsed, at a time: 2 ms
 _BLANKS = b" \t\n\r"
-# Atomic groups, not possessive ones: those of CPython up to 3.11.4 stay where they failed (its issue 106052).
-_STRING = rb'"[^"\\]*+(?>(?:\\.[^"\\]*+)*)"'
 
 
 def _within(levels: int, but: bytes = b"") -> bytes:
     """What can stand in a list or an object, with so many levels of others in it; without what is in `but`, outside of them."""
     inner = b"" if levels == 0 else rb"|\[%b\]|\{%b\}" % ((_within(levels - 1),) * 2)
-    return rb'(?>(?:[^"%b{}\[\]]++|%b%b)*)' % (but, _STRING, inner)
+    return rb'(?>(?:[^"%b{}\[\]]++|%b%b)*)' % (but, STRING, inner)
 
 
 # Parts of a child: of what stands between two commas. A list or an object of few levels is one part: the more of them, the
@@ -31,7 +29,7 @@ _PARTS = _within(4, b",")
 _CHILDREN = re.compile(rb"(?>(?:" + _PARTS + rb",)*)", re.DOTALL)
 _PART = re.compile(_PARTS, re.DOTALL)
 _COMMA = re.compile(rb"[ \t\n\r]*+,")
-_KEY = re.compile(rb"[ \t\n\r]*+(" + _STRING + rb")[ \t\n\r]*+:[ \t\n\r]*+", re.DOTALL)
+_KEY = re.compile(rb"[ \t\n\r]*+(" + STRING + rb")[ \t\n\r]*+:[ \t\n\r]*+", re.DOTALL)
 
 
 class Broken(Exception):

@@ -55,9 +55,8 @@ class Claim:
     # Of a batch that begins; others are known, or to be looked up.
     assignment: Assignment | None = field(default=None, compare=False)
     in_full: bool = False  # there is something for a claim in a transaction
-    missed: bool = (
-        False  # another transaction has what it would have taken, or had it: look again in a moment
-    )
+    # Another transaction has what it would have taken, or had it: look again in a moment.
+    missed: bool = False
 
 
 # Of a lease: never used twice. A claim does not wait for the disk, and with it a server that crashes forgets how far its

@@ -39,7 +39,7 @@ front AS (SELECT * FROM unnest($7::uuid[], $8::float8[], $9::float8[]) AS front 
         "cardinality(limits.ids) = num_nonnulls(next.processor_limit, next.tenant_limit)",
     )
 }
-SELECT ids, false AS missed FROM pick UNION ALL SELECT NULL, true WHERE {choice.MISSED}
+SELECT ids FROM pick UNION ALL SELECT NULL WHERE {choice.MISSED}
 """
 # A second statement, so that it sees what the claim that had the row before has committed. All limits: what is not held by now
 # may not start, also under one that was made just now.
@@ -89,7 +89,7 @@ async def hold(
     """Hold the limits that what is next is under, until the caller's transaction ends."""
     wanted = [list(free), list(free.values()), *columns(held, 3), suspect, *columns(fronts, 3)]
     picked = await tx.fetchrow(_HOLD, *wanted)
-    if picked is None or picked["missed"]:
+    if picked is None or picked["ids"] is None:
         return Left({}, missed=picked is not None)
     rows = await tx.fetch(_LEFT, picked["ids"])
     of_processors = {row["name"]: row["slots"] for row in rows if row["kind"] == "processor"}
