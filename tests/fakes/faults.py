@@ -124,6 +124,15 @@ class Misbehaviour:
         self._writer.write(b"zz\r\nnonsense\r\n")
         await self._writer.drain()
 
+    async def bad_chunks_later(self) -> None:
+        """The one that spoils it comes when the client has begun to read the body."""
+        self._writer.write(head(200, {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}))
+        self._writer.write(b"1\r\n{\r\n")
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._reader.read(1), 0.05)
+        self._writer.write(b"zz\r\nnonsense\r\n")
+        await self.hang()
+
     async def not_http(self) -> None:
         self._writer.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
         await self._writer.drain()

@@ -45,6 +45,7 @@ _TRIED_AGAIN = {
     "short_body": "upstream_connection_lost",
     "cut_chunks": "upstream_connection_lost",
     "bad_chunks": "upstream_connection_lost",
+    "bad_chunks_later": "upstream_connection_lost",
     "not_http": "upstream_connection_lost",
     "endless_headers": "upstream_connection_lost",
     "html": "upstream_bad_answer",

@@ -158,13 +158,20 @@ def reset() -> Behaviour:
     return behaviour
 
 
-def raw(data: bytes) -> Behaviour:
-    """These bytes, then the end of the connection."""
+def raw(data: bytes, later: bytes = b"") -> Behaviour:
+    """These bytes, then the end of the connection; or those of `later`, and no end."""
 
     async def behaviour(request: Received, writer: asyncio.StreamWriter) -> None:
         writer.write(data)
         await writer.drain()
-        raise ConnectionResetError
+        if not later:
+            raise ConnectionResetError
+        await asyncio.sleep(0.05)  # so that they do not come in one piece
+        writer.write(later)
+        await writer.drain()
+        await asyncio.Event().wait()
+
+    return behaviour
 
     return behaviour
 

@@ -18,6 +18,8 @@ from fakes.receiver import Receiver, bomb, drip, endless, hang, huge_header, raw
 from gristmill.net.addresses import LookupFailed
 from gristmill.net.session import USER_AGENT, CallFailed, HttpSession
 
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
 
 @pytest.fixture
 async def http():
@@ -163,11 +165,22 @@ async def test_a_server_that_never_takes_the_connection_is_a_timeout(http):
         (raw(b""), "reset"),
         (raw(b"SSH-2.0-OpenSSH_9.2\r\n"), "reset"),
         (raw(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort"), "reset"),
-        (raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"), "reset"),
+        (raw(CHUNKED + b"zz\r\n"), "reset"),
+        (raw(CHUNKED + b"1\r\na\r\n", later=b"zz\r\n"), "reset"),
         (raw(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n\r\nplain"), "reset"),
         (raw(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 100_000 + b"\r\n"), "reset"),
     ],
-    ids=["reset", "huge header", "closed", "no http", "short body", "bad chunk", "bad gzip", "many headers"],
+    ids=[
+        "reset",
+        "huge header",
+        "closed",
+        "no http",
+        "short body",
+        "bad chunk",
+        "bad chunk later",
+        "bad gzip",
+        "many headers",
+    ],
 )
 async def test_a_broken_answer_is_one_clear_failure(http, receiver, behaviour, kind):
     receiver.behave(behaviour)

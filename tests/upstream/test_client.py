@@ -161,6 +161,7 @@ async def test_no_capacity_uses_up_no_attempt(
         "short_body": "upstream_connection_lost",
         "cut_chunks": "upstream_connection_lost",
         "bad_chunks": "upstream_connection_lost",
+        "bad_chunks_later": "upstream_connection_lost",
         "not_http": "upstream_connection_lost",
         "endless_headers": "upstream_connection_lost",
         "huge": "upstream_answer_too_large",

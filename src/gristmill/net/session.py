@@ -30,6 +30,7 @@ from gristmill.net.addresses import (
     check_address,
     check_url,
 )
+from gristmill.net.loss import told_of_loss
 from gristmill.net.transport import guarded_client
 
 Kind = Literal["refused", "timeout", "address_refused", "tls", "too_large", "reset", "dns"]
@@ -168,6 +169,7 @@ class HttpSession:
             except (AddressRefused, LookupFailed, aiohttp.ClientError, OSError) as error:
                 raise CallFailed(kind_of(error)) from error
             stack.callback(response.close)  # what was not read is not waited for
+            stack.enter_context(told_of_loss(response))
             yield Stream(response, deadline)
 
     def guarded_httpx_client(self, headers: Mapping[str, str], timeout: float) -> httpx2.AsyncClient:
@@ -225,12 +227,13 @@ class _Answer:
 
     async def read(self, response: aiohttp.ClientResponse) -> None:
         self.status, self._headers = response.status, response.headers
-        while chunk := await response.content.read(_CHUNK_BYTES):
-            self._body += chunk
-            if len(self._body) > self._max_bytes:
-                self.too_large = True
-                response.close()  # the rest is not read, so the connection is of no further use
-                return
+        with told_of_loss(response):
+            while chunk := await response.content.read(_CHUNK_BYTES):
+                self._body += chunk
+                if len(self._body) > self._max_bytes:
+                    self.too_large = True
+                    response.close()  # the rest is not read, so the connection is of no further use
+                    return
 
     def response(self) -> Response:
         return Response(self.status, self._headers, bytes(self._body[: self._max_bytes]))

@@ -16,6 +16,7 @@ import orjson
 from yarl import URL
 
 from gristmill import metrics
+from gristmill.net.loss import told_of_loss
 from gristmill.net.session import USER_AGENT
 from gristmill.settings import Settings
 from gristmill.upstream import answers, errors, usage
@@ -199,7 +200,9 @@ class Upstream:
             # As with most: all of it came with the head. There is nothing to watch, and no place to wait for.
             return self._answered(response, content.read_nowait(), now)
         async with self._large.one() as answer:
-            return self._answered(response, await _whole(response, MAX_ANSWER_BYTES, answer), now)
+            with told_of_loss(response):
+                whole = await _whole(response, MAX_ANSWER_BYTES, answer)
+            return self._answered(response, whole, now)
 
     def _answered(self, response: aiohttp.ClientResponse, raw: bytes, now: float) -> UpstreamAnswer:
         found = answers.read(response.status, response.content_type, raw, now=now, secret=self._secret)
@@ -252,7 +255,7 @@ async def _pieces(
 async def _excerpt(response: aiohttp.ClientResponse) -> bytes:
     """The start of an error's body. The status alone decides, so whatever goes wrong here is no news."""
     told = b""
-    with suppress(aiohttp.ClientError, TimeoutError, ConnectionError):
+    with suppress(aiohttp.ClientError, TimeoutError, ConnectionError), told_of_loss(response):
         async with asyncio.timeout(_EXCERPT_SECONDS):
             while len(told) < _EXCERPT_BYTES and (piece := await response.content.readany()):
                 told += piece
