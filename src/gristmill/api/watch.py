@@ -1,4 +1,4 @@
-"""Waiting for a batch to change: readers of one batch share one look at the database per interval.
+"""Waiting for a batch to change: readers of one batch share one look at the database at a time, soon at first, then per interval.
 
 `follow` is the feed behind GET …/events and whatever else tells of items as they end: each reader pulls what comes after its own
 position, so that a slow one keeps nothing but its present window in memory; those at the same position share the reading.
@@ -19,6 +19,7 @@ from gristmill.store.batches import Batch
 from gristmill.store.feed import Position, Window
 
 INTERVAL_SECONDS = 0.25
+SOON_SECONDS = 0.02  # the first of who waits for a batch: a small one ends within it. Each further one takes twice as long
 FIRST_WINDOW = 8  # items read at once at first, until their size is known: a result may have 16 MiB …
 WINDOW = 500  # … and at most, if together they have no more than about …
 WINDOW_BYTES = 2 * 1024 * 1024  # … so many
@@ -42,9 +43,10 @@ class Watch:
     async def changed(self, batch: Batch, seconds: float, stop: asyncio.Event) -> Batch:
         """The batch as soon as its status is another one, after so many seconds, or at `stop`. Raises NotFound."""
         clock = asyncio.get_running_loop()
-        until, status = clock.time() + seconds, batch.status
+        until, status, interval = clock.time() + seconds, batch.status, SOON_SECONDS
         while batch.status is status and clock.time() < until and not stop.is_set():
-            batch = await self.next(batch.tenant_id, batch.id)
+            batch = await self.next(batch.tenant_id, batch.id, interval)
+            interval = min(2 * interval, INTERVAL_SECONDS)
         return batch
 
     def check_room(self, tenant_id: UUID) -> None:
@@ -79,11 +81,12 @@ class Watch:
                     return
                 batch = await self.next(batch.tenant_id, batch.id)
 
-    async def next(self, tenant_id: UUID, batch_id: UUID) -> Batch:
-        """The batch as it is after an interval. Raises NotFound."""
+    async def next(self, tenant_id: UUID, batch_id: UUID, seconds: float = INTERVAL_SECONDS) -> Batch:
+        """The batch as it is after so many seconds, or at a look that others wait for. Raises NotFound."""
         look = self._looks.get((tenant_id, batch_id))
         if look is None:
-            look = self._looks[tenant_id, batch_id] = asyncio.create_task(self._look(tenant_id, batch_id))
+            look = asyncio.create_task(self._look(tenant_id, batch_id, seconds))
+            self._looks[tenant_id, batch_id] = look
             look.add_done_callback(_take_exception)
         # A reader that goes away must not take the look from the others.
         return await asyncio.shield(look)
@@ -104,9 +107,9 @@ class Watch:
         async with self._database.connection() as connection:
             return await feed.window(connection, batch, after, size, with_checkpoints=staged)
 
-    async def _look(self, tenant_id: UUID, batch_id: UUID) -> Batch:
+    async def _look(self, tenant_id: UUID, batch_id: UUID, seconds: float) -> Batch:
         try:
-            await asyncio.sleep(INTERVAL_SECONDS)
+            await asyncio.sleep(seconds)
             async with self._database.connection() as connection:
                 return await batches.get(connection, tenant_id, batch_id)
         finally:
