@@ -151,9 +151,12 @@ def all_of(leases: Sequence[Lease]) -> Flush:
     return Flush({lease.id: 0 for lease in leases}, ended)
 
 
-async def record(database: Database, worker_id: int, flush: Flush, *, alone: bool = False) -> None:
+ALONE = False  # of `record`, unless it is told
+
+
+async def record(database: Database, worker_id: int, flush: Flush, *, alone: bool | None = None) -> None:
     async with database.transaction() as tx:
-        await recording.record(tx, worker_id, flush, alone=alone)
+        await recording.record(tx, worker_id, flush, alone=ALONE if alone is None else alone)
 
 
 async def drain(database: Database, worker_id: int, slots: int | Mapping[str, int] = 100) -> int:

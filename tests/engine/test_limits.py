@@ -10,6 +10,7 @@ from uuid import UUID
 
 import pytest
 
+import factories
 from factories import (
     TENANT,
     blocked,
@@ -53,6 +54,12 @@ from gristmill.store.recording import Flush
 
 PAUSE, FAIL = LimitAction.PAUSE, LimitAction.FAIL
 WEBHOOK = NewWebhook("https://a.example/", ("completed", "failed", "cancelled"))
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["step by step", "in one statement"])
+def recorded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ends comes in either way of `recording.record`."""
+    monkeypatch.setattr(factories, "ALONE", request.param)
 
 
 def threshold(ratio: str, minimum: int, action: LimitAction = FAIL) -> FailureThreshold:

@@ -82,7 +82,7 @@ EXCEPTIONS: dict[str, tuple[str, set[str]]] = {
     "leases.reclaim": (DUTY, {"lease"}),
     "limits.enforce": (DUTY, {"batch", "batch_count", "batch_schedule", "span"}),
     "recording._hold": (BY_KEY, {"lease"}),
-    "recording._record_few": (BY_KEY, {"lease"}),
+    "recording._record_few": (BY_KEY, {"batch_schedule", "lease", "span"}),
     "retention.erase": (DUTY, {"batch_remains"}),
     "retention.expire": (DUTY, {"batch", "delivery"}),
     "schedules.forget_tenants": (DUTY, {"batch_schedule"}),

@@ -68,15 +68,15 @@ CLEARS_THE_FLAG_LATE = [
 ANNOUNCES_AFTERWARDS = [
     Change(
         "store/endings.py",
-        "        await _announce(tx, rows)\n    return len(rows)",
-        """        asyncio.get_running_loop().call_later(0.2, lambda: asyncio.ensure_future(_afterwards(rows)))
-    return len(rows)
+        "        await _announce(tx, ended)\n    return len(ended)",
+        """        asyncio.get_running_loop().call_later(0.2, lambda: asyncio.ensure_future(_afterwards(ended)))
+    return len(ended)
 
 
-async def _afterwards(rows):
+async def _afterwards(ended):
     connection = await asyncpg.connect(**connect_options(os.environ["GRISTMILL_DATABASE_URL"]))
     async with connection.transaction():
-        await _announce(connection, rows)
+        await _announce(connection, ended)
     await connection.close()""",
     ),
     Change(

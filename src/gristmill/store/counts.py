@@ -83,7 +83,8 @@ counted AS (
         first, since
     )
     WHERE c.batch_id = g.batch_id AND c.batch_id = ANY (ARRAY(SELECT batch_id FROM locked))
-    RETURNING c.batch_id, c.success + c.failed AS upto, c.success + c.failed = c.total AS complete,
+    RETURNING c.batch_id, c.success, c.failed, c.total, c.success + c.failed AS upto,
+        c.success + c.failed = c.total AS complete, c.exceeded, c.failure_action, c.budget_action,
         CASE WHEN g.first IS NULL THEN ({ordinals})[since + 1:since + g.success + g.failed]
             ELSE ARRAY(SELECT generate_series(g.first, g.first + g.success + g.failed - 1)) END AS ordinals
 ),

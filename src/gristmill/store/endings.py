@@ -20,36 +20,63 @@ CODES = {Ending.CANCEL: 499, Ending.DEADLINE: 408, Ending.THRESHOLD: 500, Ending
 _WHY = (
     "coalesce(ending, CASE WHEN c.exceeded = 'threshold' AND c.failure_action = 'fail' THEN 'threshold' END)"
 )
+
+
+_ERROR = f"""
+CASE {_WHY}
+    WHEN 'deadline' THEN
+        '{{"type":"deadline_exceeded","message":"The batch''s deadline passed before all of its requests had run."}}'
+    WHEN 'threshold' THEN
+        '{{"type":"threshold_exceeded","message":"More of the batch''s requests failed than its failure_threshold allows."}}'
+    WHEN 'budget' THEN
+        '{{"type":"budget_exceeded","message":"The batch used up its budget before all of its requests had run."}}'
+END
+"""
+
+
 # The schedules first, as pause and cancel do: the count of them is a condition for all, so that they are locked before any batch
 # is looked at. What a pause or cancel that was waited for has made of a batch is read again as its row is locked.
 # By arrays, not by joins: see `claims._SET_REMAINING`.
-_FINISH = f"""
-WITH scheduled AS (SELECT batch_id FROM batch_schedule WHERE batch_id = ANY ($1) ORDER BY batch_id FOR UPDATE),
+def finishing(ids: str, counts: str) -> str:
+    """SQL, of a WITH: `ends`, with what `tell` needs of the batches that end. `ids`: an array of those whose counts are complete;
+    `counts`: these, in columns as `batch_count` has them."""
+    return f"""
+scheduled AS (SELECT batch_id FROM batch_schedule WHERE batch_id = ANY ({ids}) ORDER BY batch_id FOR UPDATE),
 unscheduled AS (
-    DELETE FROM batch_schedule WHERE batch_id = ANY ($1) AND batch_id = ANY (ARRAY(SELECT batch_id FROM scheduled))
+    DELETE FROM batch_schedule WHERE batch_id = ANY ({ids}) AND batch_id = ANY (ARRAY(SELECT batch_id FROM scheduled))
 ),
-judged AS (UPDATE batch_count SET exceeded = NULL WHERE batch_id = ANY ($1) AND exceeded IS NOT NULL)
-UPDATE batch SET
-    status = CASE WHEN {_WHY} IS NULL THEN 'completed' WHEN ending = 'cancel' THEN 'cancelled' ELSE 'failed' END,
-    completed_at = CASE WHEN ending IS DISTINCT FROM 'cancel' THEN clock_timestamp() END,
-    cancelled_at = CASE WHEN ending = 'cancel' THEN clock_timestamp() END,
-    expires_at = clock_timestamp() + make_interval(days => retention_days),
-    ending = {_WHY},
-    paused_by = NULL,
-    upstream_key = NULL,
-    error = CASE {_WHY}
-        WHEN 'deadline' THEN
-            '{{"type":"deadline_exceeded","message":"The batch''s deadline passed before all of its requests had run."}}'
-        WHEN 'threshold' THEN
-            '{{"type":"threshold_exceeded","message":"More of the batch''s requests failed than its failure_threshold allows."}}'
-        WHEN 'budget' THEN
-            '{{"type":"budget_exceeded","message":"The batch used up its budget before all of its requests had run."}}'
-    END
-FROM batch_count c
-WHERE batch.id = ANY ($1) AND c.batch_id = batch.id AND status IN ('in_progress', 'paused', 'cancelling')
-    AND (SELECT count(*) FROM scheduled) >= 0
-RETURNING batch.id, tenant_id, status, run, c.total, success, failed, coalesce(completed_at, cancelled_at) AS at,
-    webhook_url, webhook_events, webhook_secret, webhooks
+finished AS (
+    UPDATE batch SET
+        status = CASE WHEN {_WHY} IS NULL THEN 'completed' WHEN ending = 'cancel' THEN 'cancelled' ELSE 'failed' END,
+        completed_at = CASE WHEN ending IS DISTINCT FROM 'cancel' THEN clock_timestamp() END,
+        cancelled_at = CASE WHEN ending = 'cancel' THEN clock_timestamp() END,
+        expires_at = clock_timestamp() + make_interval(days => retention_days),
+        ending = {_WHY},
+        paused_by = NULL,
+        upstream_key = NULL,
+        error = {_ERROR}
+    FROM {counts} c
+    WHERE batch.id = ANY ({ids}) AND c.batch_id = batch.id AND status IN ('in_progress', 'paused', 'cancelling')
+        AND (SELECT count(*) FROM scheduled) >= 0
+    RETURNING batch.id, tenant_id, status, run, c.total, success, failed, coalesce(completed_at, cancelled_at) AS at,
+        webhook_url, webhook_events, webhook_secret, webhooks
+),
+cleared AS (
+    DELETE FROM span WHERE batch_id = ANY ({ids}) AND batch_id = ANY (ARRAY(SELECT id FROM finished))
+    RETURNING batch_id, first, last
+),
+ends AS (
+    SELECT finished.*, ARRAY(SELECT first FROM cleared WHERE batch_id = id ORDER BY first) AS firsts,
+        ARRAY(SELECT last FROM cleared WHERE batch_id = id ORDER BY first) AS lasts
+    FROM finished
+)
+"""
+
+
+_FINISH = f"""
+WITH judged AS (UPDATE batch_count SET exceeded = NULL WHERE batch_id = ANY ($1) AND exceeded IS NOT NULL),
+{finishing("$1", "batch_count")}
+SELECT * FROM ends
 """
 
 
@@ -61,11 +88,17 @@ async def finish(tx: Transaction, batch_ids: Sequence[UUID]) -> int:
     """
     if not batch_ids:
         return 0
-    rows = await tx.fetch(_FINISH, batch_ids)
-    if rows:
-        await _clear_spans(tx, rows)
-        await _announce(tx, rows)
-    return len(rows)
+    return await tell(tx, await tx.fetch(_FINISH, batch_ids))
+
+
+async def tell(tx: Transaction, ended: Sequence[Record]) -> int:
+    """What is left to do of batches that have ended in this transaction (`finishing`); answers with how many they are."""
+    if ended:
+        # What still waited are items that a lost worker did record after all.
+        left = [(row["id"], *span) for row in ended for span in zip(row["firsts"], row["lasts"], strict=True)]
+        await histories.leave(tx, await histories.held_by(tx, left))
+        await _announce(tx, ended)
+    return len(ended)
 
 
 async def _announce(tx: Transaction, ended: Sequence[Record]) -> None:
@@ -115,13 +148,6 @@ async def refuse(tx: Transaction, batch_id: UUID, error: str) -> None:
     row = await tx.fetchrow(_REFUSE, batch_id, error)
     if row is not None:
         await _announce(tx, [row])
-
-
-async def _clear_spans(tx: Transaction, ended: Sequence[Record]) -> None:
-    """What still waits are items that a lost worker did record after all."""
-    gone = "DELETE FROM span WHERE batch_id = ANY ($1) RETURNING batch_id, first, last"
-    rows = await tx.fetch(gone, [row["id"] for row in ended])
-    await histories.leave(tx, await histories.held_by(tx, [tuple(row) for row in rows]))
 
 
 _OVERDUE = """

@@ -15,6 +15,8 @@ from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
+from asyncpg import Record
+
 from gristmill.db import Transaction
 from gristmill.store import (
     checkpoints,
@@ -74,10 +76,10 @@ async def record(tx: Transaction, worker_id: int, flush: Flush, *, alone: bool =
     `alone`: nobody else can have recorded any of it, so rows go in by COPY, or with all the rest in one statement, and a row that
     is there already raises UniqueViolationError: send it again, in a new transaction, with `alone=False`.
     """
-    if alone and _are_few(flush):
-        complete = await _record_few(tx, worker_id, flush)
-        if complete is not None:
-            return await endings.finish(tx, complete)
+    if alone and _are_few(flush) and (counted := await _record_few(tx, worker_id, flush)):
+        finished = [row for row in counted if row["id"] is not None]
+        others = [row["batch_id"] for row in counted if row["complete"] and row["id"] is None]
+        return await endings.tell(tx, finished) + await endings.finish(tx, sorted(others))
     held = await _hold(tx, worker_id, flush.remaining)
     holds_all = held.issuperset(flush.remaining)
     again = [r for r in flush.retried if r.ended.lease.id in held]
@@ -178,16 +180,18 @@ _HOLDS_ALL = "(SELECT count(*) FROM held) = cardinality($1)"
 _FEW = f"""
 WITH {_holding(_HOLDS_ALL)},
 inserted AS ({_inserting(4)} WHERE {_HOLDS_ALL} RETURNING ordinal),
-{counts.adding(4 + len(result_rows.COLUMNS), once="(SELECT count(*) FROM inserted) = cardinality($4)")}
-SELECT batch_id, complete FROM counted
+{counts.adding(4 + len(result_rows.COLUMNS), once="(SELECT count(*) FROM inserted) = cardinality($4)")},
+whole AS (SELECT * FROM counted WHERE complete AND failure_action IS NULL AND budget_action IS NULL),
+{endings.finishing("ARRAY(SELECT batch_id FROM whole)", "whole")}
+SELECT counted.batch_id, complete, ends.* FROM counted LEFT JOIN ends ON ends.id = counted.batch_id
 """
 
 
-async def _record_few(tx: Transaction, worker_id: int, flush: Flush) -> list[UUID] | None:
-    """In one statement, all or nothing; answers with the batches that are complete by this. None: this worker does not hold all
-    of the leases any more, and nothing is changed."""
-    counted = await tx.fetch(_FEW, *_few(worker_id, flush))
-    return counts.complete(counted) if counted else None
+async def _record_few(tx: Transaction, worker_id: int, flush: Flush) -> list[Record]:
+    """In one statement, all or nothing; answers with the batches that it counted, and of those that have ended by it what
+    `endings.tell` needs. One with limits of its own may be complete and have no end yet: the same statement cannot judge what
+    it counts. None at all: this worker does not hold all of the leases any more, and nothing is changed."""
+    return await tx.fetch(_FEW, *_few(worker_id, flush))
 
 
 def _few(worker_id: int, flush: Flush) -> list[Any]:
