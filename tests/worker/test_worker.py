@@ -390,11 +390,27 @@ async def test_once_all_slots_have_emptied_the_next_claim_takes_more_but_no_more
 async def test_many_free_slots_are_filled_by_several_claims(
     database: Database, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gristmill.worker.items.CLAIM_MOST", 3)
+    monkeypatch.setattr("gristmill.worker.items.CLAIM_MOST", 2)
+    monkeypatch.setattr("gristmill.worker.items.CLAIM_MOST_QUIET", 3)
     batch_id = await make_batch(database, script(*[{"do": "gate"}] * 8))
     async with working(database, scripted, concurrency=8, poll_seconds=3600.0):
         await at_gate(scripted, 8)
         assert await sql(database, "SELECT last - first + 1 FROM lease ORDER BY first") == [3, 3, 2]
+        scripted.gate.set()
+        await ended(database, batch_id)
+
+
+async def test_while_something_new_comes_claims_are_smaller(
+    database: Database, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gristmill.worker.items.CLAIM_MOST", 2)
+    monkeypatch.setattr("gristmill.worker.items.CLAIM_MOST_QUIET", 3)
+    monkeypatch.setattr("gristmill.worker.items.QUIET_SECONDS", 3600.0)
+    async with working(database, scripted, concurrency=4, poll_seconds=3600.0) as worker:
+        batch_id = await make_batch(database, script(*[{"do": "gate"}] * 4))
+        worker.wake()
+        await at_gate(scripted, 4)
+        assert await sql(database, "SELECT last - first + 1 FROM lease ORDER BY first") == [2, 2]
         scripted.gate.set()
         await ended(database, batch_id)
 

@@ -35,7 +35,9 @@ AHEAD_SECONDS = 0.05  # items so fast that their slots empty within a few claims
 AHEAD_SHORTER_SECONDS = 0.25
 AHEAD_MOST = 4000
 AHEAD_EACH = 16  # and for each slot: they may turn out to be slow, and have to end before their lease does
-CLAIM_MOST = 1000  # at a time: beyond that a claim gets no cheaper for an item, and what is new waits for it
+CLAIM_MOST = 1000  # at a time: what is new waits for the claim that is under way
+QUIET_SECONDS = 1.0  # for so long nothing new has come, …
+CLAIM_MOST_QUIET = 2000  # … so what may come is waited for less than each answer of Postgres to a claim
 LINGER_SECONDS = 0.01  # how long a free slot may wait for others, so that a claim is worth its cost
 # After a claim that another transaction got ahead of; twice as long after each further one, and at most so long.
 MISSED_SECONDS = 0.01
@@ -71,6 +73,7 @@ class Items:
     ) -> None:
         self.news = asyncio.Event()
         self._rung = False  # there is something new since the last claim
+        self._rung_at = -QUIET_SECONDS
         self.worker_id = 0
         self._database = database
         self._processors = processors
@@ -102,7 +105,7 @@ class Items:
     def ring(self) -> None:
         """There may be something new. It waits neither for what has been claimed ahead nor for what is to be recorded: the next
         claim may take some more. How much is bounded, however often this is called."""
-        self._rung = True
+        self._rung, self._rung_at = True, self._loop.time()
         self._missed_seconds = MISSED_SECONDS
         self.news.set()
 
@@ -231,6 +234,7 @@ class Items:
             ahead = min(int(per_second * AHEAD_SECONDS), AHEAD_MOST, AHEAD_EACH * self._concurrency)
         if rung:
             ahead += min(ahead, self._concurrency)
+        most = CLAIM_MOST if self._loop.time() < self._rung_at + QUIET_SECONDS else CLAIM_MOST_QUIET
         free = {}
         for name, processor in self._processors.items():
             slots = self._concurrency - in_hand + ahead
@@ -243,7 +247,7 @@ class Items:
                     slots, self._concurrency - in_hand, self._parser_concurrency - self._loads[name].in_hand
                 )
             if slots > 0:
-                free[name] = min(slots, CLAIM_MOST)
+                free[name] = min(slots, most)
         return free
 
     async def _settle_doubt(self) -> None:
