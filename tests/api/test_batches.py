@@ -256,6 +256,19 @@ async def test_many_who_wait_are_answered_when_the_status_changes(
     assert {one["status"] for one in answers} == {"paused"}
 
 
+async def test_who_waits_is_answered_before_an_interval_is_over_if_it_changes_soon(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gristmill.api.watch.INTERVAL_SECONDS", 3600.0)
+    batch_id = (await caller.batch(1))["id"]
+    waiting = asyncio.create_task(caller.data(f"{BATCHES}/{batch_id}?wait=30"))
+    async with asyncio.timeout(20):
+        while not caller.service.app.state.parts.watch._looks:
+            await asyncio.sleep(0)
+        await caller.post(f"{BATCHES}/{batch_id}/pause")
+        assert (await waiting)["status"] == "paused"
+
+
 async def test_who_waits_for_an_ended_batch_is_answered_at_once(caller: Caller, database: Database) -> None:
     batch_id = await reach(caller, database, "completed")
     async with asyncio.timeout(5):

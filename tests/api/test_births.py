@@ -48,7 +48,7 @@ async def at_work(
     ) as worker:
 
         async def waits() -> bool:
-            return worker._items.worker_id != 0 and not worker._items._claiming
+            return bool(worker._items.news._waiters)  # it has begun, and its first claim has found nothing
 
         await eventually(waits)
         app = create_app(

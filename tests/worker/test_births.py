@@ -98,8 +98,10 @@ async def idle(worker: Worker) -> None:
     """Its first claim has found nothing, and it looks for no other before it is told."""
 
     async def waits() -> bool:
-        items = worker._items
-        return items.worker_id != 0 and not (items._claiming or items._in_doubt or items.news.is_set())
+        # Somebody waits for news: a worker that has just been started has not begun its first claim.
+        return bool(worker._items.news._waiters) and not (
+            worker._items._in_doubt or worker._items.news.is_set()
+        )
 
     await eventually(waits)
 

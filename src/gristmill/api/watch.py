@@ -19,7 +19,7 @@ from gristmill.store.batches import Batch
 from gristmill.store.feed import Position, Window
 
 INTERVAL_SECONDS = 0.25
-SOON_SECONDS = 0.02  # the first of who waits for a batch: a small one ends within it. Each further one takes twice as long
+SOON_SECONDS = 0.02  # before the first look for who waits: a small batch has ended by then. Each further one takes twice as long
 FIRST_WINDOW = 8  # items read at once at first, until their size is known: a result may have 16 MiB …
 WINDOW = 500  # … and at most, if together they have no more than about …
 WINDOW_BYTES = 2 * 1024 * 1024  # … so many

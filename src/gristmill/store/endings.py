@@ -20,8 +20,6 @@ CODES = {Ending.CANCEL: 499, Ending.DEADLINE: 408, Ending.THRESHOLD: 500, Ending
 _WHY = (
     "coalesce(ending, CASE WHEN c.exceeded = 'threshold' AND c.failure_action = 'fail' THEN 'threshold' END)"
 )
-
-
 _ERROR = f"""
 CASE {_WHY}
     WHEN 'deadline' THEN

@@ -36,8 +36,9 @@ AHEAD_SHORTER_SECONDS = 0.25
 AHEAD_MOST = 4000
 AHEAD_EACH = 16  # and for each slot: they may turn out to be slow, and have to end before their lease does
 CLAIM_MOST = 1000  # at a time: what is new waits for the claim that is under way
-QUIET_SECONDS = 1.0  # for so long nothing new has come, …
-CLAIM_MOST_QUIET = 2000  # … so what may come is waited for less than each answer of Postgres to a claim
+# Once nothing new has come for so long: a drain has half as many claims to wait for, and nobody else is likely to.
+QUIET_SECONDS = 1.0
+CLAIM_MOST_QUIET = 2000
 LINGER_SECONDS = 0.01  # how long a free slot may wait for others, so that a claim is worth its cost
 # After a claim that another transaction got ahead of; twice as long after each further one, and at most so long.
 MISSED_SECONDS = 0.01
@@ -73,7 +74,7 @@ class Items:
     ) -> None:
         self.news = asyncio.Event()
         self._rung = False  # there is something new since the last claim
-        self._rung_at = -QUIET_SECONDS
+        self._rung_at = -QUIET_SECONDS  # on the loop's clock: when something new may last have come
         self.worker_id = 0
         self._database = database
         self._processors = processors
