@@ -511,8 +511,10 @@ async def started_after(statements: int, database: Database, what: Awaitable[Non
 
 async def test_cancel_racing_the_last_result_ends_the_batch_once(database: Database) -> None:
     seeded = random.Random(7)
-    seen = set()
-    for _ in range(25):
+    seen: set[BatchStatus] = set()
+    for round_ in range(250):
+        if round_ >= 25 and len(seen) == 2:  # a busy machine may give all of a few rounds to one of them
+            break
         batch_id, worker, held = await in_flight(database, items=3, leased=3)
         cancel = started_after(seeded.randint(0, 8), database, turn(database, transitions.cancel, batch_id))
 
