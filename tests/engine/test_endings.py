@@ -9,7 +9,6 @@ from uuid import UUID, uuid4
 
 import pytest
 
-import factories
 from factories import (
     TENANT,
     Action,
@@ -46,13 +45,9 @@ from gristmill.store.recording import Flush
 from gristmill.store.spans import Waiting
 from gristmill.tables import metadata
 
+pytestmark = pytest.mark.usefixtures("recorded")
+
 OTHER = UUID("00000000-0000-7000-8000-000000000002")
-
-
-@pytest.fixture(autouse=True, params=[False, True], ids=["step by step", "in one statement"])
-def recorded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ends comes in either way of `recording.record`."""
-    monkeypatch.setattr(factories, "ALONE", request.param)
 
 
 async def in_flight(database: Database, items: int = 4, leased: int = 2) -> tuple[UUID, int, list[Lease]]:

@@ -10,7 +10,6 @@ from uuid import UUID
 
 import pytest
 
-import factories
 from factories import (
     TENANT,
     blocked,
@@ -52,14 +51,10 @@ from gristmill.store.claims import Lease
 from gristmill.store.new_batches import NewItem, NewWebhook
 from gristmill.store.recording import Flush
 
+pytestmark = pytest.mark.usefixtures("recorded")
+
 PAUSE, FAIL = LimitAction.PAUSE, LimitAction.FAIL
 WEBHOOK = NewWebhook("https://a.example/", ("completed", "failed", "cancelled"))
-
-
-@pytest.fixture(autouse=True, params=[False, True], ids=["step by step", "in one statement"])
-def recorded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ends comes in either way of `recording.record`."""
-    monkeypatch.setattr(factories, "ALONE", request.param)
 
 
 def threshold(ratio: str, minimum: int, action: LimitAction = FAIL) -> FailureThreshold:

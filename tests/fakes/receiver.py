@@ -173,8 +173,6 @@ def raw(data: bytes, later: bytes = b"") -> Behaviour:
 
     return behaviour
 
-    return behaviour
-
 
 def endless(code: int = 200, sent: list[int] | None = None) -> Behaviour:
     """A body of 1 GB as fast as it is taken. `sent` gets the bytes that were written."""

@@ -407,6 +407,7 @@ async def test_while_something_new_comes_claims_are_smaller(
     monkeypatch.setattr("gristmill.worker.items.CLAIM_MOST_QUIET", 3)
     monkeypatch.setattr("gristmill.worker.items.QUIET_SECONDS", 3600.0)
     async with working(database, scripted, concurrency=4, poll_seconds=3600.0) as worker:
+        worker.wake()  # before its first claim, which may find the batch already
         batch_id = await make_batch(database, script(*[{"do": "gate"}] * 4))
         worker.wake()
         await at_gate(scripted, 4)

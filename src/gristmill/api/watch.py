@@ -79,9 +79,9 @@ class Watch:
                 yield batch
                 if batch.status in TERMINAL or stop.is_set():
                     return
-                batch = await self.next(batch.tenant_id, batch.id)
+                batch = await self.next(batch.tenant_id, batch.id, INTERVAL_SECONDS)
 
-    async def next(self, tenant_id: UUID, batch_id: UUID, seconds: float = INTERVAL_SECONDS) -> Batch:
+    async def next(self, tenant_id: UUID, batch_id: UUID, seconds: float) -> Batch:
         """The batch as it is after so many seconds, or at a look that others wait for. Raises NotFound."""
         look = self._looks.get((tenant_id, batch_id))
         if look is None:

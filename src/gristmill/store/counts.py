@@ -4,13 +4,11 @@ Only results that were really inserted are counted. When the counts reach the to
 (`store/endings.py`), in the same transaction.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import accumulate, chain
 from uuid import UUID
-
-from asyncpg import Record
 
 from gristmill.db import Transaction
 
@@ -102,11 +100,7 @@ _ADD = f"WITH {adding(1)} SELECT batch_id, complete FROM counted"
 
 async def add(tx: Transaction, tallies: Mapping[UUID, Tally]) -> list[UUID]:
     """Add to the counters; answers with the batches that are complete by this, in ascending order."""
-    return complete(await tx.fetch(_ADD, *arguments(tallies))) if tallies else []
-
-
-def complete(counted: Iterable[Record]) -> list[UUID]:
-    """Those of the rows of `adding` that are, in ascending order."""
+    counted = await tx.fetch(_ADD, *arguments(tallies)) if tallies else []
     return sorted(row["batch_id"] for row in counted if row["complete"])
 
 

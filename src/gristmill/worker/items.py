@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -74,7 +75,7 @@ class Items:
     ) -> None:
         self.news = asyncio.Event()
         self._rung = False  # there is something new since the last claim
-        self._rung_at = -QUIET_SECONDS  # on the loop's clock: when something new may last have come
+        self._rung_at = -math.inf  # on the loop's clock: when something new may last have come
         self.worker_id = 0
         self._database = database
         self._processors = processors
