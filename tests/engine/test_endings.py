@@ -16,6 +16,7 @@ from factories import (
     blocked,
     claim,
     drain,
+    enforce,
     erase,
     events,
     expire,
@@ -37,6 +38,7 @@ from factories import (
 )
 from gristmill.db import Database
 from gristmill.domain.errors import Conflict, NotFound
+from gristmill.domain.limits import FailureThreshold, LimitAction
 from gristmill.domain.states import BatchStatus
 from gristmill.store import batches, claims, endings, recording, retries, transitions
 from gristmill.store.claims import Lease
@@ -178,6 +180,36 @@ async def test_an_unknown_batch_and_another_tenants_are_both_not_found(
 
 
 # --- cancel ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_look_for_what_stops_sees_each_kind_and_nothing_else(database: Database) -> None:
+    async def some_stop() -> bool:
+        async with database.connection() as connection:
+            return await endings.some_stop(connection)
+
+    worker = await make_worker(database)
+    cancelled, overdue = await make_batch(database, 3), await make_batch(database, 3)
+    limited = await make_batch(database, 3, failure_threshold=FailureThreshold(0.1, 1, LimitAction.PAUSE))
+    leases = [lease for _ in range(3) for lease in await claim(database, worker, 1)]
+    assert {lease.batch_id for lease in leases} == {cancelled, overdue, limited}
+    assert not await some_stop()
+
+    await turn(database, transitions.cancel, cancelled)
+    assert await some_stop()
+    assert await sweep(database) == [2]
+    assert not await some_stop()
+
+    await sql(database, "UPDATE batch_schedule SET deadline_at = now() WHERE batch_id = $1", overdue)
+    assert await some_stop()
+    assert await expire(database, overdue) == 1
+    await sweep(database)
+    assert not await some_stop()
+
+    [of_limited] = [lease for lease in leases if lease.batch_id == limited]
+    await record(database, worker, Flush({of_limited.id: 0}, [failure(of_limited, 0)]))
+    assert await some_stop()
+    assert await enforce(database) == 1
+    assert not await some_stop()
 
 
 async def test_a_cancelled_batch_ends_its_waiting_items_in_chunks(database: Database) -> None:

@@ -71,12 +71,14 @@ EXCEPTIONS: dict[str, tuple[str, set[str]]] = {
     "endings._shorten": (BY_KEY, {"span"}),
     "endings.clear_leftovers": (DUTY, {"batch", "lease", "span"}),
     "endings.expire": (DUTY, {"batch_schedule", "span"}),
+    "endings.some_stop": (DUTY, {"batch", "batch_count", "batch_schedule", "span"}),
     "endings.sweep": (DUTY, {"batch", "span"}),
     "histories.enter": (BY_CHAT, {"history_lock"}),
     "histories.leave": (BY_CHAT, {"batch_schedule", "history_lock", "span"}),
     "histories.let_go": (BY_KEY, {"span"}),
     "histories.let_stranded_go": (DUTY, {"batch_schedule", "history_lock", "span"}),
     "ingests.claim": (CHOOSES, {"batch", "ingest"}),
+    "ingests.some_wait": (CHOOSES, {"batch", "ingest"}),
     "leases._end": (BY_KEY, {"lease"}),
     "leases.disown": (DUTY, {"lease"}),
     "leases.reclaim": (DUTY, {"lease"}),
@@ -225,6 +227,8 @@ async def _stopped(database: Database) -> None:
     worker = await make_worker(database)
     overdue = await make_batch(database, 3)
     await expire(database, overdue)
+    async with database.connection() as connection:
+        assert await endings.some_stop(connection)
     await sweep(database)
     for action in (LimitAction.FAIL, LimitAction.PAUSE):
         limited = await make_batch(
@@ -286,6 +290,8 @@ async def _ingested(database: Database) -> None:
         new = new_batch(webhook=HOOK)
         async with database.transaction() as tx:
             await ingests.create(tx, new, 3, uuid4(), "{}")
+        async with database.connection() as connection:
+            assert await ingests.some_wait(connection, ["noop"])
         async with database.transaction() as tx:
             ingest = await ingests.claim(tx, 30.0, ["noop"])
             assert ingest

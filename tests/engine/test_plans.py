@@ -15,9 +15,11 @@ from gristmill.domain.states import ItemStatus
 from gristmill.store import (
     batches,
     claims,
+    deliveries,
     depth,
     endings,
     feed,
+    ingests,
     leases,
     results,
     transitions,
@@ -28,8 +30,18 @@ from plans import watched
 
 ITEMS = 20_000
 CHATS = 2_000
+BATCHES = 2_000
 # Rows that all nodes of a plan handle, for each item claimed: its span, its item, its lease, on their way through a dozen nodes.
 PER_ITEM = 30
+
+
+# Of the rows of one batch, each with ids of its own: those of one number are the same in all tables.
+_COPIES = """
+INSERT INTO {table} OVERRIDING USER VALUE
+SELECT copy.* FROM {table} one CROSS JOIN generate_series(1, $2::int) n CROSS JOIN LATERAL jsonb_populate_record(
+    one, jsonb_build_object('{key}', overlay($1::uuid::text PLACING lpad(to_hex(n), 12, '0') FROM 25))
+) copy WHERE one.{key} = $1
+"""
 
 
 @pytest.fixture
@@ -171,6 +183,29 @@ async def test_how_much_waits_is_told_without_reading_it(database: Database, mod
         [found] = await depth.queue(seen.connection)
         assert (found.startable, found.running) == (ITEMS - 100, 100)
         assert await seen.rows(least=1) < 6 * 100
+
+
+async def test_a_look_for_something_to_do_reads_nothing_of_batches_that_run_or_have_ended(
+    database: Database, mode: str
+) -> None:
+    """Of as many that run, each with items that wait, as were cancelled. Nothing is to be stopped, read or sent."""
+    runs, ended = await make_batch(database, 2), await make_batch(database, 2)
+    await turn(database, transitions.cancel, ended)
+    await factories.sweep(database)
+    for table, key in {
+        "batch": "id",
+        "batch_count": "batch_id",
+        "batch_schedule": "batch_id",
+        "span": "batch_id",
+    }.items():
+        for batch_id in (runs, ended):
+            await sql(database, _COPIES.format(table=table, key=key), batch_id, BATCHES)
+
+    async with watched(database, mode) as seen:
+        assert not await endings.some_stop(seen.connection)
+        assert not await ingests.some_wait(seen.connection, ["noop"])
+        assert not await deliveries.some_are_due(seen.connection)
+        assert await seen.rows(least=3) < BATCHES // 10
 
 
 async def test_a_sweep_of_items_in_chats_reads_what_it_ends(database: Database, mode: str) -> None:

@@ -52,6 +52,11 @@ async def claim(database, limit=1000, lease_seconds=60):
         return await deliveries.claim(tx, limit, lease_seconds)
 
 
+async def some_are_due(database):
+    async with database.connection() as connection:
+        return await deliveries.some_are_due(connection)
+
+
 async def record(database, delivery, attempt, verdict):
     async with database.transaction() as tx:
         return await deliveries.record(tx, delivery, attempt, verdict)
@@ -143,9 +148,12 @@ async def test_without_a_webhook_there_is_only_the_event(database):
 
 async def test_a_claimed_delivery_is_nobody_elses_until_its_lease_has_run_out(database):
     await queue(database)
+    assert await some_are_due(database)
     [first] = await claim(database)
+    assert not await some_are_due(database)
     assert await claim(database) == []
     await make_due(database)
+    assert await some_are_due(database)
     [second] = await claim(database)
     assert (second.id, second.event_id, second.body) == (first.id, first.event_id, first.body)
 
@@ -154,6 +162,7 @@ async def test_a_delivery_is_not_claimed_before_its_time(database):
     await queue(database)
     [delivery] = await claim(database)
     await record(database, delivery, REFUSED, RetryIn(3600, 1))
+    assert not await some_are_due(database)
     assert await claim(database) == []
 
 

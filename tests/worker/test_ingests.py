@@ -451,10 +451,17 @@ async def test_an_action_in_the_moment_an_ingest_ends_waits_for_it(
 
 async def test_who_lost_an_ingest_can_neither_end_nor_refuse_it(mill: Mill, database: Database) -> None:
     batch_id = await mill.batch(lines(1), 1)
+
+    async def waits() -> bool:
+        async with database.connection() as connection:
+            return await ingests.some_wait(connection, ["noop"])
+
     async with database.transaction() as tx:
         first = await ingests.claim(tx, 0.0, ["noop"])
+    assert await waits()
     async with database.transaction() as tx:
         second = await ingests.claim(tx, 30.0, ["noop"])
+    assert not await waits()
     assert first is not None
     assert second is not None
     async with database.transaction() as tx:

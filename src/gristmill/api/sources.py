@@ -64,13 +64,13 @@ async def chosen(
     if source.directory_id is not None:
         return await _directory(parts, tenant_id, source.directory_id, processor, draft)
     assert source.file_id is not None
-    async with parts.database.engine.connect() as connection:
-        found = await files.among(connection, tenant_id, [source.file_id])
-    if source.file_id not in found:
+    async with parts.database.connection() as connection:
+        found = await files.find(connection, tenant_id, source.file_id)
+    if found is None:
         draft.wrong("/source/file_id", "unknown_file", "no such file")
         return None
     url = _url(processor, config, draft) if source.format == "openai" else None
-    made = await _file(parts, tenant_id, source, found[source.file_id], processor, draft)
+    made = await _file(parts, tenant_id, source, found, processor, draft)
     given = {"fail_items": fail_items, "url": url}
     return made and replace(made, options=made.options.model_copy(update=given))
 

@@ -209,6 +209,20 @@ async def claim(tx: Transaction, limit: int, lease_seconds: float) -> list[Deliv
     return [_to_send(**row) for row in await tx.fetch(_CLAIM, limit, lease_seconds)]
 
 
+_DUE = """
+SELECT EXISTS (
+    SELECT FROM delivery
+    WHERE status = 'pending' AND next_at <= now() AND (leased_until IS NULL OR leased_until <= now())
+)
+"""
+
+
+async def some_are_due(connection: Transaction) -> bool:
+    """Whether `claim` may find something. Mostly there is nothing, and that takes a transaction and sorts."""
+    found: bool = await connection.fetchval(_DUE)
+    return found
+
+
 def _to_send(*, signatures: list[str] | None, **row: Any) -> DeliveryToSend:
     wanted = DEFAULT_SIGNATURES if signatures is None else tuple(Signature(one) for one in signatures)
     return DeliveryToSend(**row, signatures=wanted)

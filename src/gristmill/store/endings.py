@@ -11,7 +11,7 @@ from asyncpg import Record
 
 from gristmill.db import Transaction
 from gristmill.domain.states import Ending, ResultStatus
-from gristmill.store import counts, deliveries, histories, schedules
+from gristmill.store import counts, deliveries, histories, limits, schedules
 from gristmill.store.counts import Tally
 
 CODES = {Ending.CANCEL: 499, Ending.DEADLINE: 408, Ending.THRESHOLD: 500, Ending.BUDGET: 500}
@@ -151,7 +151,7 @@ async def refuse(tx: Transaction, batch_id: UUID, error: str) -> None:
 _OVERDUE = """
 SELECT s.batch_id FROM batch_schedule s
 WHERE s.deadline_at <= now() AND (SELECT true FROM span w WHERE w.batch_id = s.batch_id LIMIT 1)
-ORDER BY s.deadline_at LIMIT 20 FOR UPDATE OF s SKIP LOCKED
+ORDER BY s.deadline_at LIMIT 20
 """
 
 
@@ -160,7 +160,7 @@ async def expire(tx: Transaction) -> int:
 
     A batch whose last items are in flight at its deadline is left to complete.
     """
-    overdue = [row["batch_id"] for row in await tx.fetch(_OVERDUE)]
+    overdue = [row["batch_id"] for row in await tx.fetch(f"{_OVERDUE} FOR UPDATE OF s SKIP LOCKED")]
     if not overdue:
         return 0
     for batch_id in overdue:
@@ -175,12 +175,16 @@ async def expire(tx: Transaction) -> int:
     return len(overdue)
 
 
-# Literals as in batch_ending_idx: only then can a generic plan use it.
-_WAITING = """
-SELECT w.id, w.batch_id, w.first, w.last, w.attempts, b.ending FROM batch b JOIN span w ON w.batch_id = b.id
-WHERE b.ending IS NOT NULL AND b.status IN ('in_progress', 'cancelling')
-LIMIT 500 FOR UPDATE OF w SKIP LOCKED
-"""
+# Literals as in batch_ending_idx: only then can a generic plan use it. From there to the spans: a join may read all of these.
+def _waiting(lock: str = "") -> str:
+    return f"""
+    SELECT w.id, w.batch_id, w.first, w.last, w.attempts, b.ending
+    FROM batch b CROSS JOIN LATERAL (SELECT * FROM span WHERE span.batch_id = b.id LIMIT 500 {lock}) w
+    WHERE b.ending IS NOT NULL AND b.status IN ('in_progress', 'cancelling')
+    ORDER BY b.id LIMIT 500
+    """
+
+
 _END = f"""
 WITH ended AS (
     INSERT INTO result (batch_id, ordinal, status, code, attempt, error)
@@ -193,6 +197,14 @@ SELECT batch_id, array_agg(ordinal) AS ordinals, count(*)::int AS failed, count(
     count(*) FILTER (WHERE code = 408)::int AS expired
 FROM ended GROUP BY batch_id
 """
+# Each as it is, so that it goes by the same index: as a mere condition it would read a table whole that looks small.
+_STOPS = " OR ".join(f"EXISTS (SELECT FROM ({one}) one)" for one in (_OVERDUE, limits.BEYOND, _waiting()))
+
+
+async def some_stop(connection: Transaction) -> bool:
+    """Whether `expire`, `limits.enforce` or `sweep` would find something. Mostly none does, and each would take a transaction."""
+    found: bool = await connection.fetchval(f"SELECT {_STOPS}")
+    return found
 
 
 # Codes that do not say all: the rest is kept in a word, and told at length when it is read (store/results.py).
@@ -204,7 +216,7 @@ _ERRORS = {
 
 async def sweep(tx: Transaction, *, most: int = 5000) -> int:
     """End up to `most` waiting items of batches that start nothing any more; answers with how many it looked at."""
-    ranges = _front(await tx.fetch(_WAITING), most)
+    ranges = _front(await tx.fetch(_waiting("FOR UPDATE SKIP LOCKED")), most)
     if not ranges:
         return 0
     batch_ids, firsts, lasts, endings, attempts = (

@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Select, Uuid, any_, delete, exists, func, 
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gristmill.db import Transaction
 from gristmill.domain.errors import Conflict, NotFound
 from gristmill.store import quotas
 from gristmill.tables import directory_file, file, file_discard
@@ -207,6 +208,15 @@ async def among(connection: AsyncConnection, tenant_id: UUID, ids: Iterable[UUID
         select(*COLUMNS).where(file.c.tenant_id == tenant_id, is_one_of(file.c.id, ids))
     )
     return {row.id: File(**row._asdict()) for row in rows}
+
+
+_ONE = f"{select(*COLUMNS)} WHERE tenant_id = $1 AND id = $2"
+
+
+async def find(connection: Transaction, tenant_id: UUID, file_id: UUID) -> File | None:
+    """One of this tenant's. Asked for by each batch that comes from a file, and by each item that reads one."""
+    row = await connection.fetchrow(_ONE, tenant_id, file_id)
+    return None if row is None else File(**row)
 
 
 # --- removing -------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ async def lay_down(
 
 # A batch that used up its budget with its last items is left to complete: there is nothing to stop. One of which too many
 # have failed by then has failed all the same, here or in `endings.finish`.
-_BEYOND = """
+BEYOND = """
 SELECT s.batch_id, c.exceeded, CASE c.exceeded WHEN 'threshold' THEN c.failure_action ELSE c.budget_action END AS action
 FROM batch_count c JOIN batch_schedule s ON s.batch_id = c.batch_id JOIN batch b ON b.id = c.batch_id
 WHERE c.exceeded IS NOT NULL
@@ -46,9 +46,9 @@ WHERE c.exceeded IS NOT NULL
         EXISTS (SELECT FROM span w WHERE w.batch_id = c.batch_id)
         OR (c.exceeded = 'threshold' AND c.failure_action = 'fail')
     )
-ORDER BY s.batch_id LIMIT 20 FOR UPDATE OF s SKIP LOCKED
+ORDER BY s.batch_id LIMIT 20
 """
-# Read again by a statement of its own once the schedule row is held: a resume that committed while `_BEYOND` was looking for
+# Read again by a statement of its own once the schedule row is held: a resume that committed while `BEYOND` was looking for
 # rows to lock has let the batch go on, and the counters it read are those of before.
 _EXCEEDED = "SELECT exceeded FROM batch_count WHERE batch_id = $1"
 
@@ -56,7 +56,7 @@ _EXCEEDED = "SELECT exceeded FROM batch_count WHERE batch_id = $1"
 async def enforce(tx: Transaction) -> int:
     """Stop batches that went beyond a limit of theirs; answers with how many."""
     stopped = 0
-    for row in await tx.fetch(_BEYOND):
+    for row in await tx.fetch(f"{BEYOND} FOR UPDATE OF s SKIP LOCKED"):
         if await tx.fetchval(_EXCEEDED, row["batch_id"]) != row["exceeded"]:
             continue
         stopped += 1

@@ -68,6 +68,9 @@ class Deliveries:
     async def _claim(self, limit: int) -> list[DeliveryToSend]:
         if limit == 0:
             return []
+        async with self._database.connection() as connection:
+            if not await deliveries.some_are_due(connection):
+                return []
         async with self._database.transaction(durable=False) as tx:
             return await deliveries.claim(tx, limit, self._timeout_seconds + RECORD_SECONDS)
 

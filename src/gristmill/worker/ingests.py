@@ -50,6 +50,9 @@ class Ingests:
 
     async def step(self) -> int:
         """Ingest one batch, if one waits; answers whether it did."""
+        async with self._database.connection() as connection:
+            if not await ingests.some_wait(connection, list(self._processors)):
+                return 0
         async with self._database.transaction() as tx:
             ingest = await ingests.claim(tx, self._lease_seconds, list(self._processors))
         if ingest is None:

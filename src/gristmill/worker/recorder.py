@@ -28,7 +28,8 @@ from gristmill.worker.work import HeldLease
 log = logging.getLogger(__name__)
 
 FLUSH_ITEMS = 200  # beyond 200 to 500 a larger flush gains nothing (docs/performance.md)
-LARGE = 1000  # verdicts of a flush that takes so long that others pass it: some 10 ms
+# Verdicts of a flush that takes so long, some 10 ms, that others pass it. More than pass together: never all of them do.
+LARGE = 1000
 LINGER_SECONDS = 0.05  # how long a verdict may wait for company while other items run
 RESEND_SECONDS = 0.2
 FULL = 8000  # verdicts waiting: the worker claims nothing more; so many that it goes on while a flush of many is written

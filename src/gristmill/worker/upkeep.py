@@ -46,6 +46,9 @@ class Upkeep:
     async def sweep(self) -> int:
         """Stop batches whose deadline has passed or that went beyond a limit, and end what waits in batches that start
         nothing any more."""
+        async with self._database.connection() as connection:
+            if not await endings.some_stop(connection):
+                return 0
         async with self._database.transaction() as tx:
             stopped = await endings.expire(tx)
         async with self._database.transaction() as tx:
