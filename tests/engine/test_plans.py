@@ -44,6 +44,18 @@ SELECT copy.* FROM {table} one CROSS JOIN generate_series(1, $2::int) n CROSS JO
 """
 
 
+# To one receiver, long ago.
+_DELIVERED = """
+WITH told AS (
+    INSERT INTO event (id, batch_id, tenant_id, type, run, body, created_at, occurrence)
+    SELECT 'told', id, tenant_id, 'completed', 1, '{}', now(), 1 FROM batch WHERE id = $1 RETURNING *
+)
+INSERT INTO delivery (id, event_id, batch_id, tenant_id, url, status, attempts, next_at, delivered_at)
+SELECT gen_random_uuid(), told.id, batch_id, tenant_id, 'https://receiver.example/', 'delivered', 1, now(), now()
+FROM told, generate_series(1, $2::int)
+"""
+
+
 @pytest.fixture
 async def database(own_database_url: str) -> AsyncIterator[Database]:
     """Of its own: it is filled, and its statistics are taken."""
@@ -188,7 +200,8 @@ async def test_how_much_waits_is_told_without_reading_it(database: Database, mod
 async def test_a_look_for_something_to_do_reads_nothing_of_batches_that_run_or_have_ended(
     database: Database, mode: str
 ) -> None:
-    """Of as many that run, each with items that wait, as were cancelled. Nothing is to be stopped, read or sent."""
+    """Of as many that run, each with items that wait, as were cancelled; and one is being cancelled whose last item runs. Nothing
+    is to be stopped, read or sent."""
     runs, ended = await make_batch(database, 2), await make_batch(database, 2)
     await turn(database, transitions.cancel, ended)
     await factories.sweep(database)
@@ -200,6 +213,13 @@ async def test_a_look_for_something_to_do_reads_nothing_of_batches_that_run_or_h
     }.items():
         for batch_id in (runs, ended):
             await sql(database, _COPIES.format(table=table, key=key), batch_id, BATCHES)
+
+    waits, ends = await make_batch(database, ITEMS), await make_batch(database, 1)
+    await wait_singly(database, waits)
+    await sql(database, "UPDATE batch SET status = 'cancelling', ending = 'cancel' WHERE id = $1", ends)
+    await sql(database, "DELETE FROM batch_schedule WHERE batch_id = $1", ends)
+    await sql(database, "DELETE FROM span WHERE batch_id <> $1", waits)
+    await sql(database, _DELIVERED, ends, BATCHES)
 
     async with watched(database, mode) as seen:
         assert not await endings.some_stop(seen.connection)

@@ -247,6 +247,7 @@ async def test_an_accepted_delivery_is_delivered_and_not_sent_again(database):
     assert await record(database, claimed, ACCEPTED, Delivered())
     [delivery] = await listed(database, batch_id)
     assert (delivery.status, delivery.attempts, delivery.next_at) == ("delivered", 1, None)
+    assert not await some_are_due(database)
     assert delivery.delivered_at is not None
     [attempt] = delivery.log
     assert (attempt.attempt, attempt.status_code, attempt.error, attempt.duration_ms) == (1, 204, None, 12)

@@ -1,13 +1,17 @@
 import contextlib
 import os
 import signal
+from typing import Any
 
 import pytest
 
 from factories import claim, make_batch, make_worker, sql
 from gristmill.db import LOST, Database
 from gristmill.embedded.postgres import EmbeddedPostgres
+from gristmill.settings import Settings
 from gristmill.store import schema
+from gristmill.worker.deliveries import Deliveries
+from gristmill.worker.ingests import Ingests
 from gristmill.worker.upkeep import Upkeep
 from mill import eventually
 
@@ -49,3 +53,24 @@ async def test_after_an_outage_nobody_is_taken_for_dead_who_could_not_beat_in_it
     assert await sql(database, "SELECT dead FROM worker") == [False]
     assert await newcomer.reap() == 1
     await database.close()
+
+
+async def test_duties_that_find_nothing_begin_no_transaction(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of batches that run, there is nothing to be stopped, read or sent."""
+    await make_batch(database, 2)
+    nothing: Any = None
+    duties = (
+        Upkeep(database, lease_seconds=30.0).sweep,
+        Ingests(
+            database, nothing, {"noop": nothing}, lease_seconds=30.0, allow_private=False, done=nothing
+        ).step,
+        Deliveries(database, nothing, nothing, Settings()).step,
+    )
+
+    def refused(**_: object) -> None:
+        raise AssertionError("there is nothing to do")
+
+    monkeypatch.setattr(database, "transaction", refused)
+    assert [await duty() for duty in duties] == [0, 0, 0]

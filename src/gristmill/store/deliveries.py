@@ -211,8 +211,11 @@ async def claim(tx: Transaction, limit: int, lease_seconds: float) -> list[Deliv
 
 _DUE = """
 SELECT EXISTS (
-    SELECT FROM delivery
-    WHERE status = 'pending' AND next_at <= now() AND (leased_until IS NULL OR leased_until <= now())
+    SELECT FROM (
+        SELECT FROM delivery
+        WHERE status = 'pending' AND next_at <= now() AND (leased_until IS NULL OR leased_until <= now())
+        ORDER BY next_at LIMIT 1
+    ) one
 )
 """
 

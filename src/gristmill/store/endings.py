@@ -175,11 +175,12 @@ async def expire(tx: Transaction) -> int:
     return len(overdue)
 
 
-# Literals as in batch_ending_idx: only then can a generic plan use it. From there to the spans: a join may read all of these.
+# Literals as in batch_ending_idx: only then can a generic plan use it. Each step in the order of an index: else, where next to
+# nothing is ending or one batch has nearly all spans, it looks cheaper to read a table whole until something is found.
 def _waiting(lock: str = "") -> str:
     return f"""
     SELECT w.id, w.batch_id, w.first, w.last, w.attempts, b.ending
-    FROM batch b CROSS JOIN LATERAL (SELECT * FROM span WHERE span.batch_id = b.id LIMIT 500 {lock}) w
+    FROM batch b CROSS JOIN LATERAL (SELECT * FROM span WHERE span.batch_id = b.id ORDER BY last LIMIT 500 {lock}) w
     WHERE b.ending IS NOT NULL AND b.status IN ('in_progress', 'cancelling')
     ORDER BY b.id LIMIT 500
     """
@@ -198,12 +199,13 @@ SELECT batch_id, array_agg(ordinal) AS ordinals, count(*)::int AS failed, count(
 FROM ended GROUP BY batch_id
 """
 # Each as it is, so that it goes by the same index: as a mere condition it would read a table whole that looks small.
-_STOPS = " OR ".join(f"EXISTS (SELECT FROM ({one}) one)" for one in (_OVERDUE, limits.BEYOND, _waiting()))
+_KINDS = (_OVERDUE, limits.BEYOND, _waiting())
+_STOPS = f"SELECT {' OR '.join(f'EXISTS (SELECT FROM ({kind}) one)' for kind in _KINDS)}"
 
 
 async def some_stop(connection: Transaction) -> bool:
     """Whether `expire`, `limits.enforce` or `sweep` would find something. Mostly none does, and each would take a transaction."""
-    found: bool = await connection.fetchval(f"SELECT {_STOPS}")
+    found: bool = await connection.fetchval(_STOPS)
     return found
 
 

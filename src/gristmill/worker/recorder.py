@@ -28,7 +28,7 @@ from gristmill.worker.work import HeldLease
 log = logging.getLogger(__name__)
 
 FLUSH_ITEMS = 200  # beyond 200 to 500 a larger flush gains nothing (docs/performance.md)
-# Verdicts of a flush that takes so long, some 10 ms, that others pass it. More than pass together: never all of them do.
+# Verdicts of a flush that takes so long, some 10 ms, that up to FLUSH_ITEMS of others pass it: more than those.
 LARGE = 1000
 LINGER_SECONDS = 0.05  # how long a verdict may wait for company while other items run
 RESEND_SECONDS = 0.2
