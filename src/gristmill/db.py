@@ -1,6 +1,6 @@
 """The way to Postgres: one pool of plain asyncpg connections for the engine, one SQLAlchemy engine for the rest.
 
-Statements that run for every claim, flush or poll use `Database.transaction()` and `Database.connection()`; a read by
+Statements that run for every claim, flush, poll or create use `Database.transaction()` and `Database.connection()`; a read by
 primary key costs 43 µs there against 416 µs through SQLAlchemy Core (docs/decisions/0003-two-ways-to-postgres.md).
 Everything else is SQLAlchemy Core on `Database.engine`. Both hold no state in the connection, so PgBouncer in
 transaction mode works.
