@@ -179,7 +179,7 @@ async def test_an_unknown_batch_and_another_tenants_are_both_not_found(
     assert (await get(database, batch_id, OTHER)).status is BatchStatus.IN_PROGRESS
 
 
-# --- cancel ----------------------------------------------------------------------------------------------------------
+# --- what the sweeper looks for -------------------------------------------------------------------------------------
 
 
 async def test_a_look_for_what_stops_sees_each_kind_and_nothing_else(database: Database) -> None:
@@ -210,6 +210,9 @@ async def test_a_look_for_what_stops_sees_each_kind_and_nothing_else(database: D
     assert await some_stop()
     assert await enforce(database) == 1
     assert not await some_stop()
+
+
+# --- cancel ----------------------------------------------------------------------------------------------------------
 
 
 async def test_a_cancelled_batch_ends_its_waiting_items_in_chunks(database: Database) -> None:

@@ -200,17 +200,12 @@ async def test_how_much_waits_is_told_without_reading_it(database: Database, mod
 async def test_a_look_for_something_to_do_reads_nothing_of_batches_that_run_or_have_ended(
     database: Database, mode: str
 ) -> None:
-    """Of as many that run, each with items that wait, as were cancelled; and one is being cancelled whose last item runs. Nothing
-    is to be stopped, read or sent."""
+    """Of as many that run as were cancelled. One has all that waits, item by item; one more is being cancelled, its last item runs.
+    Nothing is to be stopped, read or sent."""
     runs, ended = await make_batch(database, 2), await make_batch(database, 2)
     await turn(database, transitions.cancel, ended)
     await factories.sweep(database)
-    for table, key in {
-        "batch": "id",
-        "batch_count": "batch_id",
-        "batch_schedule": "batch_id",
-        "span": "batch_id",
-    }.items():
+    for table, key in {"batch": "id", "batch_count": "batch_id", "batch_schedule": "batch_id"}.items():
         for batch_id in (runs, ended):
             await sql(database, _COPIES.format(table=table, key=key), batch_id, BATCHES)
 
