@@ -200,7 +200,7 @@ async def test_how_much_waits_is_told_without_reading_it(database: Database, mod
 async def test_a_look_for_something_to_do_reads_nothing_of_batches_that_run_or_have_ended(
     database: Database, mode: str
 ) -> None:
-    """Of as many that run as were cancelled. One has all that waits, item by item; one more is being cancelled, its last item runs.
+    """Of as many that run as were cancelled. One has all that waits, item by item; of one more, being cancelled, the last runs.
     Nothing is to be stopped, read or sent."""
     runs, ended = await make_batch(database, 2), await make_batch(database, 2)
     await turn(database, transitions.cancel, ended)
