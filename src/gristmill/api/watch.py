@@ -19,7 +19,8 @@ from gristmill.store.batches import Batch
 from gristmill.store.feed import Position, Window
 
 INTERVAL_SECONDS = 0.25
-SOON_SECONDS = 0.02  # before the first look for who waits: a small batch has ended by then. Each further one takes twice as long
+SOON_SECONDS = 0.02  # before the first look for who waits: a small batch has ended by then …
+ITEM_SECONDS = 0.00001  # … and so much longer for each item that waits: it takes no less. Each further look after twice as long
 FIRST_WINDOW = 8  # items read at once at first, until their size is known: a result may have 16 MiB …
 WINDOW = 500  # … and at most, if together they have no more than about …
 WINDOW_BYTES = 2 * 1024 * 1024  # … so many
@@ -43,10 +44,9 @@ class Watch:
     async def changed(self, batch: Batch, seconds: float, stop: asyncio.Event) -> Batch:
         """The batch as soon as its status is another one, after so many seconds, or at `stop`. Raises NotFound."""
         clock = asyncio.get_running_loop()
-        until, status, interval = clock.time() + seconds, batch.status, SOON_SECONDS
+        until, status, intervals = clock.time() + seconds, batch.status, between_looks(batch.pending)
         while batch.status is status and clock.time() < until and not stop.is_set():
-            batch = await self.next(batch.tenant_id, batch.id, interval)
-            interval = min(2 * interval, INTERVAL_SECONDS)
+            batch = await self.next(batch.tenant_id, batch.id, next(intervals))
         return batch
 
     def check_room(self, tenant_id: UUID) -> None:
@@ -114,6 +114,15 @@ class Watch:
                 return await batches.get(connection, tenant_id, batch_id)
         finally:
             del self._looks[tenant_id, batch_id]
+
+
+def between_looks(pending: int) -> Iterator[float]:
+    """Seconds, for who waits for so many items."""
+    yield min(SOON_SECONDS + pending * ITEM_SECONDS, INTERVAL_SECONDS)
+    further = 2 * SOON_SECONDS
+    while True:
+        yield further
+        further = min(2 * further, INTERVAL_SECONDS)
 
 
 def _next_size(window: Window) -> int:

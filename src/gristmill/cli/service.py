@@ -103,8 +103,8 @@ async def _services(
             return await chats.turns(connection, tenant_id, history_id)
 
     async def file(tenant_id: UUID, file_id: UUID) -> File | None:
-        async with database.engine.connect() as connection:
-            return (await files.among(connection, tenant_id, [file_id])).get(file_id)
+        async with database.connection() as connection:
+            return await files.find(connection, tenant_id, file_id)
 
     async def filename(tenant_id: UUID, file_id: UUID) -> str | None:
         found = await file(tenant_id, file_id)

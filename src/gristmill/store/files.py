@@ -214,7 +214,7 @@ _ONE = f"{select(*COLUMNS)} WHERE tenant_id = $1 AND id = $2"
 
 
 async def find(connection: Transaction, tenant_id: UUID, file_id: UUID) -> File | None:
-    """One of this tenant's, asked for by each create of a batch from a file."""
+    """One of this tenant's: asked for by each create of a batch from a file, by its ingest, and for each item of documents."""
     row = await connection.fetchrow(_ONE, tenant_id, file_id)
     return None if row is None else File(**row)
 
