@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Literal, cast
 from uuid import UUID
 
+import orjson
 from pydantic import BaseModel
 
 from factories import TENANT, get
@@ -19,6 +20,7 @@ from gristmill.net.session import HttpSession
 from gristmill.processors.base import Context, Processor, Services
 from gristmill.settings import Settings
 from gristmill.storage.local import LocalStorage
+from gristmill.store.new_batches import NewItem
 from gristmill.upstream.client import Upstream
 from gristmill.vault import Vault
 from gristmill.worker import Worker
@@ -35,6 +37,13 @@ class Script(BaseModel):
     times: int = 1  # retry, wait: so many times before success
     history_id: int | None = None
     text: str = ""
+
+
+def script(*steps: dict[str, Any]) -> list[NewItem]:
+    return [
+        NewItem(f"item-{n}", orjson.dumps(step).decode(), step.get("history_id"))
+        for n, step in enumerate(steps)
+    ]
 
 
 class NoConfig(BaseModel):
@@ -133,7 +142,11 @@ def quick(**more: Any) -> Settings:
 
 @asynccontextmanager
 async def working(
-    database: Database, processor: Processor[Any, Any], *, upstream: Upstream | None = None, **settings: Any
+    database: Database,
+    processor: Processor[Any, Any],
+    *others: Processor[Any, Any],
+    upstream: Upstream | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Worker]:
     """A worker that drains at the end of the block."""
     chosen = quick(**settings)
@@ -142,7 +155,8 @@ async def working(
             upstream, http, _no_turns, _no_attachment, VAULT.decrypt, checkpoints=StoredCheckpoints(database)
         )
         storage = LocalStorage(chosen.data_dir)
-        worker = Worker(database, chosen, services, VAULT, {processor.name: processor}, storage=storage)
+        registry = {one.name: one for one in (processor, *others)}
+        worker = Worker(database, chosen, services, VAULT, registry, storage=storage)
         await worker.start()
         try:
             yield worker

@@ -24,7 +24,9 @@ async def with_tokens(database: Database, settings: Settings, http: HttpSession)
     """The application, which accepts the tokens of `fakes/issuer.py`."""
     given = settings.model_copy(update=issuer.settings("HS256"))
     woken = asyncio.Event()
-    app = create_app(database, VAULT, given, wake=woken.set, http=http, storage=open_storage(given))
+    app = create_app(
+        database, VAULT, given, wake=lambda *_: woken.set(), http=http, storage=open_storage(given)
+    )
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
     async with httpx2.AsyncClient(transport=transport, base_url="http://attacker.test") as client:
         yield Service(app, database, client, woken)
@@ -40,7 +42,9 @@ async def http() -> AsyncIterator[HttpSession]:
 async def service(database: Database, settings: Settings, http: HttpSession) -> AsyncIterator[Service]:
     """The application, called without a socket."""
     woken = asyncio.Event()
-    app = create_app(database, VAULT, settings, wake=woken.set, http=http, storage=open_storage(settings))
+    app = create_app(
+        database, VAULT, settings, wake=lambda *_: woken.set(), http=http, storage=open_storage(settings)
+    )
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
     async with httpx2.AsyncClient(transport=transport, base_url="http://attacker.test") as client:
         yield Service(app, database, client, woken)

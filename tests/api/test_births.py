@@ -55,7 +55,7 @@ async def at_work(
             database,
             VAULT,
             settings,
-            wake=woken.set,
+            wake=lambda *_: woken.set(),
             bear=worker.births.of,
             http=http,
             storage=open_storage(settings),

@@ -100,7 +100,12 @@ async def test_a_postgres_that_dies_is_503_until_it_is_back(
     await schema.migrate(database)
     async with HttpSession(allow_private=False) as http:
         app = create_app(
-            database, VAULT, settings, wake=lambda: None, http=http, storage=LocalStorage(settings.data_dir)
+            database,
+            VAULT,
+            settings,
+            wake=lambda *_: None,
+            http=http,
+            storage=LocalStorage(settings.data_dir),
         )
         transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
         async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
@@ -122,7 +127,7 @@ async def test_without_a_database_every_route_is_503_and_the_process_alive(setti
     nowhere = Database("postgresql://nobody:nothing@127.0.0.1:1/none", timeout_seconds=1)
     async with HttpSession(allow_private=False) as http:
         app = create_app(
-            nowhere, VAULT, settings, wake=lambda: None, http=http, storage=LocalStorage(settings.data_dir)
+            nowhere, VAULT, settings, wake=lambda *_: None, http=http, storage=LocalStorage(settings.data_dir)
         )
         transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
         async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:

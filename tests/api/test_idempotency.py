@@ -38,7 +38,9 @@ async def second_process(database: Database, settings: Settings, http: HttpSessi
     """Another API on the same database, with pools of its own, that shares nothing else with the first."""
     own = await Database(database.url).open()
     woken = asyncio.Event()
-    app = create_app(own, VAULT, settings, wake=woken.set, http=http, storage=open_storage(settings))
+    app = create_app(
+        own, VAULT, settings, wake=lambda *_: woken.set(), http=http, storage=open_storage(settings)
+    )
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
     async with httpx2.AsyncClient(transport=transport, base_url="http://second.test") as client:
         yield Service(app, own, client, woken)
@@ -176,7 +178,7 @@ async def test_a_create_whose_connection_was_lost_at_its_commit_is_sent_again_an
     async with cutting(Cutter.to_postgres(database.url)) as cutter:
         through = await Database(cutter.postgres_url(database.url)).open()
         app = create_app(
-            through, VAULT, settings, wake=lambda: None, http=http, storage=open_storage(settings)
+            through, VAULT, settings, wake=lambda *_: None, http=http, storage=open_storage(settings)
         )
         transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
         async with httpx2.AsyncClient(transport=transport, base_url="http://through.test") as client:

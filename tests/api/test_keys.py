@@ -139,7 +139,9 @@ async def test_a_revoked_key_opens_nothing_here_at_once_and_elsewhere_within_fiv
     caller: Caller, database: Database, settings: Settings, http: HttpSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key_id, holder = await make(caller, "agents:read")
-    app = create_app(database, VAULT, settings, wake=lambda: None, http=http, storage=open_storage(settings))
+    app = create_app(
+        database, VAULT, settings, wake=lambda *_: None, http=http, storage=open_storage(settings)
+    )
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
     async with httpx2.AsyncClient(transport=transport, base_url="http://second.test") as client:
         elsewhere = Caller(Service(app, database, client, asyncio.Event()), caller.tenant_id, holder.key)

@@ -28,7 +28,7 @@ async def callers(
 ) -> AsyncIterator[tuple[Caller, Caller]]:
     """Two tenants of an application with the settings of the parameter."""
     given = settings.model_copy(update=request.param)
-    app = create_app(database, VAULT, given, wake=lambda: None, http=http, storage=open_storage(given))
+    app = create_app(database, VAULT, given, wake=lambda *_: None, http=http, storage=open_storage(given))
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
     async with httpx2.AsyncClient(transport=transport, base_url="http://attacker.test") as client:
         service = Service(app, database, client, asyncio.Event())

@@ -1,11 +1,13 @@
 """Batches from files and directories: what is checked when they are made, before a row exists."""
 
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
 from gristmill.db import Database
+from gristmill.domain.news import News
 from service import Caller, problems
 
 BATCHES = "/api/v1/batches"
@@ -37,6 +39,16 @@ async def test_a_batch_of_a_file_is_there_at_once_and_says_that_it_is_being_inge
     assert caller.service.woken.is_set()
     assert await caller.data(f"{BATCHES}/{batch['id']}/results") == []
     assert (await caller.send("DELETE", f"{BATCHES}/{batch['id']}")).status_code == 409
+
+
+async def test_of_a_batch_of_a_file_workers_hear_that_a_file_is_to_be_read(caller: Caller) -> None:
+    heard: list[News] = []
+    state = caller.service.app.state
+    state.parts = replace(state.parts, wake=heard.append)
+    await made(caller, {"file_id": await caller.upload(LINES, "requests.jsonl")})
+    assert heard == [News.FILE]
+    await caller.batch(1)
+    assert heard == [News.FILE, News.ANY]
 
 
 async def test_a_csv_file_has_as_many_requests_as_records(caller: Caller) -> None:

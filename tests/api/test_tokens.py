@@ -38,7 +38,7 @@ async def serve(database: Database, tmp_path: Path, http: HttpSession) -> Serve:
     @asynccontextmanager
     async def serving(**settings: Any) -> AsyncIterator[Service]:
         given = Settings(data_dir=tmp_path, host="127.0.0.1", port=8000, **settings)
-        app = create_app(database, VAULT, given, wake=lambda: None, http=http, storage=open_storage(given))
+        app = create_app(database, VAULT, given, wake=lambda *_: None, http=http, storage=open_storage(given))
         transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
         async with httpx2.AsyncClient(transport=transport, base_url="http://token.test") as client:
             yield Service(app, database, client, asyncio.Event())

@@ -25,7 +25,7 @@ async def service(database: Database, settings: Settings) -> AsyncIterator[Servi
     woken = asyncio.Event()
     async with HttpSession(allow_private=False) as http:
         storage = open_storage(settings)
-        app = create_app(database, VAULT, settings, wake=woken.set, http=http, storage=storage)
+        app = create_app(database, VAULT, settings, wake=lambda *_: woken.set(), http=http, storage=storage)
         dialects.install(app)
         transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
         async with httpx2.AsyncClient(transport=transport, base_url="http://attacker.test") as client:

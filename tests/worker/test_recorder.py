@@ -18,7 +18,7 @@ from mill import eventually
 BLOCKED = "datname = current_database() AND wait_event_type = 'Lock'"
 
 
-class News:
+class Told:
     """What the recorder told whom, in order."""
 
     def __init__(self) -> None:
@@ -28,8 +28,8 @@ class News:
     def ended(self) -> None:
         self.told.append("ended")
 
-    def drained(self) -> None:
-        self.told.append("drained")
+    def recorded(self, to_the_end: bool) -> None:
+        self.told.append("recorded to the end" if to_the_end else "recorded")
         self._written.set()
 
     async def flush(self) -> list[str]:
@@ -42,8 +42,8 @@ class News:
 
 
 @asynccontextmanager
-async def recording(database: Database, worker_id: int, news: News) -> AsyncIterator[Recorder]:
-    recorder = Recorder(database, ended_batches=news.ended, drained=news.drained)
+async def recording(database: Database, worker_id: int, news: Told) -> AsyncIterator[Recorder]:
+    recorder = Recorder(database, ended_batches=news.ended, recorded=news.recorded)
     recorder.worker_id = worker_id
     stop = asyncio.Event()
     task = asyncio.create_task(recorder.run(stop))
@@ -56,15 +56,15 @@ async def test_the_sender_of_webhooks_is_woken_by_the_flush_that_ends_a_batch_an
     database: Database,
 ) -> None:
     batch_id = await make_batch(database, 2)
-    worker, news = await make_worker(database), News()
+    worker, news = await make_worker(database), Told()
     [lease] = await claim(database, worker, 2)
     held = HeldLease(lease, 2)
 
     async with recording(database, worker, news) as recorder:
         recorder.add(held, success(lease, 0))
-        assert await news.flush() == ["drained"]
+        assert await news.flush() == ["recorded"]
         recorder.add(held, success(lease, 1))
-        assert await news.flush() == ["ended", "drained"]
+        assert await news.flush() == ["ended", "recorded to the end"]
     assert (await get(database, batch_id)).status is BatchStatus.COMPLETED
 
 
@@ -73,7 +73,7 @@ async def test_the_sender_of_webhooks_is_woken_when_a_flush_was_sent_again_whose
 ) -> None:
     """It may have ended a batch the first time, and then ends none the second."""
     await make_batch(database, 2)
-    worker, news = await make_worker(database), News()
+    worker, news = await make_worker(database), Told()
     [lease] = await claim(database, worker, 2)
 
     async def blocked() -> bool:
@@ -85,7 +85,7 @@ async def test_the_sender_of_webhooks_is_woken_when_a_flush_was_sent_again_whose
             recorder.add(HeldLease(lease, 2), success(lease, 0))
             await eventually(blocked)
             await tx.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {BLOCKED}")
-        assert await news.flush() == ["ended", "drained"]
+        assert await news.flush() == ["ended", "recorded"]
     assert await sql(database, "SELECT ordinal FROM result") == [0]
 
 
@@ -94,7 +94,7 @@ async def test_few_verdicts_wait_for_company_until_there_is_none_to_come(
 ) -> None:
     monkeypatch.setattr("gristmill.worker.recorder.LINGER_SECONDS", 1000)
     await make_batch(database, 2)
-    worker, news = await make_worker(database), News()
+    worker, news = await make_worker(database), Told()
     [lease] = await claim(database, worker, 2)
     held = HeldLease(lease, 2)
 
@@ -104,7 +104,7 @@ async def test_few_verdicts_wait_for_company_until_there_is_none_to_come(
         await asyncio.sleep(0.1)  # no event says that nothing happens
         assert not news.told
         recorder.hurry()
-        assert await news.flush() == ["drained"]
+        assert await news.flush() == ["recorded"]
 
 
 @pytest.mark.parametrize("items", [20, copying.FEW + 10])
@@ -114,7 +114,7 @@ async def test_one_result_with_a_lone_surrogate_ends_as_failed_and_the_others_of
 ) -> None:
     """In one statement, or of so many results that they are copied; and it is not taken for a flush that has to be sent again."""
     batch_id = await make_batch(database, items)
-    worker, news = await make_worker(database), News()
+    worker, news = await make_worker(database), Told()
     [lease] = await claim(database, worker, items)
     held = HeldLease(lease, len(lease.items))
     async with recording(database, worker, news) as recorder:
@@ -183,7 +183,7 @@ async def beside(database: Database, worker_id: int, *batches: tuple[int, ...]) 
 
 async def test_what_a_few_items_came_to_passes_a_large_flush_of_another_batch(database: Database) -> None:
     """One after the other, also those that are too many together."""
-    worker, news = await make_worker(database), News()
+    worker, news = await make_worker(database), Told()
     all_of = await beside(database, worker, (LARGE,), (FLUSH_ITEMS - 10,), (20,))
     async with recording(database, worker, news) as recorder:
         async with database.transaction() as tx:
@@ -203,7 +203,7 @@ async def test_what_a_few_items_came_to_passes_a_large_flush_of_another_batch(da
 async def test_what_a_few_items_came_to_passes_a_large_flush_that_it_would_have_been_part_of(
     database: Database,
 ) -> None:
-    worker, news = await make_worker(database), News()
+    worker, news = await make_worker(database), Told()
     both = await beside(database, worker, (LARGE,), (3,))
     async with recording(database, worker, news) as recorder:
         async with database.transaction() as tx:
@@ -219,7 +219,7 @@ async def test_what_a_few_items_came_to_passes_a_large_flush_that_it_would_have_
 async def test_what_a_few_items_came_to_passes_a_large_flush_although_enough_for_the_next_is_there(
     database: Database,
 ) -> None:
-    worker, news = await make_worker(database), News()
+    worker, news = await make_worker(database), Told()
     all_of = await beside(database, worker, (LARGE,), (3,), (FLUSH_ITEMS + 10,))
     async with recording(database, worker, news) as recorder:
         async with database.transaction() as tx:
@@ -239,7 +239,7 @@ async def test_few_large_answers_that_wait_are_as_much_as_many_small_ones_until_
 ) -> None:
     monkeypatch.setattr("gristmill.worker.recorder.FULL_CHARACTERS", 1000)
     await make_batch(database, 2)
-    worker, news = await make_worker(database), News()
+    worker, news = await make_worker(database), Told()
     [lease] = await claim(database, worker, 2)
     held = HeldLease(lease, 2)
 
@@ -272,7 +272,7 @@ async def is_empty(recorder: Recorder) -> bool:
 
 async def test_no_two_flushes_of_one_batch_are_under_way(database: Database) -> None:
     """One could bring a lease down to less than the other had, which then would not count as held."""
-    worker, news = await make_worker(database), News()
+    worker, news = await make_worker(database), Told()
     both = await beside(database, worker, (LARGE,), (3, 2))
     async with recording(database, worker, news) as recorder:
 
@@ -298,7 +298,7 @@ async def test_no_two_flushes_of_one_batch_are_under_way(database: Database) -> 
 @pytest.mark.timeout(60, method="signal")  # a loop that never waits would let no other time limit end it
 async def test_while_what_passes_is_held_up_all_others_go_on(database: Database) -> None:
     """Many of its own batch, that may not be taken; many and few of others, that may."""
-    worker, news = await make_worker(database), News()
+    worker, news = await make_worker(database), Told()
     all_of = await beside(database, worker, (LARGE, LARGE), (3, LARGE), (3,), (3,))
     async with recording(database, worker, news) as recorder:
         async with database.transaction() as tx:
@@ -327,7 +327,7 @@ async def test_at_the_end_what_passes_holds_up_no_others_and_is_sent_again_if_it
 ) -> None:
     worker, stop = await make_worker(database), asyncio.Event()
     all_of = await beside(database, worker, (LARGE,), (5,), (3,))
-    recorder = Recorder(database, ended_batches=lambda: None, drained=lambda: None)
+    recorder = Recorder(database, ended_batches=lambda: None, recorded=lambda _: None)
     recorder.worker_id = worker
     running = asyncio.create_task(recorder.run(stop))
     async with database.transaction() as tx:
@@ -351,7 +351,7 @@ async def test_at_the_end_what_passes_holds_up_no_others_and_is_sent_again_if_it
 async def test_a_large_flush_and_what_passes_it_are_both_sent_again_where_neither_was_acknowledged(
     database: Database,
 ) -> None:
-    worker, news = await make_worker(database), News()
+    worker, news = await make_worker(database), Told()
     both = await beside(database, worker, (LARGE,), (3,))
     async with recording(database, worker, news) as recorder:
         async with database.transaction() as tx:
@@ -372,7 +372,7 @@ async def test_the_rest_of_a_lease_is_told_after_the_part_of_it_that_was_not_ack
 ) -> None:
     """Else the part, which leaves more of the lease, would find it lowered already, and put nothing back."""
     batch_id = await make_batch(database, 4)
-    worker, news = await make_worker(database), News()
+    worker, news = await make_worker(database), Told()
     [lease] = await claim(database, worker, 4)
     held = HeldLease(lease, 4)
 
@@ -393,7 +393,7 @@ async def test_the_rest_of_a_lease_is_told_after_the_part_of_it_that_was_not_ack
 
 
 async def test_what_postgres_refuses_keeps_nothing_else_from_being_recorded(database: Database) -> None:
-    worker, news = await make_worker(database), News()
+    worker, news = await make_worker(database), Told()
     all_of = await beside(database, worker, (5,), (3,))
     refuse = f"ADD CONSTRAINT refuses CHECK (success = 0 OR batch_id <> '{all_of.batches[0]}')"
     await sql(database, f"ALTER TABLE batch_count {refuse}")

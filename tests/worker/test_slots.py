@@ -11,8 +11,7 @@ from gristmill.store.claims import ClaimedItem
 from gristmill.store.verdicts import Answered
 from gristmill.worker import Worker, recorder
 from gristmill.worker.slots import WOKEN, Slot
-from mill import Scripted, at_gate, ended, eventually, working
-from worker.test_worker import script
+from mill import Scripted, at_gate, ended, eventually, script, working
 
 
 def slots(worker: Worker) -> set[Slot]:

@@ -1,3 +1,4 @@
+import asyncio
 import gc
 import random
 from collections.abc import Sequence
@@ -13,20 +14,12 @@ from gristmill.domain.states import TERMINAL, BatchStatus, ItemStatus
 from gristmill.metrics import REGISTRY
 from gristmill.store import claims, results, transitions
 from gristmill.store.claims import Claim, ClaimedItem
-from gristmill.store.new_batches import NewItem
 from gristmill.store.results import Attempt, Result
-from gristmill.worker.items import AHEAD_SECONDS, AHEAD_SHORTER_SECONDS
+from gristmill.worker.items import AHEAD_LOOK_SECONDS, AHEAD_SECONDS, AHEAD_SHORTER_SECONDS
 from gristmill.worker.pace import BURST_SECONDS, Pace
 from gristmill.worker.recorder import Recorder
 from gristmill.worker.work import HeldLease
-from mill import Scripted, at_gate, ended, eventually, looked, working
-
-
-def script(*steps: dict[str, Any]) -> list[NewItem]:
-    return [
-        NewItem(f"item-{n}", orjson.dumps(step).decode(), step.get("history_id"))
-        for n, step in enumerate(steps)
-    ]
+from mill import Scripted, at_gate, ended, eventually, looked, script, working
 
 
 async def item(
@@ -387,6 +380,49 @@ async def test_once_all_slots_have_emptied_the_next_claim_takes_more_but_no_more
         await ended(database, slow)
 
 
+@pytest.mark.parametrize(("begun", "taken"), [(9, [24]), (10, [24, 10])])
+async def test_more_is_claimed_ahead_once_half_of_it_has_begun(
+    database: Database, scripted: Scripted, monkeypatch: pytest.MonkeyPatch, begun: int, taken: list[int]
+) -> None:
+    """By itself: neither a poll nor a flush nor an idle slot comes to its help."""
+    monkeypatch.setattr(Pace, "watched", lambda *_: None)
+    monkeypatch.setattr("gristmill.worker.recorder.LINGER_SECONDS", 1000)
+    steps = [{"do": "gate"}] * 3 + [{"do": "succeed"}] * begun + [{"do": "gate"}] * 80
+    async with working(database, scripted, concurrency=4, poll_seconds=3600.0) as worker:
+        await looked()
+        worker._items.slots.pace.per_second = 20 / AHEAD_SECONDS
+        worker._items._rung = False
+        batch_id = await make_batch(database, script(*steps))
+        worker._items.news.set()
+        await at_gate(scripted, 4)
+        await asyncio.sleep(4 * AHEAD_LOOK_SECONDS)  # no event says that nothing happens
+        laid = "SELECT last - first + 1 FROM lease ORDER BY first"
+        if len(taken) > 1:
+            await eventually(lambda: claimed(database, batch_id, sum(taken)))
+        assert await sql(database, laid) == taken
+        scripted.gate.set()
+        worker._recorder.hurry()
+        await worker.drain(5)
+
+
+async def test_all_that_is_rung_for_at_once_is_claimed_past_what_was_claimed_ahead(
+    database: Database, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pace, "watched", lambda *_: None)
+    many = await make_batch(database, script(*[{"do": "gate"}] * 80))
+    async with working(database, scripted, concurrency=4, poll_seconds=3600.0) as worker:
+        await eventually(lambda: claimed(database, many, 4))
+        worker._items.slots.pace.per_second = 20 / AHEAD_SECONDS
+        worker._items.news.set()
+        await eventually(lambda: claimed(database, many, 24))
+        few = [await make_batch(database, script({"do": "gate"}), priority=50) for _ in range(3)]
+        worker.wake()
+        for one in few:
+            await eventually(lambda one=one: claimed(database, one, 1))
+        scripted.gate.set()
+        await worker.drain(5)
+
+
 async def test_many_free_slots_are_filled_by_several_claims(
     database: Database, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -406,12 +442,30 @@ async def test_while_something_new_comes_claims_are_smaller(
     monkeypatch.setattr("gristmill.worker.items.CLAIM_MOST", 2)
     monkeypatch.setattr("gristmill.worker.items.CLAIM_MOST_QUIET", 3)
     monkeypatch.setattr("gristmill.worker.items.QUIET_SECONDS", 3600.0)
+    async with working(database, scripted, concurrency=5, poll_seconds=3600.0) as worker:
+        first = await make_batch(database, script({"do": "gate"}))
+        worker.wake()
+        await at_gate(scripted, 1)
+        batch_id = await make_batch(database, script(*[{"do": "gate"}] * 4))
+        worker.wake()
+        await at_gate(scripted, 5)
+        laid = "SELECT last - first + 1 FROM lease WHERE batch_id = $1 ORDER BY first"
+        assert await sql(database, laid, batch_id) == [2, 2]
+        scripted.gate.set()
+        await ended(database, first, batch_id)
+
+
+async def test_what_comes_while_nothing_else_is_there_is_claimed_by_large_claims(
+    database: Database, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gristmill.worker.items.CLAIM_MOST", 2)
+    monkeypatch.setattr("gristmill.worker.items.CLAIM_MOST_QUIET", 3)
+    monkeypatch.setattr("gristmill.worker.items.QUIET_SECONDS", 3600.0)
     async with working(database, scripted, concurrency=4, poll_seconds=3600.0) as worker:
-        worker.wake()  # before its first claim, which may find the batch already
         batch_id = await make_batch(database, script(*[{"do": "gate"}] * 4))
         worker.wake()
         await at_gate(scripted, 4)
-        assert await sql(database, "SELECT last - first + 1 FROM lease ORDER BY first") == [2, 2]
+        assert await sql(database, "SELECT last - first + 1 FROM lease ORDER BY first") == [3, 1]
         scripted.gate.set()
         await ended(database, batch_id)
 

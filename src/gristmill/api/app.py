@@ -1,7 +1,6 @@
 """The ASGI application: routes, errors, and what they work with."""
 
 import asyncio
-from collections.abc import Callable
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -41,6 +40,7 @@ from gristmill.api.routes import Routes
 from gristmill.api.tokens import Tokens
 from gristmill.api.watch import Watch
 from gristmill.db import Database
+from gristmill.domain.news import Wake
 from gristmill.net.session import HttpSession
 from gristmill.settings import Settings
 from gristmill.storage.base import Storage
@@ -57,7 +57,7 @@ def create_app(
     vault: Vault,
     settings: Settings,
     *,
-    wake: Callable[[], None],
+    wake: Wake,
     bear: Bear = unleased,
     http: HttpSession,
     storage: Storage,

@@ -1,7 +1,6 @@
 """What the routes work with, made once per process by `create_app`."""
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from starlette.requests import HTTPConnection
@@ -16,6 +15,7 @@ from gristmill.api.room import Room
 from gristmill.api.tokens import Tokens
 from gristmill.api.watch import Watch
 from gristmill.db import Database
+from gristmill.domain.news import Wake
 from gristmill.net.session import HttpSession
 from gristmill.settings import Settings
 from gristmill.storage.base import Storage
@@ -28,7 +28,7 @@ class Parts:
     database: Database
     vault: Vault
     settings: Settings
-    wake: Callable[[], None]  # tells the worker of this process that there is work
+    wake: Wake  # tells workers that there is work
     bear: Bear  # lets that worker have the first items of a batch at once
     http: HttpSession
     storage: Storage

@@ -9,6 +9,8 @@ from gristmill.api import create
 from gristmill.api.create import Content
 from gristmill.api.idempotency import Once
 from gristmill.api.parts import Parts
+from gristmill.api.sources import FromFile
+from gristmill.domain.news import News
 from gristmill.store import batches
 from gristmill.store.batches import Batch
 from gristmill.store.new_batches import NewBatch
@@ -24,7 +26,8 @@ async def stored(of: Parts, news: Sequence[New]) -> list[Batch]:
         for new, content in news:
             await create.store(tx, new, content)
         made = [await batches.get(tx, new.tenant_id, new.id) for new, _ in news]
-    of.wake()  # after the commit: who is woken before finds nothing
+    for word in {_told(content) for _, content in news}:
+        of.wake(word)
     for one in made:
         metrics.batch_created(one.processor, one.total)
     return made
@@ -51,8 +54,13 @@ async def answered(
             await once.keep(tx, told)
             await birth.lease(tx)
         if birth.start():
-            of.wake()
+            of.wake(_told(content))
     if committed is not None:
         committed()
     metrics.batch_created(made.processor, made.total)
     return told
+
+
+def _told(content: Content) -> News:
+    """Of a batch that was made."""
+    return News.FILE if isinstance(content, FromFile) else News.ANY

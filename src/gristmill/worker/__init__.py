@@ -8,6 +8,7 @@ from typing import Any
 from gristmill import processors
 from gristmill.db import Database, process_name
 from gristmill.documents.pool import default_children
+from gristmill.domain.news import News
 from gristmill.processors.base import Processor, Services
 from gristmill.settings import Settings
 from gristmill.storage.base import Storage
@@ -53,7 +54,7 @@ class Worker:
         self._settings = settings
         self._registry = processors.registry() if registry is None else registry
         self._recorder = Recorder(
-            database, ended_batches=self._batches_may_have_ended, drained=self._there_is_room
+            database, ended_batches=self._batches_may_have_ended, recorded=self._recorded
         )
         self._shares = Shares(database, settings, trusted=self._is_trusted, changed=self._there_is_room)
         self._circuits = Circuits(database, settings, changed=self._there_is_room, permits=self._shares.of)
@@ -83,7 +84,7 @@ class Worker:
             self._registry,
             lease_seconds=settings.lease_seconds,
             allow_private=settings.allow_private_addresses,
-            done=self.wake,
+            done=self._file_is_read,
         )
         self._ingests_news = asyncio.Event()
         self._heartbeat: Heartbeat | None = None
@@ -114,15 +115,18 @@ class Worker:
         self._duty("fronts", self._fronts.step, fronts.LOOK_SECONDS)
         self._duty("deliveries", self._deliveries.step, poll, self._deliveries_news)
         self._ingesting = self._duty("ingests", self._ingests.step, poll, self._ingests_news)
-        self._duty("reaper", self._upkeep.reap, min(5.0, lease / 3))
-        self._duty("sweeper", self._upkeep.sweep, 1.0, self._upkeep_news)
+        self._duty("reaper", self._freeing(self._upkeep.reap), min(5.0, lease / 3))
+        self._duty("sweeper", self._freeing(self._upkeep.sweep), 1.0, self._upkeep_news)
         self._duty("tidier", self._upkeep.tidy, 60.0)
         self._duty("discards", self._discards.step, 60.0)
         self._duty("retention", self._upkeep.retain, 60.0)
         self._duty("partitions", self._upkeep.partition, 3600.0)
 
-    def wake(self) -> None:
+    def wake(self, news: News = News.ANY) -> None:
         """There may be work: look now instead of at the next poll."""
+        if news is News.FILE:
+            self._ingests_news.set()
+            return
         self._items.ring()
         if self._afterwards is None:
             self._afterwards = asyncio.get_running_loop().call_later(AFTERWARDS_SECONDS, self._wake_others)
@@ -177,11 +181,32 @@ class Worker:
         self._duties.append(duty)
         return duty
 
+    def _freeing(self, step: Step) -> Step:
+        """What waited for what it has ended, or taken back, may start."""
+
+        async def stepped() -> int:
+            done = await step()
+            if done:
+                self._there_is_room()
+            return done
+
+        return stepped
+
     def _is_trusted(self) -> bool:
         return self._heartbeat is not None and self._heartbeat.trusted
 
     def _there_is_room(self) -> None:
         self._items.news.set()  # not `wake`: a flush makes nothing that the sweeper should look at once
+
+    def _recorded(self, to_the_end: bool) -> None:
+        """`to_the_end`: of all its batches, so that nobody waited for it, be it for a slot of the batch or for a chat."""
+        if not (to_the_end and self._items.is_dry):
+            self._there_is_room()
+
+    def _file_is_read(self) -> None:
+        """Its items may start; or its batch was cancelled meanwhile, and is to be ended."""
+        self._items.ring()
+        self._upkeep_news.set()
 
     def _batches_may_have_ended(self) -> None:
         self._deliveries_news.set()
@@ -215,6 +240,7 @@ class Worker:
         while not self._stop_duties.is_set():
             try:
                 await self._take_identity()
+                self._items.ring()
                 return
             except Exception:
                 log.exception("no new identity yet")

@@ -36,8 +36,10 @@ AHEAD_SECONDS = 0.05  # items so fast that their slots empty within a few claims
 AHEAD_SHORTER_SECONDS = 0.25
 AHEAD_MOST = 4000
 AHEAD_EACH = 16  # and for each slot: they may turn out to be slow, and have to end before their lease does
-CLAIM_MOST = 1000  # at a time: what is new waits for the claim that is under way
-# Once nothing new has come for so long: a drain has half as many claims to wait for, and nobody else is likely to.
+AHEAD_LOOK_SECONDS = 0.005  # between looks whether half of what was claimed ahead has begun, and as much is to be claimed again
+CLAIM_MOST = 700  # at a time: what is new waits for the claim that is under way
+# Once nothing new has come beside other work for so long: a drain has half as many claims to wait for, and nobody else is likely
+# to.
 QUIET_SECONDS = 1.0
 CLAIM_MOST_QUIET = 2000
 LINGER_SECONDS = 0.01  # how long a free slot may wait for others, so that a claim is worth its cost
@@ -75,7 +77,8 @@ class Items:
     ) -> None:
         self.news = asyncio.Event()
         self._rung = False  # there is something new since the last claim
-        self._rung_at = -math.inf  # on the loop's clock: when something new may last have come
+        # On the loop's clock: when something new may last have come beside other work.
+        self._rung_at = -math.inf
         self.worker_id = 0
         self._database = database
         self._processors = processors
@@ -91,12 +94,14 @@ class Items:
         self.slots = Slots(recorder, circuits, self._loads, concurrency=concurrency, freed=self._slot_is_free)
         self._jobs = Jobs(database, services, processors, circuits, self._loads)
         self._loop = asyncio.get_running_loop()
-        self._linger: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._missed_seconds = MISSED_SECONDS
         self._held: dict[int, HeldLease] = {}
         self._claiming = False  # a claim is under way: what it takes has no slots yet
         self._in_doubt = False  # a claim or a birth broke: it may have committed without our knowing
         self._plain = [name for name, one in processors.items() if not one.has_chats]
+        # The last look was a claim of anything, and it found nothing: no slot that gets free changes that.
+        self._dry = False
         self._in_full = False  # what the last claim would have had needed a transaction
         self._unborn = 0  # batches that are being made, whose first items are to start here
         self._closed = False  # nothing more is taken
@@ -107,13 +112,21 @@ class Items:
     def ring(self) -> None:
         """There may be something new. It waits neither for what has been claimed ahead nor for what is to be recorded: the next
         claim may take some more. How much is bounded, however often this is called."""
-        self._rung, self._rung_at = True, self._loop.time()
+        self._rung, self._dry = True, False
+        if self._claiming or self._in_hand():
+            self._rung_at = self._loop.time()
         self._missed_seconds = MISSED_SECONDS
         self.news.set()
+
+    @property
+    def is_dry(self) -> bool:
+        """Nothing that could start waits, but what is rung for, and what waits for others to be recorded."""
+        return self._dry and self._isolation.is_idle and not self._shares.limits_starts
 
     async def step(self) -> int:
         """Claim items of one batch for the free slots; answers with how many were taken from what waits: as long as any
         were, others may be there for the slots that are still free."""
+        self._dry = False
         self._forget_ended_leases()
         if not self._trusted():
             self.slots.return_ready()
@@ -125,7 +138,8 @@ class Items:
         if turn is Turn.OTHERS:
             rung, self._rung = self._rung, False
             claim = await self._claim(free)
-            self._rung |= rung and claim.missed
+            # Of a batch that is claimed as a whole, others may have come with it.
+            self._rung |= rung and (claim.missed or 0 < claim.taken < max(free.values()))
             taken = claim.taken
             idle = not taken and not self._is_busy()
             looks = idle or self._isolation.is_time
@@ -191,6 +205,8 @@ class Items:
                 )
             if not claim.in_full:
                 await self._take(claim, claimed_at, connection)
+        something = claim.taken or claim.missed or claim.in_full or self._rung
+        self._dry = not (something or held) and free.keys() == self._processors.keys()
         return claim
 
     async def _claim_in_full(self, free: Mapping[str, int], suspect: bool) -> Claim:
@@ -210,18 +226,21 @@ class Items:
 
     def _look_again(self) -> None:
         """In a moment: another transaction got ahead of this claim. Should it be stopped where it is, many may wait for it."""
-        if self._linger is None:
-            seconds = self._missed_seconds * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
-            self._linger = self._loop.call_later(seconds, self._lingered)
+        self._look_in(self._missed_seconds * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
         self._missed_seconds = min(2 * self._missed_seconds, MISSED_MOST_SECONDS)
 
     def _in_hand(self) -> int:
         return sum(load.in_hand for load in self._loads.values())
 
     def _room(self) -> dict[str, int]:
-        """What a claim may take: nothing while much waits to be recorded, a little of what is new until it is twice as much."""
+        """What a claim may take: nothing while much waits to be recorded, a little of what is new until it is twice as much.
+        Nor while most of what was claimed ahead is still to begin: it would take few."""
         fullness = self._recorder.fullness
         if fullness < 1:
+            ahead = self._ahead()
+            if ahead and not self._rung and self._in_hand() > self._concurrency + ahead // 2:
+                self._look_in(AHEAD_LOOK_SECONDS)
+                return {}
             return self._free(self._rung)
         if not self._rung or fullness >= 2:
             return {}
@@ -229,11 +248,7 @@ class Items:
 
     def _free(self, rung: bool = False) -> dict[str, int]:
         """How many items of each processor could start now, and a few more if they start and end in no time."""
-        in_hand = self._in_hand()
-        per_second = self.slots.pace.per_second
-        ahead = 0
-        if per_second * AHEAD_SHORTER_SECONDS > self._concurrency:
-            ahead = min(int(per_second * AHEAD_SECONDS), AHEAD_MOST, AHEAD_EACH * self._concurrency)
+        in_hand, ahead = self._in_hand(), self._ahead()
         if rung:
             ahead += min(ahead, self._concurrency)
         most = CLAIM_MOST if self._loop.time() < self._rung_at + QUIET_SECONDS else CLAIM_MOST_QUIET
@@ -251,6 +266,13 @@ class Items:
             if slots > 0:
                 free[name] = min(slots, most)
         return free
+
+    def _ahead(self) -> int:
+        """How many items may wait for the slots, as they will be there within a moment."""
+        per_second = self.slots.pace.per_second
+        if per_second * AHEAD_SHORTER_SECONDS <= self._concurrency:
+            return 0
+        return min(int(per_second * AHEAD_SECONDS), AHEAD_MOST, AHEAD_EACH * self._concurrency)
 
     async def _settle_doubt(self) -> None:
         """Nothing is leased to this worker meanwhile. Nothing else ends the doubt: it may be that of another claim or birth."""
@@ -345,13 +367,19 @@ class Items:
 
     def _slot_is_free(self) -> None:
         """News for the claimer: at once if enough slots are free or nothing runs, else after a moment."""
+        if self._dry:  # what has ended may have kept something waiting, but only until it is recorded
+            return
         if not self.slots.is_running or self.slots.many_are_idle:
             self.news.set()
-        elif self._linger is None:
-            self._linger = self._loop.call_later(LINGER_SECONDS, self._lingered)
+        else:
+            self._look_in(LINGER_SECONDS)
 
-    def _lingered(self) -> None:
-        self._linger = None
+    def _look_in(self, seconds: float) -> None:
+        if self._timer is None:
+            self._timer = self._loop.call_later(seconds, self._look_now)
+
+    def _look_now(self) -> None:
+        self._timer = None
         self.news.set()
 
     # --- the end ---
@@ -377,5 +405,5 @@ class Items:
             await first_of(hurry, seconds=0.02)
         await self.slots.interrupt()
         self._circuits.review(all_of_them=True)
-        if self._linger is not None:
-            self._linger.cancel()
+        if self._timer is not None:
+            self._timer.cancel()

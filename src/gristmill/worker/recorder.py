@@ -50,11 +50,12 @@ class _Taken:
 
 class Recorder:
     def __init__(
-        self, database: Database, *, ended_batches: Callable[[], None], drained: Callable[[], None]
+        self, database: Database, *, ended_batches: Callable[[], None], recorded: Callable[[bool], None]
     ) -> None:
         self._database = database
         self._ended_batches = ended_batches  # called after a flush that ended a batch, or may have
-        self._drained = drained  # called when there is room again
+        # Called after each flush, with whether it ended all its batches and nothing else waited for it.
+        self._recorded = recorded
         self.worker_id = 0
         self._touched: dict[int, HeldLease] = {}  # with verdicts that no flush has taken
         self._collected = 0  # verdicts of those
@@ -250,7 +251,7 @@ class Recorder:
             self._sending.remove(taken)
         if ended or not first_time:  # one that was sent before may have ended them then
             self._ended_batches()
-        self._drained()
+        self._recorded(ended == len(taken.batches) and _is_plain(taken.flush))
         return True
 
     async def _write(self, flush: Flush, *, alone: bool) -> int:
@@ -288,6 +289,11 @@ class Recorder:
     async def _write_plainly(self, flush: Flush) -> int:
         async with self._database.transaction() as tx:
             return await recording.record(tx, self.worker_id, flush, alone=False)
+
+
+def _is_plain(flush: Flush) -> bool:
+    """Nothing of it had a chat that others may wait for."""
+    return not flush.retried and all(type(one) is Answered for one in flush.ended)
 
 
 def _unstorable(ended: End) -> Ended:
