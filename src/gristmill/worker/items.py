@@ -37,7 +37,7 @@ AHEAD_SHORTER_SECONDS = 0.25
 AHEAD_MOST = 4000
 AHEAD_EACH = 16  # and for each slot: they may turn out to be slow, and have to end before their lease does
 AHEAD_LOOK_SECONDS = 0.005  # between looks whether half of what was claimed ahead has begun, and as much is to be claimed again
-CLAIM_MOST = 700  # at a time: what is new waits for the claim that is under way
+CLAIM_MOST = 1000  # at a time: what is new waits for the claim that is under way
 # Once nothing new has come beside other work for so long: a drain has half as many claims to wait for, and nobody else is likely
 # to.
 QUIET_SECONDS = 1.0
