@@ -8,9 +8,7 @@ class News(StrEnum):
     """The words are what other processes are told; one that does not know a word takes it as ANY."""
 
     ANY = ""  # items may start, batches stop, deliveries be due: whatever there is to be looked for
-    FILE = (
-        "file"  # a batch was made whose items are in a file: nothing of it starts before that has been read
-    )
+    FILE = "file"  # a batch was made whose items are in a file, which has to be read first
 
 
 class Wake(Protocol):
