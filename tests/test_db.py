@@ -51,7 +51,7 @@ async def test_a_transaction_that_falls_silent_keeps_its_locks_no_longer_than_a_
     database: Database, database_url: str, durable: bool
 ) -> None:
     """As of a process that was stopped in the middle, or whose host lost its power."""
-    silent = await Database(database_url, timeout_seconds=0.5).open()
+    silent = await Database(database_url, timeout_seconds=2).open()
     lock = "SELECT pg_advisory_xact_lock(7)"
     freed: list[bool] = []
 
@@ -152,7 +152,7 @@ async def test_a_transaction_whose_process_says_nothing_is_ended_and_its_locks_a
     database_url: str,
 ) -> None:
     """As if the process had been stopped, or its host cut off: nobody waits for it for longer than for a statement."""
-    silent = await Database(database_url, timeout_seconds=0.5).open()
+    silent = await Database(database_url, timeout_seconds=2).open()
     other = await Database(database_url).open()
     freed = asyncio.Event()
 
@@ -234,7 +234,7 @@ async def test_a_statement_that_is_only_slow_costs_no_connection(
     database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nor does the driver complain of a transaction that nobody has ended."""
-    slow = await Database(database_url, pool_size=2, timeout_seconds=0.5).open()
+    slow = await Database(database_url, pool_size=2, timeout_seconds=2).open()
     async with slow.connection() as connection:
         before = await connection.fetchval("SELECT pg_backend_pid()")
     with pytest.raises(TimeoutError):
