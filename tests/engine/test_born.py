@@ -273,5 +273,5 @@ async def test_what_a_batch_runs_with_is_sent_only_with_its_items(
     await make_batch(database, 1, config='{"a":1}')
     given = claims._given(worker, {"noop": 1}, ())
     async with database.connection() as connection:
-        rows = await connection.fetch(claims._CLAIM, *given, False, plain, [], [], [], [], [])
+        rows = await connection.fetch(claims._CLAIM, *given, False, plain, [], [], [], [], [], None)
     assert [row["config"] for row in rows] == [sent]

@@ -507,6 +507,31 @@ async def test_a_claim_says_that_another_has_what_it_would_have_taken(database: 
     assert not (await look(database, second)).missed
 
 
+async def test_a_part_is_taken_of_a_batch_of_which_more_waits_than_could_be_claimed(
+    database: Database,
+) -> None:
+    worker = await make_worker(database)
+    batch_id = await make_batch(database, 14, max_concurrency=13)
+
+    async def take(slots: int) -> list[tuple[int, int]]:
+        async with database.transaction() as tx:
+            leases = (await claims.claim(tx, worker, {"noop": slots}, part=3)).leases
+        return sorted((one.items[0].ordinal, len(one.items)) for one in leases)
+
+    assert await take(5) == [(0, 3)]
+    assert await take(2) == [(3, 2)]
+    assert await take(20) == [(5, 3)]  # eight may run, and nine wait
+    await sql(database, "UPDATE batch_schedule SET max_concurrency = NULL")
+    assert await take(6) == [(8, 6)]
+    await sql(database, "DELETE FROM lease WHERE first IN (0, 3, 5)")
+    back = "INSERT INTO span (batch_id, first, last, attempts, losses) VALUES ($1, $2, $3, 1, 0)"
+    for first, last in [(0, 1), (3, 4), (6, 7)]:
+        await sql(database, back, batch_id, first, last)
+    assert await take(5) == [(0, 2), (3, 1)]
+    assert await take(5) == [(4, 1), (6, 2)]
+    assert await take(5) == []
+
+
 @pytest.mark.parametrize("begun", [False, True])
 @pytest.mark.parametrize("all_of_it", [False, True])
 async def test_a_claim_that_came_too_late_to_what_it_saw_takes_the_rest_or_says_to_look_again(

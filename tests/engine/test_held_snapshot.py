@@ -44,12 +44,12 @@ async def test_rows_are_found_by_their_keys_among_those_that_have_gone(database:
                 [front] = await schedules.fronts(connection, [TENANT])
             free: list[Any] = [worker, ["noop"], [2], [], [], [], False, None, [], []]
             fronts = [[at] for at in front]
-            all_read = await _pages(database, mode, claims._CLAIM, *free, [], [], [])
-            begun = await _pages(database, mode, claims._CLAIM, *free, *fronts)
+            all_read = await _pages(database, mode, claims._CLAIM, *free, [], [], [], None)
+            begun = await _pages(database, mode, claims._CLAIM, *free, *fronts, None)
             await make_batch(database, 1)
             pages = {
                 "claim of what has begun": begun,
-                "claim of what has not": await _pages(database, mode, claims._CLAIM, *free, *fronts),
+                "claim of what has not": await _pages(database, mode, claims._CLAIM, *free, *fronts, None),
                 "suspects": await _pages(database, mode, claims._SUSPECTS, worker, ["noop"]),
                 "fronts": await _pages(database, mode, schedules._FRONTS, [TENANT], *fronts),
                 "hold": await _pages(database, mode, recording._HOLD, lease_ids, [0, 0], worker),

@@ -439,18 +439,19 @@ async def test_many_free_slots_are_filled_by_several_claims(
 async def test_while_something_new_comes_claims_are_smaller(
     database: Database, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gristmill.worker.items.CLAIM_MOST", 2)
-    monkeypatch.setattr("gristmill.worker.items.CLAIM_MOST_QUIET", 3)
+    monkeypatch.setattr("gristmill.worker.items.CLAIM_PART", 2)
+    monkeypatch.setattr("gristmill.worker.items.CLAIM_MOST", 4)
+    monkeypatch.setattr("gristmill.worker.items.CLAIM_MOST_QUIET", 5)
     monkeypatch.setattr("gristmill.worker.items.QUIET_SECONDS", 3600.0)
-    async with working(database, scripted, concurrency=5, poll_seconds=3600.0) as worker:
+    async with working(database, scripted, concurrency=9, poll_seconds=3600.0) as worker:
         first = await make_batch(database, script({"do": "gate"}))
         worker.wake()
         await at_gate(scripted, 1)
-        batch_id = await make_batch(database, script(*[{"do": "gate"}] * 4))
+        batch_id = await make_batch(database, script(*[{"do": "gate"}] * 7))
         worker.wake()
-        await at_gate(scripted, 5)
+        await at_gate(scripted, 8)
         laid = "SELECT last - first + 1 FROM lease WHERE batch_id = $1 ORDER BY first"
-        assert await sql(database, laid, batch_id) == [2, 2]
+        assert await sql(database, laid, batch_id) == [2, 2, 3]
         scripted.gate.set()
         await ended(database, first, batch_id)
 

@@ -89,10 +89,13 @@ candidate AS (
     ) w WHERE NOT pick.probing OR EXISTS (SELECT FROM probe)
 ),
 running AS (SELECT *, sum(last - first + 1) OVER (ORDER BY available_at, id) AS upto FROM candidate),
+room AS (
+    SELECT batch_id, CASE WHEN slots < (SELECT max(upto) FROM running) THEN least(slots, $14) ELSE slots END AS slots FROM pick
+),
 taken AS (
     SELECT r.id, r.batch_id, r.first, r.last, r.attempts, r.losses, r.waiting,
-        least(r.last, r.first + (pick.slots - (r.upto - (r.last - r.first + 1)))::int - 1) AS taken_last
-    FROM running r JOIN pick USING (batch_id) WHERE r.upto - (r.last - r.first + 1) < pick.slots
+        least(r.last, r.first + (room.slots - (r.upto - (r.last - r.first + 1)))::int - 1) AS taken_last
+    FROM running r JOIN room USING (batch_id) WHERE r.upto - (r.last - r.first + 1) < room.slots
 ),
 emptied AS (
     DELETE FROM span
@@ -188,10 +191,13 @@ async def claim(
     fronts: Sequence[Front] = (),
     suspect: bool = False,
     plain: Collection[str] | None = None,
+    part: int | None = None,
 ) -> Claim:
     """Lease items of one batch to this worker, at most as many as it has free slots for the batch's processor, and for the
     batch's circuit where `held` has a number for it: (tenant, circuit, slots); likewise of its tenant: `capped`, whose limits
     the caller holds (store/limited_claims.py).
+
+    `part`: at most so many of a batch of which more wait than there are slots.
 
     `suspect`: only such as were there when so many workers died. No other claim takes those.
 
@@ -202,7 +208,7 @@ async def claim(
     declared dead. Items whose chat is busy are parked (`store/histories.py`): taken, and in no lease.
     """
     only = None if plain is None else list(plain)
-    given = [*_given(worker_id, free, held), suspect, only, *columns(capped, 2), *columns(fronts, 3)]
+    given = [*_given(worker_id, free, held), suspect, only, *columns(capped, 2), *columns(fronts, 3), part]
     rows = await tx.fetch(_CLAIM, *given)
     if rows[0]["id"] is None:
         return Claim([], 0, in_full=rows[0]["is_open"] is False, missed=rows[0]["missed"])
@@ -229,7 +235,7 @@ async def born(
     `items`: the first of the batch, as many as there are slots if it has so many. None of them continues a chat, and none of
     the batch was refused. Takes none as well if anything else might start in their place.
     """
-    given = [*_given(worker_id, free, ()), False, batch_id, *columns((), 2), *columns((), 3)]
+    given = [*_given(worker_id, free, ()), False, batch_id, *columns((), 2), *columns((), 3), None]
     [row] = await tx.fetch(_BORN, *given)
     if row["id"] is None:
         return Claim([], 0)

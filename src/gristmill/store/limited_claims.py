@@ -66,13 +66,14 @@ async def claim(
     *,
     fronts: Sequence[Front] = (),
     suspect: bool = False,
+    part: int | None = None,
 ) -> Claim:
     """As `claims.claim`, in a transaction, where tenants or processors are limited."""
     left = await hold(tx, free, held, fronts=fronts, suspect=suspect)
     if not left.free:
         return Claim([], 0, missed=left.missed)
     found = await claims.claim(
-        tx, worker_id, left.free, held, left.of_tenants, fronts=fronts, suspect=suspect
+        tx, worker_id, left.free, held, left.of_tenants, fronts=fronts, suspect=suspect, part=part
     )
     # What could start as its limits were chosen, others have had since.
     return found if found.taken else replace(found, missed=True)

@@ -38,6 +38,8 @@ AHEAD_MOST = 4000
 AHEAD_EACH = 16  # and for each slot: they may turn out to be slow, and have to end before their lease does
 AHEAD_LOOK_SECONDS = 0.005  # between looks whether half of what was claimed ahead has begun, and as much is to be claimed again
 CLAIM_MOST = 1000  # at a time: what is new waits for the claim that is under way
+# So it waits for less, as a rule: of a batch of which more is there. One of 1,000, as many clients make them, stays one claim.
+CLAIM_PART = 700
 # Once nothing new has come beside other work for so long: a drain has half as many claims to wait for, and nobody else is likely
 # to.
 QUIET_SECONDS = 1.0
@@ -137,9 +139,10 @@ class Items:
         turn = await self._isolation.turn(self.worker_id)
         if turn is Turn.OTHERS:
             rung, self._rung = self._rung, False
+            full = {max(free.values()), self._part}
             claim = await self._claim(free)
             # Of a batch that is claimed as a whole, others may have come with it.
-            self._rung |= rung and (claim.missed or 0 < claim.taken < max(free.values()))
+            self._rung |= rung and (claim.missed or claim.taken not in {0} | full)
             taken = claim.taken
             idle = not taken and not self._is_busy()
             looks = idle or self._isolation.is_time
@@ -201,7 +204,13 @@ class Items:
         async with self._database.connection() as connection:
             with self._doubting():
                 claim = await claims.claim(
-                    connection, self.worker_id, free, held, fronts=self._fronts.known, plain=self._plain
+                    connection,
+                    self.worker_id,
+                    free,
+                    held,
+                    fronts=self._fronts.known,
+                    plain=self._plain,
+                    part=self._part,
                 )
             if not claim.in_full:
                 await self._take(claim, claimed_at, connection)
@@ -213,13 +222,11 @@ class Items:
         """In a transaction."""
         held = self._circuits.held(job.circuit for job in self.slots.ready)
         fronts = () if suspect else self._fronts.known
+        claiming = limited_claims.claim if self._shares.limits_starts else claims.claim
         async with self._database.transaction(durable=False) as tx:
-            if self._shares.limits_starts:
-                claim = await limited_claims.claim(
-                    tx, self.worker_id, free, held, fronts=fronts, suspect=suspect
-                )
-            else:
-                claim = await claims.claim(tx, self.worker_id, free, held, fronts=fronts, suspect=suspect)
+            claim = await claiming(
+                tx, self.worker_id, free, held, fronts=fronts, suspect=suspect, part=self._part
+            )
         # The next of many like it, without asking first.
         self._in_full = not self._in_full and bool(claim.taken)
         return claim
@@ -251,7 +258,7 @@ class Items:
         in_hand, ahead = self._in_hand(), self._ahead()
         if rung:
             ahead += min(ahead, self._concurrency)
-        most = CLAIM_MOST if self._loop.time() < self._rung_at + QUIET_SECONDS else CLAIM_MOST_QUIET
+        most = CLAIM_MOST_QUIET if self._part is None else CLAIM_MOST
         free = {}
         for name, processor in self._processors.items():
             slots = self._concurrency - in_hand + ahead
@@ -266,6 +273,11 @@ class Items:
             if slots > 0:
                 free[name] = min(slots, most)
         return free
+
+    @property
+    def _part(self) -> int | None:
+        """The most of a batch that is not claimed as a whole, where that is less than of one that is."""
+        return CLAIM_PART if self._loop.time() < self._rung_at + QUIET_SECONDS else None
 
     def _ahead(self) -> int:
         """How many items may wait for the slots, as they will be there within a moment."""
