@@ -32,7 +32,7 @@ ITEMS = 20_000
 CHATS = 2_000
 BATCHES = 2_000
 # Rows that all nodes of a plan handle, for each item claimed: its span, its item, its lease, on their way through a dozen nodes.
-PER_ITEM = 30
+PER_ITEM = 35
 
 
 # Of the rows of one batch, each with ids of its own: those of one number are the same in all tables.
