@@ -154,9 +154,9 @@ async def test_an_item_that_waits_for_a_permit_uses_no_attempt_and_none_of_its_t
     database: Database, llm: FakeLLM
 ) -> None:
     await limit(database, "upstream", "model", 1)
-    llm.latency_seconds = 0.4
+    llm.latency_seconds = 0.5
     async with workers(database, llm, 1):
-        batch_id = await make(database, 8, item_timeout_seconds=1, max_attempts=1)
+        batch_id = await make(database, 8, item_timeout_seconds=2, max_attempts=1)
         await ended(database, batch_id)
     assert (await get(database, batch_id)).success == 8
     assert await sql(database, "SELECT * FROM item_attempt") == []
