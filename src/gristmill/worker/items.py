@@ -139,10 +139,10 @@ class Items:
         turn = await self._isolation.turn(self.worker_id)
         if turn is Turn.OTHERS:
             rung, self._rung = self._rung, False
-            full = {max(free.values()), self._part}
+            nothing_or_full = {0, max(free.values()), self._part}
             claim = await self._claim(free)
             # Of a batch that is claimed as a whole, others may have come with it.
-            self._rung |= rung and (claim.missed or claim.taken not in {0} | full)
+            self._rung |= rung and (claim.missed or claim.taken not in nothing_or_full)
             taken = claim.taken
             idle = not taken and not self._is_busy()
             looks = idle or self._isolation.is_time
