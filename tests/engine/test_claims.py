@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 import pytest
@@ -31,7 +32,7 @@ from factories import (
 from gristmill.db import Database
 from gristmill.domain.ids import uuid7
 from gristmill.domain.states import BatchStatus
-from gristmill.store import claims, new_batches, schedules, transitions, workers
+from gristmill.store import claims, limited_claims, new_batches, schedules, transitions, workers
 from gristmill.store.claims import Claim
 from gristmill.store.new_batches import NewItem
 from gristmill.store.recording import Flush
@@ -507,15 +508,16 @@ async def test_a_claim_says_that_another_has_what_it_would_have_taken(database: 
     assert not (await look(database, second)).missed
 
 
+@pytest.mark.parametrize("claiming", [claims.claim, limited_claims.claim])
 async def test_a_part_is_taken_of_a_batch_of_which_more_waits_than_could_be_claimed(
-    database: Database,
+    database: Database, claiming: Callable[..., Awaitable[Claim]]
 ) -> None:
     worker = await make_worker(database)
     batch_id = await make_batch(database, 14, max_concurrency=13)
 
     async def take(slots: int) -> list[tuple[int, int]]:
         async with database.transaction() as tx:
-            leases = (await claims.claim(tx, worker, {"noop": slots}, part=3)).leases
+            leases = (await claiming(tx, worker, {"noop": slots}, part=3)).leases
         return sorted((one.items[0].ordinal, len(one.items)) for one in leases)
 
     assert await take(5) == [(0, 3)]
