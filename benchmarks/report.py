@@ -16,11 +16,12 @@ class Goal:
     bound: float
     unit: str
     at_most: bool = False
+    digits: int = 1
 
     def __str__(self) -> str:
         met = self.figure <= self.bound if self.at_most else self.figure >= self.bound
-        sign = "<=" if self.at_most else ">="
-        return f"{'met    ' if met else 'NOT MET'}  {self.what}: {self.figure:.1f} {self.unit} ({sign} {self.bound:g})"
+        bound = f"{'<=' if self.at_most else '>='} {self.bound:g}"
+        return f"{'met    ' if met else 'NOT MET'}  {self.what}: {self.figure:.{self.digits}f} {self.unit} ({bound})"
 
 
 def median(rounds: Sequence[Drained], figure: Callable[[Drained], float]) -> float:

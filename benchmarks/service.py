@@ -24,10 +24,17 @@ STOP_SECONDS = 30.0
 class Process:
     """One `gristmill …` process. Its log goes to a file that is shown only if it fails."""
 
-    def __init__(self, command: list[str], environment: dict[str, str], *, ready: str) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        environment: dict[str, str],
+        *,
+        ready: str,
+        program: Sequence[str] = ("gristmill",),
+    ) -> None:
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the process
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "gristmill", *command],
+            [sys.executable, "-m", *program, *command],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -125,8 +132,10 @@ def serving(
     lone_worker: bool,
     settings: Mapping[str, str] | None = None,
     workers: int = 1,
+    stamps: str | None = None,
 ) -> Iterator[Service]:
     """`gristmill serve` alone, or `serve --no-worker` with so many `gristmill worker`; with default settings but for `settings`.
+    The server writes its stamps into that file (benchmarks/stamped.py).
 
     The CPU of all workers is `worker`.
     """
@@ -138,6 +147,7 @@ def serving(
             ["serve", "--port", "0", *(["--no-worker"] if lone_worker else [])],
             environment,
             ready="serves on",
+            program=("gristmill",) if stamps is None else ("benchmarks.stamped", stamps),
         )
         stack.callback(server.stop)
         started = []

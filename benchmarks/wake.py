@@ -2,9 +2,14 @@
 
 import json
 import time
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from tempfile import NamedTemporaryFile
 
 from benchmarks import work
-from benchmarks.postgres import Postgres, fetch
+from benchmarks.postgres import Postgres, fetch, running
+from benchmarks.report import quantile
 from benchmarks.service import Service, serving
 
 END_SECONDS = 30.0
@@ -17,17 +22,41 @@ FROM item WHERE ordinal = 0 ORDER BY 2
 """
 
 
-def milliseconds(postgres: Postgres, samples: int, *, lone_worker: bool) -> list[float]:
-    """Ascending, one for each batch of one item; posted one after the other, each when the one before has ended.
+@dataclass(frozen=True)
+class Waits:
+    """Of each batch, in ascending milliseconds; all by the machine's clock."""
 
-    The clock is the machine's, read by Postgres at the commit and by the processor when it begins.
-    """
+    committed: list[float]  # since Postgres wrote the commit's record: before it was on the disk
+    answered: list[float]  # since the process that made the batch had the answer to its COMMIT
+
+    def __str__(self) -> str:
+        return f"{_told(self.answered)}; from when its record was written {_told(self.committed)}"
+
+
+def measure(postgres: Postgres, samples: int, *, lone_worker: bool) -> Waits:
+    """For each batch of one item; posted one after the other, each when the one before has ended."""
     body = work.bodies(1, "clock")[0]
-    with serving(postgres, "bench_wake", lone_worker=lone_worker) as service:
-        began = dict(_one(service, body) for _ in range(samples + 1))
-        committed = fetch(service.database_url, _COMMITTED)
-    waits = [(began[batch_id] - at) * 1e3 for batch_id, at in committed]
-    return sorted(waits[1:])  # the first finds everything cold
+    with NamedTemporaryFile("r") as stamps:
+        with serving(postgres, "bench_wake", lone_worker=lone_worker, stamps=stamps.name) as service:
+            began = dict(_one(service, body) for _ in range(samples + 1))
+            committed = fetch(service.database_url, _COMMITTED)
+        answers = [float(line) for line in stamps]
+    of_interest = [(began[batch_id], at) for batch_id, at in committed][1:]  # the first finds everything cold
+    return Waits(
+        sorted((start - at) * 1e3 for start, at in of_interest),
+        sorted((start - _first_after(at, answers)) * 1e3 for start, at in of_interest),
+    )
+
+
+def _told(ascending: Sequence[float]) -> str:
+    return (
+        ", ".join(f"p{share * 100:.0f} {quantile(ascending, share):.2f}" for share in (0.5, 0.9, 0.99))
+        + " ms"
+    )
+
+
+def _first_after(at: float, ascending: Sequence[float]) -> float:
+    return ascending[bisect_left(ascending, at)]
 
 
 def _one(service: Service, body: bytes) -> tuple[str, float]:
@@ -41,3 +70,12 @@ def _one(service: Service, body: bytes) -> tuple[str, float]:
         time.sleep(LOOK_SECONDS)
     (line,) = service.client.lines(batch_id)
     return batch_id, float(json.loads(line)["output"]["began"])
+
+
+if __name__ == "__main__":
+    with running() as postgres:
+        for lone_worker in (False, True):
+            print(
+                f"worker in {'another' if lone_worker else 'the same'} process:",
+                measure(postgres, 300, lone_worker=lone_worker),
+            )

@@ -3,8 +3,10 @@
 import asyncio
 import ssl
 from collections.abc import AsyncIterator
+from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+import asyncpg
 import pytest
 
 from gristmill import db
@@ -259,6 +261,37 @@ async def test_a_transaction_is_begun_by_one_message_and_ended_by_another(databa
         "SHOW idle_in_transaction_session_timeout",
         "COMMIT",
     ]
+
+
+async def test_who_waits_for_a_commit_hears_of_it_before_the_pool_has_the_connection_back(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And of none that has not been."""
+    happened: list[str | int] = []
+    really = asyncpg.Connection.execute
+
+    async def execute(connection: Any, query: str) -> str:
+        said = await really(connection, query)
+        happened.append(query.partition(";")[0])
+        return said
+
+    monkeypatch.setattr(asyncpg.Connection, "execute", execute)
+
+    def committed() -> None:
+        happened.append(database.pool.get_idle_size())
+
+    async with database.connection():
+        pass
+    idle = database.pool.get_idle_size()
+    async with database.transaction(committed=committed) as tx:
+        await tx.execute("SELECT")
+    assert happened == ["BEGIN", "SELECT", "COMMIT", idle - 1]
+    assert database.pool.get_idle_size() == idle
+    happened.clear()
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        async with database.transaction(committed=committed) as tx:
+            await tx.execute("SELECT 1/0")
+    assert happened == ["BEGIN", "ROLLBACK"]
 
 
 async def test_what_a_savepoint_has_done_is_undone_and_the_transaction_goes_on(database: Database) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import os
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -166,9 +166,14 @@ class Database:
 
     @asynccontextmanager
     async def transaction(
-        self, *, durable: bool = True, longest_seconds: float | None = None
+        self,
+        *,
+        durable: bool = True,
+        longest_seconds: float | None = None,
+        committed: Callable[[], None] | None = None,
     ) -> AsyncIterator[Transaction]:
-        """One transaction, READ COMMITTED: committed at the end of the block, rolled back if it raises.
+        """One transaction, READ COMMITTED: committed at the end of the block, rolled back if it raises. `committed` is called
+        as soon as it is, some rounds of the loop before the pool has its connection back.
 
         Not durable: its commit does not wait for the disk. Only for what may be forgotten if the server crashes: a claim
         vanishes, and its items are handed out again.
@@ -189,6 +194,8 @@ class Database:
                 # A COMMIT that was cancelled may have taken effect or not: then there is nothing to undo.
                 await self._doubt(connection)
                 raise
+            if committed is not None:
+                committed()
 
     async def _begun(self, connection: Transaction, *, durable: bool, longest_seconds: float | None) -> None:
         """In one message: the driver's own transactions take a round trip to begin, and the settings one more."""

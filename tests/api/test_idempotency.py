@@ -155,10 +155,11 @@ async def test_a_key_at_work_in_another_process_is_409_until_it_has_ended(
 async def test_a_create_that_was_made_elsewhere_while_this_one_was_checked_is_not_made_again(
     caller: Caller, database: Database
 ) -> None:
-    """This one has found no answer yet and is held up at its check, by a lock on what that reads."""
+    """This one has found no answer yet and is held up at its check, by a lock on what that reads. It wakes nobody."""
     body = {"configuration_id": await caller.configuration(), "requests": [{"custom_id": "a", "input": {}}]}
     text = orjson.dumps(body)
     headers = {"Idempotency-Key": "k", "Content-Type": "application/json"}
+    caller.service.woken.clear()
     async with database.transaction() as tx:
         await tx.execute("LOCK TABLE configuration IN ACCESS EXCLUSIVE MODE")
         held = asyncio.create_task(caller.send("POST", BATCHES, content=text, headers=headers))
@@ -169,6 +170,7 @@ async def test_a_create_that_was_made_elsewhere_while_this_one_was_checked_is_no
     answer = await held
     assert (answer.status_code, answer.content, answer.headers["location"]) == (202, b"{}", kept.location)
     assert await count(database) == 0
+    assert not caller.service.woken.is_set()
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -78,7 +78,6 @@ EXCEPTIONS: dict[str, tuple[str, set[str]]] = {
     "histories.let_go": (BY_KEY, {"span"}),
     "histories.let_stranded_go": (DUTY, {"batch_schedule", "history_lock", "span"}),
     "ingests.claim": (CHOOSES, {"batch", "ingest"}),
-    "ingests.some_wait": (CHOOSES, {"batch", "ingest"}),
     "leases._end": (BY_KEY, {"lease"}),
     "leases.disown": (DUTY, {"lease"}),
     "leases.reclaim": (DUTY, {"lease"}),
@@ -291,10 +290,9 @@ async def _ingested(database: Database) -> None:
         async with database.transaction() as tx:
             await ingests.create(tx, new, 3, uuid4(), "{}")
         async with database.connection() as connection:
-            assert await ingests.some_wait(connection, ["noop"])
+            ingest = await ingests.claim(connection, 30.0, ["noop"])
+        assert ingest
         async with database.transaction() as tx:
-            ingest = await ingests.claim(tx, 30.0, ["noop"])
-            assert ingest
             assert await ingests.extend(tx, ingest, 30.0)
             if good:
                 await new_batches.add_items(tx, new.id, 0, [NewItem("a", "{}"), REFUSED, NewItem("c", "{}")])

@@ -218,7 +218,7 @@ async def test_a_look_for_something_to_do_reads_nothing_of_batches_that_run_or_h
 
     async with watched(database, mode) as seen:
         assert not await endings.some_stop(seen.connection)
-        assert not await ingests.some_wait(seen.connection, ["noop"])
+        assert await ingests.claim(seen.connection, 30.0, ["noop"]) is None
         assert not await deliveries.some_are_due(seen.connection)
         assert await seen.rows(least=3) < BATCHES // 10
 

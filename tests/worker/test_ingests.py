@@ -430,8 +430,8 @@ async def test_an_action_in_the_moment_an_ingest_ends_waits_for_it(
     mill: Mill, database: Database, act: str
 ) -> None:
     batch_id = await mill.batch(lines(1), 1)
-    async with database.transaction() as tx:
-        ingest = await ingests.claim(tx, 30.0, ["noop"])
+    async with database.connection() as connection:
+        ingest = await ingests.claim(connection, 30.0, ["noop"])
     assert ingest is not None
 
     async def action() -> None:
@@ -451,17 +451,10 @@ async def test_an_action_in_the_moment_an_ingest_ends_waits_for_it(
 
 async def test_who_lost_an_ingest_can_neither_end_nor_refuse_it(mill: Mill, database: Database) -> None:
     batch_id = await mill.batch(lines(1), 1)
-
-    async def waits() -> bool:
-        async with database.connection() as connection:
-            return await ingests.some_wait(connection, ["noop"])
-
-    async with database.transaction() as tx:
-        first = await ingests.claim(tx, 0.0, ["noop"])
-    assert await waits()
-    async with database.transaction() as tx:
-        second = await ingests.claim(tx, 30.0, ["noop"])
-    assert not await waits()
+    async with database.connection() as connection:
+        first = await ingests.claim(connection, 0.0, ["noop"])
+        second = await ingests.claim(connection, 30.0, ["noop"])
+        assert await ingests.claim(connection, 30.0, ["noop"]) is None
     assert first is not None
     assert second is not None
     async with database.transaction() as tx:

@@ -44,8 +44,14 @@ async def answered(
 
     `answer` needs a Location; what it raises leaves nothing stored. `committed` is called if the batch is new."""
     batch, content = new
+    made: Batch | None = None  # now, not before
     with of.bear(batch, content if isinstance(content, list) else ()) as birth:
-        async with of.database.transaction() as tx:
+
+        def begin() -> None:
+            if made is not None and birth.start():
+                of.wake(_told(content))
+
+        async with of.database.transaction(committed=begin) as tx:
             if (before := await once.begin(tx)) is not None:
                 return before
             await create.store(tx, batch, content)
@@ -53,8 +59,6 @@ async def answered(
             told = answer(made)
             await once.keep(tx, told)
             await birth.lease(tx)
-        if birth.start():
-            of.wake(_told(content))
     if committed is not None:
         committed()
     metrics.batch_created(made.processor, made.total)

@@ -51,17 +51,11 @@ async def create(
             raise Conflict("the requests took too long to arrive; send them again")
 
 
-def _waiting(processors: str) -> str:
-    return f"""
-    SELECT i.batch_id FROM ingest i JOIN batch b ON b.id = i.batch_id
-    WHERE (i.leased_until IS NULL OR i.leased_until < now()) AND b.processor = ANY ({processors})
-    """
-
-
-_WAITS = f"SELECT EXISTS ({_waiting('$1')})"
-_CLAIM = f"""
+_CLAIM = """
 WITH next AS (
-    {_waiting("$2")} ORDER BY i.batch_id LIMIT 1 FOR UPDATE OF i SKIP LOCKED
+    SELECT i.batch_id FROM ingest i JOIN batch b ON b.id = i.batch_id
+    WHERE (i.leased_until IS NULL OR i.leased_until < now()) AND b.processor = ANY ($2)
+    ORDER BY i.batch_id LIMIT 1 FOR UPDATE OF i SKIP LOCKED
 ), taken AS (
     UPDATE ingest SET attempts = attempts + 1, leased_until = now() + make_interval(secs => $1::float8)
     FROM next WHERE ingest.batch_id = next.batch_id
@@ -73,15 +67,10 @@ FROM taken t JOIN batch b ON b.id = t.batch_id
 _MINE = "batch_id = $1 AND attempts = $2"
 
 
-async def some_wait(connection: Transaction, processors: Sequence[str]) -> bool:
-    """Whether `claim` may find one. Mostly none waits, and that takes a transaction."""
-    found: bool = await connection.fetchval(_WAITS, processors)
-    return found
-
-
-async def claim(tx: Transaction, lease_seconds: float, processors: Sequence[str]) -> Ingest | None:
-    """The oldest that nobody works on, of a batch for one of these processors."""
-    row = await tx.fetchrow(_CLAIM, lease_seconds, processors)
+async def claim(connection: Transaction, lease_seconds: float, processors: Sequence[str]) -> Ingest | None:
+    """The oldest that nobody works on, of a batch for one of these processors. Mostly none waits: it is one statement, which
+    needs no transaction around it."""
+    row = await connection.fetchrow(_CLAIM, lease_seconds, processors)
     return Ingest(*row) if row else None
 
 

@@ -50,12 +50,8 @@ class Ingests:
 
     async def step(self) -> int:
         """Ingest one batch, if one waits; answers whether it did."""
-        processors = list(self._processors)
         async with self._database.connection() as connection:
-            if not await ingests.some_wait(connection, processors):
-                return 0
-        async with self._database.transaction() as tx:
-            ingest = await ingests.claim(tx, self._lease_seconds, processors)
+            ingest = await ingests.claim(connection, self._lease_seconds, list(self._processors))
         if ingest is None:
             return 0
         try:
