@@ -135,7 +135,7 @@ def serving(
     stamps: str | None = None,
 ) -> Iterator[Service]:
     """`gristmill serve` alone, or `serve --no-worker` with so many `gristmill worker`; with default settings but for `settings`.
-    The server writes its stamps into that file (benchmarks/stamped.py).
+    The server writes its stamps into the file `stamps`, if there is to be one (benchmarks/stamped.py).
 
     The CPU of all workers is `worker`.
     """

@@ -15,6 +15,13 @@ from benchmarks.service import Service, serving
 END_SECONDS = 30.0
 LOOK_SECONDS = 0.03  # between looks for the end: nothing else shall run while an item waits for its start
 
+# Which worker: what `measure` is to know of that.
+WAYS = {
+    "of the same process, born leased": {},
+    "of the same process, by a claim": {"claimed": True},
+    "of another process": {"lone_worker": True},
+}
+
 # The rows of items are never touched again, so their transaction is the one that made the batch.
 _COMMITTED = """
 SELECT batch_id::text, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 AS at
@@ -33,12 +40,18 @@ class Waits:
         return f"{_told(self.answered)}; from when its record was written {_told(self.committed)}"
 
 
-def measure(postgres: Postgres, samples: int, *, lone_worker: bool) -> Waits:
-    """For each batch of one item; posted one after the other, each when the one before has ended."""
-    body = work.bodies(1, "clock")[0]
+def measure(postgres: Postgres, samples: int, *, lone_worker: bool = False, claimed: bool = False) -> Waits:
+    """For each batch of one item; posted one after the other, each when the one before has ended.
+
+    `claimed`: not born leased, although the worker is in the same process; one that was refused is with it, for that.
+    """
+    body = json.loads(work.bodies(1, "clock")[0])
+    if claimed:
+        body["requests"].append({"custom_id": "refused", "input": {}})
+        body["on_invalid"] = "fail_items"
     with NamedTemporaryFile("r") as stamps:
         with serving(postgres, "bench_wake", lone_worker=lone_worker, stamps=stamps.name) as service:
-            began = dict(_one(service, body) for _ in range(samples + 1))
+            began = dict(_one(service, json.dumps(body).encode()) for _ in range(samples + 1))
             committed = fetch(service.database_url, _COMMITTED)
         answers = [float(line) for line in stamps]
     of_interest = [(began[batch_id], at) for batch_id, at in committed][1:]  # the first finds everything cold
@@ -68,14 +81,11 @@ def _one(service: Service, body: bytes) -> tuple[str, float]:
         if time.monotonic() > end:
             raise TimeoutError(f"a batch of one item has not ended after {END_SECONDS:g} seconds")
         time.sleep(LOOK_SECONDS)
-    (line,) = service.client.lines(batch_id)
+    line = service.client.lines(batch_id)[0]
     return batch_id, float(json.loads(line)["output"]["began"])
 
 
 if __name__ == "__main__":
     with running() as postgres:
-        for lone_worker in (False, True):
-            print(
-                f"worker in {'another' if lone_worker else 'the same'} process:",
-                measure(postgres, 300, lone_worker=lone_worker),
-            )
+        for where, how in WAYS.items():
+            print(f"{where}: {measure(postgres, 300, **how)}", flush=True)

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from asyncpg.pool import Pool
 
 from factories import (
     TENANT,
@@ -54,18 +55,19 @@ async def bear(
     broken: bool = False,
     **more: Any,
 ) -> UUID:
-    """As the API makes a batch. `between` its commit and its start; `broken`: the transaction comes to nothing."""
+    """As the API makes a batch, or `between` its commit and its start; `broken`: the transaction comes to nothing."""
     new = new_batch(**more)
     with worker.births.of(new, items) as birth:
-        async with database.transaction() as tx:
+        async with database.transaction(committed=birth.start if between is None else None) as tx:
             await new_batches.create(tx, new, items)
             await birth.lease(tx)
             if broken:
                 raise Unheard
         if between is not None:
             await between(new.id)
-        if birth.start():
-            worker.wake()
+            birth.start()
+    if birth.some_wait:
+        worker.wake()
     return new.id
 
 
@@ -166,7 +168,8 @@ async def test_only_plain_items_are_leased(database: Database, scripted: Scripte
     async with idle_worker(database, scripted) as worker:
         async with before_its_start(database, worker, items) as (batch_id, birth):
             assert (await get(database, batch_id)).processing == (0 if loss == "its fault" else 1)
-            assert birth.start()
+            birth.start()
+            assert birth.some_wait
         worker.wake()
         scripted.gate.set()
         await ended(database, batch_id)
@@ -311,11 +314,42 @@ async def test_a_suspect_does_not_start_beside_a_batch_that_is_being_born(
             async with database.transaction() as tx:
                 await new_batches.create(tx, new, gates(2))
                 await birth.lease(tx)
-            assert birth.start()
+            birth.start()
+            assert birth.some_wait
         worker.wake()
         scripted.gate.set()
         for batch_id in (suspect, new.id):
             await ended(database, batch_id)
+    assert await violations(database) == []
+
+
+async def test_who_gives_up_once_the_commit_is_answered_leaves_a_batch_that_runs(
+    database: Database, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the pool takes the connection back."""
+    really, releasing = Pool.release, asyncio.Event()
+    creating: asyncio.Task[UUID] | None = None
+
+    async def slowly(pool: Pool, *given: Any, **more: Any) -> None:
+        try:
+            if asyncio.current_task() is creating:
+                releasing.set()
+                await asyncio.sleep(PATIENT)
+        finally:
+            await really(pool, *given, **more)
+
+    monkeypatch.setattr(Pool, "release", slowly)
+    async with idle_worker(database, scripted) as worker:
+        creating = asyncio.create_task(bear(database, worker, gates(1)))
+        await releasing.wait()
+        creating.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await creating
+        assert not worker._items._in_doubt
+        await at_gate(scripted, 1)
+        scripted.gate.set()
+        await ended(database, *await sql(database, "SELECT id FROM batch"))
+    assert set(scripted.runs.values()) == {1}
     assert await violations(database) == []
 
 
@@ -330,7 +364,8 @@ async def test_doubt_is_looked_into_as_soon_as_the_last_birth_has_ended(
             worker.wake()
             await look
             assert not worker._items.news.is_set()
-            assert not birth.start()
+            birth.start()
+            assert not birth.some_wait
             assert worker._items.news.is_set()
         await idle(worker)
         scripted.gate.set()

@@ -13,8 +13,12 @@ class Birth(Protocol):
     async def lease(self, tx: Transaction) -> None:
         """Lease the first items if nothing is in the way. The last statement of the transaction that makes the batch."""
 
-    def start(self) -> bool:
-        """The transaction has committed: start what was leased. Whether anything is left for a claim."""
+    def start(self) -> None:
+        """The transaction has committed: start what was leased."""
+
+    @property
+    def some_wait(self) -> bool:
+        """Whether anything is left for a claim."""
 
 
 # From the last thing before the transaction that makes the batch to the first after it. No items: nothing can be leased.
@@ -22,11 +26,13 @@ Bear = Callable[[NewBatch, Sequence[NewItem]], AbstractContextManager[Birth]]
 
 
 class _Unleased:
+    some_wait = True
+
     async def lease(self, tx: Transaction) -> None:
         pass
 
-    def start(self) -> bool:
-        return True
+    def start(self) -> None:
+        pass
 
 
 @contextmanager

@@ -38,20 +38,14 @@ async def answered(
     once: Once,
     new: New,
     answer: Callable[[Batch], Response],
-    committed: Callable[[], None] | None = None,
+    afterwards: Callable[[], None] | None = None,
 ) -> Response:
     """What `answer` makes of the batch, or the answer of the create that came before under the same `Idempotency-Key`.
 
-    `answer` needs a Location; what it raises leaves nothing stored. `committed` is called if the batch is new."""
+    `answer` needs a Location; what it raises leaves nothing stored. `afterwards` is called if the batch is new."""
     batch, content = new
-    made: Batch | None = None  # now, not before
     with of.bear(batch, content if isinstance(content, list) else ()) as birth:
-
-        def begin() -> None:
-            if made is not None and birth.start():
-                of.wake(_told(content))
-
-        async with of.database.transaction(committed=begin) as tx:
+        async with of.database.transaction(committed=birth.start) as tx:
             if (before := await once.begin(tx)) is not None:
                 return before
             await create.store(tx, batch, content)
@@ -59,8 +53,10 @@ async def answered(
             told = answer(made)
             await once.keep(tx, told)
             await birth.lease(tx)
-    if committed is not None:
-        committed()
+    if birth.some_wait:
+        of.wake(_told(content))
+    if afterwards is not None:
+        afterwards()
     metrics.batch_created(made.processor, made.total)
     return told
 

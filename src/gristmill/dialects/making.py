@@ -53,7 +53,7 @@ class Making:
         return await self.stored((finished(new), content), view)
 
     async def stored(
-        self, new: storing.New, view: View, committed: Callable[[], None] | None = None
+        self, new: storing.New, view: View, afterwards: Callable[[], None] | None = None
     ) -> Response:
         """Of a batch that has been checked."""
 
@@ -61,4 +61,4 @@ class Making:
             shown = view(batch)
             return as_json(shown, headers={"Location": f"{self.path}/{shown['id']}"})
 
-        return await storing.answered(self.of, self.once, new, answer, committed)
+        return await storing.answered(self.of, self.once, new, answer, afterwards)

@@ -54,6 +54,7 @@ class Birth:
             self._offer = items.offer(new.tenant_id, new.processor, _circuit(new), most)
         self._asked = False  # Postgres may have leased something to this worker
         self._leased: _Leased | None = None
+        self.some_wait = True  # for a claim
 
     async def lease(self, tx: Transaction) -> None:
         if (offer := self._offer) is None:
@@ -69,14 +70,14 @@ class Birth:
         else:
             self._asked = False
 
-    def start(self) -> bool:
+    def start(self) -> None:
         self._asked = False
         offer, leased = self._offer, self._leased
         if offer is None or leased is None:
-            return True
+            return
         self._offer = None
         self._items.take_born(offer, leased.lease, leased.assignment, leased.at)
-        return len(leased.lease.items) < len(self._given)
+        self.some_wait = len(leased.lease.items) < len(self._given)
 
     def end(self) -> None:
         """Not started: the transaction broke, perhaps in its commit, or there was nothing to start."""
