@@ -44,7 +44,7 @@ audit: setup .tools/.ready ## known vulnerabilities among the dependencies; fail
 	@$(IN)/python -m checks.dependencies
 
 test: setup ## all tests; ARGS='-k name' for some
-	$(IN)/pytest --numprocesses 4 $(ARGS)
+	$(IN)/pytest --numprocesses 3 $(ARGS)
 
 torture: setup ## processes, Postgres, disk and network fail at work (docs/reliability.md); ARGS='--long -k cancel'; takes minutes
 	$(IN)/pytest tests/torture -s --seeds 10 --away-seconds 60 --ignore tests/torture/test_soak.py $(ARGS)

@@ -84,15 +84,20 @@ def test_the_demo_refuses_answers_that_the_model_did_not_record(
 @pytest.mark.skipif(not is_installed(), reason="the group llm is not installed")
 def test_the_local_model_answers_counts_and_ends(tmp_path: Path) -> None:
     with LocalModel(tmp_path / "log") as model:
-        (child,) = [
-            child for child in psutil.Process().children() if "gristmill.cli.local_model" in child.cmdline()
-        ]
+        (child,) = filter(_is_a_local_model, psutil.Process().children())
         body = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 5}
         answer = httpx2.post(f"{model.url}/chat/completions", json=body, timeout=60).raise_for_status().json()
         assert answer["choices"][0]["message"]["content"]
         assert model.completions() == 1
         assert model.tokens() == answer["usage"]["completion_tokens"]
     assert not child.is_running()
+
+
+def _is_a_local_model(process: psutil.Process) -> bool:
+    try:
+        return "gristmill.cli.local_model" in process.cmdline()
+    except psutil.NoSuchProcess:  # a child of another test, that has ended
+        return False
 
 
 def test_the_receiver_takes_only_what_is_signed() -> None:
