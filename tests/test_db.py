@@ -292,6 +292,12 @@ async def test_who_waits_for_a_commit_hears_of_it_before_the_pool_has_the_connec
         async with database.transaction(committed=committed) as tx:
             await tx.execute("SELECT 1/0")
     assert happened == ["BEGIN", "ROLLBACK"]
+    happened.clear()
+    deferred = "CREATE TEMPORARY TABLE one (n int UNIQUE DEFERRABLE INITIALLY DEFERRED)"
+    with pytest.raises(asyncpg.UniqueViolationError):  # from the COMMIT
+        async with database.transaction(committed=committed) as tx:
+            await tx.execute(f"{deferred}; INSERT INTO one VALUES (1), (1)")
+    assert happened == ["BEGIN", deferred, "ROLLBACK"]
 
 
 async def test_what_a_savepoint_has_done_is_undone_and_the_transaction_goes_on(database: Database) -> None:

@@ -54,7 +54,6 @@ class Birth:
             self._offer = items.offer(new.tenant_id, new.processor, _circuit(new), most)
         self._asked = False  # Postgres may have leased something to this worker
         self._leased: _Leased | None = None
-        self.some_wait = True  # for a claim
 
     async def lease(self, tx: Transaction) -> None:
         if (offer := self._offer) is None:
@@ -77,7 +76,10 @@ class Birth:
             return
         self._offer = None
         self._items.take_born(offer, leased.lease, leased.assignment, leased.at)
-        self.some_wait = len(leased.lease.items) < len(self._given)
+
+    @property
+    def some_wait(self) -> bool:
+        return self._leased is None or len(self._leased.lease.items) < len(self._given)
 
     def end(self) -> None:
         """Not started: the transaction broke, perhaps in its commit, or there was nothing to start."""
